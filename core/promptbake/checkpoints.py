@@ -1,0 +1,65 @@
+"""Weights on disk: training states, one at a time, and the record beside a finished adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from promptbake.errors import BakeError
+from promptbake.files import atomic_folder
+from promptbake.interfaces import Model, Trainer
+from promptbake.types import Checkpoint
+
+PREFIX = "step-"
+CHECKPOINT = "promptbake.json"
+
+
+def save(folder: Path, step: int, trainer: Trainer) -> None:
+    """Write the state after `step` steps, then delete the earlier ones."""
+    with atomic_folder(folder / f"{PREFIX}{step:06}") as new:
+        trainer.save_state(new)
+    for old in _states(folder)[:-1]:
+        shutil.rmtree(old)
+
+
+def restore(folder: Path, trainer: Trainer) -> int:
+    """Load the latest state; the number of steps that were taken, 0 where there is none."""
+    states = _states(folder)
+    if not states:
+        return 0
+    trainer.load_state(states[-1])
+    return int(states[-1].name.removeprefix(PREFIX))
+
+
+def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
+    """The checkpoint in an adapter's folder. Raises BakeError if it is none, or of another model.
+
+    The address in it is the folder, unless the backend keeps the weights elsewhere.
+    """
+    try:
+        record = json.loads((folder / CHECKPOINT).read_bytes())
+        checkpoint = Checkpoint(**record)
+    except FileNotFoundError:
+        raise BakeError(
+            f"{folder}: holds no adapter; run `promptbake bake` (or `make bake`) first, with the "
+            "same prompt and the same --run"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise BakeError(f"{folder / CHECKPOINT}: is no record of an adapter: {error}") from None
+    if checkpoint.backend != backend:
+        raise BakeError(
+            f"{folder}: was baked by the backend {checkpoint.backend!r}, and train.backend is "
+            f"{backend!r}; use the profile that it was baked with"
+        )
+    if checkpoint.base_digest != base.digest:
+        raise BakeError(
+            f"{folder}: is an adapter of another model, {checkpoint.base_model}; the model is "
+            f"{base.name}, so set model.name={checkpoint.base_model} or bake anew"
+        )
+    return replace(checkpoint, uri=checkpoint.uri or str(folder))
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{PREFIX}*"))

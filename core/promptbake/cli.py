@@ -1,0 +1,301 @@
+"""The command line: parse, wire, print."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from promptbake import __version__
+from promptbake.config import flatten
+from promptbake.errors import BakeError
+from promptbake.hookspecs import HOOKS
+from promptbake.plugins import load
+from promptbake.progress import RichReporter
+from promptbake.session import Session, open_session
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+app = typer.Typer(
+    name="promptbake",
+    help="Bake a system prompt into a language model's weights, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+
+PromptFile = Annotated[Path, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
+Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", help="The run's folder.", show_default="runs/<prompt name>")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class ArmName(StrEnum):
+    """Who answers in a chat."""
+
+    BASE = "base"
+    PROMPTED = "prompted"
+    BAKED = "baked"
+
+
+@app.command()
+def data(
+    prompt: PromptFile,
+    profile: Profile = "local",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    run: RunFolder = None,
+) -> None:
+    """Let the prompted model answer the queries, and save the answers without the prompt."""
+    from promptbake import data as stage
+
+    session = _open(prompt, profile, config, settings, run)
+    with session.run.locked():
+        stage.run(session)
+    results = session.run.stage("data")
+    out.print(
+        f"{session.run.data}: {results['conversations']} conversations to train on, "
+        f"{results['held_out']} held out",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def bake(
+    prompt: PromptFile,
+    profile: Profile = "local",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    run: RunFolder = None,
+) -> None:
+    """Train a LoRA to answer without the prompt as the model does with it."""
+    from promptbake import bake as stage
+
+    session = _open(prompt, profile, config, settings, run)
+    with session.run.locked():
+        stage.run(session)
+    out.print(
+        f"{session.run.adapter}: baked in {session.run.stage('bake')['steps']} steps",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def verify(
+    prompt: PromptFile,
+    profile: Profile = "local",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    run: RunFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the four arms on held-out queries; exit 1 where the result misses its bar."""
+    from promptbake import verify as stage
+
+    session = _open(prompt, profile, config, settings, run)
+    with session.run.locked():
+        result = stage.run(session)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_proof(session, result)
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    prompt: PromptFile,
+    profile: Profile = "local",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    run: RunFolder = None,
+) -> None:
+    """Write report.html again from verify.json and the metrics."""
+    from promptbake import report as stage
+
+    session = _open(prompt, profile, config, settings, run)
+    stage.write(session.run)
+    out.print(str(session.run.report), soft_wrap=True)
+
+
+@app.command()
+def chat(
+    prompt: PromptFile,
+    profile: Profile = "local",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    run: RunFolder = None,
+    message: Annotated[str | None, typer.Option(help="Ask this, print the answer, end.")] = None,
+    arm: Annotated[ArmName, typer.Option(help="Who answers.")] = ArmName.BAKED,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+) -> None:
+    """Talk to the baked model, with no system prompt."""
+    from promptbake.chat import Chat
+
+    session = _open(prompt, profile, config, settings, run)
+    talk = Chat(session, arm.value, max_tokens, temperature)
+    if message is not None:
+        _stream(talk.say(message))
+        return
+    while True:
+        try:
+            text = out.input(f"[bold]you[/]: " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if text.strip():
+            _stream(talk.say(text))
+
+
+@app.command()
+def plugins(
+    kind: Annotated[str | None, typer.Option(help="One kind only.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what every plugin offers, and what did not load and why."""
+    if kind is not None and kind not in HOOKS:
+        raise BakeError(f"--kind {kind}: there is no such kind; there is: {', '.join(HOOKS)}")
+    registry = load()
+    offers = [offer for offer in registry.offers if kind in (None, offer.kind)]
+    if as_json:
+        _print_json(
+            {
+                "offers": [
+                    {
+                        "kind": offer.kind,
+                        "name": offer.name,
+                        "plugin": offer.plugin,
+                        "version": offer.version,
+                        "options": [vars(option) for option in offer.options],
+                    }
+                    for offer in offers
+                ],
+                "set_aside": [vars(aside) for aside in registry.set_aside],
+            }
+        )
+        return
+    table = Table("kind", "name", "plugin", "version", "options", box=None, pad_edge=False)
+    for offer in sorted(offers, key=lambda offer: (list(HOOKS).index(offer.kind), offer.name)):
+        options = ", ".join(
+            f"{option.name}: {option.type} = {option.default}" for option in offer.options
+        )
+        table.add_row(offer.kind, offer.name, offer.plugin, offer.version, options)
+    out.print(table)
+    for aside in registry.set_aside:
+        out.print(f"did not load: {aside.plugin} {aside.version}: {aside.reason}", markup=False)
+
+
+@app.command()
+def config(
+    prompt: Annotated[Path | None, typer.Argument(metavar="[PROMPT]")] = None,
+    profile: Profile = "local",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Print the resolved config, and where each value came from."""
+    from promptbake.config import resolve
+
+    sidecar = prompt.with_suffix(".toml") if prompt else None
+    resolved = resolve(profile, sidecar, config, settings or ())
+    values = dict(flatten(resolved.config.model_dump(mode="json")))
+    if as_json:
+        _print_json(
+            {key: {"value": value, "source": resolved.sources[key]} for key, value in values.items()}
+        )
+        return
+    table = Table("key", "value", "source", box=None, pad_edge=False)
+    for key, value in values.items():
+        table.add_row(key, json.dumps(value), resolved.sources[key])
+    out.print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        out.print(f"promptbake {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: exit 2 with one line for what the user can mend."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except BakeError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _fail(
+            f"{error.filename or 'the run folder'}: cannot be written: {error.strerror}; make "
+            "room and run the same command again, it goes on from here"
+        )
+
+
+def _fail(line: str) -> None:
+    Console(stderr=True, highlight=False).print(
+        f"promptbake: {line}", markup=False, soft_wrap=True, style="red"
+    )
+    raise SystemExit(2)
+
+
+def _open(
+    prompt: Path, profile: str, config: Path | None, settings: list[str] | None, run: Path | None
+) -> Session:
+    return open_session(
+        prompt,
+        profile=profile,
+        config_file=config,
+        settings=settings or (),
+        run=run,
+        reporter=RichReporter(),
+    )
+
+
+def _print_json(value: Any) -> None:
+    out.print_json(json.dumps(value, ensure_ascii=False))
+
+
+def _print_proof(session: Session, result: dict[str, Any]) -> None:
+    kl = result["kl"]
+    low, high = kl["gap_closed_ci95"]
+    table = Table("arm", f"KL from the prompted model ({kl['unit']})", box=None, pad_edge=False)
+    for arm in ("base", "baked", "reprompted"):
+        table.add_row(arm, f"{kl[arm]:.4f}")
+    out.print(table)
+    verdict = "passed" if result["passed"] else "FAILED"
+    bar = result["bars"]["kl.gap_closed"]["min"]
+    out.print(
+        f"gap closed on {result['held_out']['queries']} held-out queries: "
+        f"{kl['gap_closed']:.3f} (95 % interval {low:.3f} to {high:.3f}); "
+        f"bar {bar:g}: {verdict}",
+        soft_wrap=True,
+    )
+    out.print(str(session.run.report), soft_wrap=True)
+
+
+def _stream(pieces: Any) -> None:
+    for piece in pieces:
+        out.out(piece, end="", highlight=False)
+        out.file.flush()
+    out.print()

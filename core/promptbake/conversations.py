@@ -1,0 +1,98 @@
+"""Conversations as JSONL lines: the format that every chat fine-tuning tool reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from promptbake.errors import BakeError
+from promptbake.types import Conversation, Message
+
+ROLES = ("system", "user", "assistant")
+
+
+def to_line(conversation: Conversation) -> dict[str, Any]:
+    """The conversation as one JSON object."""
+    return {
+        "id": conversation.id,
+        "query_id": conversation.query_id,
+        "messages": messages_to_json(conversation.messages),
+        "complete": conversation.complete,
+        "meta": dict(conversation.meta),
+    }
+
+
+def from_line(line: Mapping[str, Any]) -> Conversation:
+    """The conversation of a line that `to_line` wrote."""
+    messages = tuple(Message(message["role"], message["content"]) for message in line["messages"])
+    return Conversation(
+        line["id"], line["query_id"], messages, line["complete"], line.get("meta", {})
+    )
+
+
+def messages_to_json(messages: tuple[Message, ...]) -> list[dict[str, str]]:
+    """Messages as every chat API takes them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The (line number, object) pairs of a user's JSONL file; blank lines are none.
+
+    Raises BakeError naming the file and the line for what is no JSON object.
+    """
+    for number, text in enumerate(read_text(path).splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise BakeError(f"{path}:{number}: is not JSON: {error}") from None
+        if not isinstance(line, dict):
+            raise BakeError(f"{path}:{number}: expected a JSON object, found {text[:40]!r}")
+        yield number, line
+
+
+def read_text(path: Path) -> str:
+    """A user's text file. Raises BakeError for what cannot be read as UTF-8 text."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise BakeError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BakeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    if "\0" in text:
+        raise BakeError(f"{path}: is not text: it holds a NUL byte at {text.index(chr(0))}")
+    return text
+
+
+def check_messages(line: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    """The turns of a user's line: user and assistant in turn, nothing empty, no system message.
+
+    They may end with either. Raises BakeError beginning with `where`.
+    """
+    messages = line.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BakeError(f'{where}: expected "messages": [...] with at least one turn')
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES or not isinstance(message.get("content"), str):
+            raise BakeError(
+                f'{where}: expected turns {{"role": "user" or "assistant", "content": text}}, '
+                f"found {json.dumps(message, ensure_ascii=False)[:80]}"
+            )
+        if role == "system":
+            raise BakeError(
+                f"{where}: holds a system message; conversations are kept without the prompt, "
+                "so delete that turn"
+            )
+        if not message["content"].strip():
+            name = "response" if role == "assistant" else "user's turn"
+            raise BakeError(f"{where}: the {name} is empty")
+    roles = [message["role"] for message in messages]
+    if roles != [("user", "assistant")[turn % 2] for turn in range(len(roles))]:
+        raise BakeError(
+            f"{where}: turns must go user, assistant, user, ...; found {', '.join(roles)}"
+        )
+    return tuple(Message(message["role"], message["content"]) for message in messages)

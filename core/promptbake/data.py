@@ -1,0 +1,139 @@
+"""Stage 1: the prompted model's responses, saved without the prompt."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from promptbake import conversations
+from promptbake.errors import BakeError
+from promptbake.files import JsonLines, read_json_lines
+from promptbake.interfaces import DataProvider, Generation
+from promptbake.queries import Split, digest, load_queries, plan, split
+from promptbake.runs import Run
+from promptbake.session import Session
+from promptbake.types import Conversation, Prompt, Query
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The conversations of a run."""
+
+    training: tuple[Conversation, ...]
+    held_out: tuple[Conversation, ...]
+
+
+def run(session: Session) -> None:
+    """Fill data.jsonl and held_out.jsonl with what is not in them yet.
+
+    Raises BakeError for wrong input; what was generated before it stays, and the next run goes on.
+    """
+    provider: DataProvider = session.make(
+        "data_providers", session.config.data.provider, "data.provider"
+    )
+    queries = tuple(provider.queries()) or load_queries(session.config.data.queries)
+    parts = split(queries, session.config.data.held_out, session.config.seed)
+    inputs = _inputs(session, queries)
+    state, changed = session.run.state("data", inputs)
+    if state == "done":
+        session.reporter.say(f"data: {session.run.data} is complete already")
+        return
+    if changed:
+        aside = session.run.set_aside()
+        session.reporter.say(
+            f"data: {', '.join(changed)} changed since {session.run.path} was made; "
+            f"that run is kept as {aside}, and a new one begins"
+        )
+    session.run.begin("data", inputs, session.config.model_dump(mode="json"))
+    started = time.monotonic()
+    counts = _generate(session, provider, parts)
+    _check_any(session.run)
+    session.run.finish("data", time.monotonic() - started, **counts)
+
+
+def load(session: Session) -> Dataset:
+    """The conversations of a finished data stage. Raises BakeError where they are not there."""
+    run = session.run
+    stage = run.stage("data")
+    if not stage.get("done"):
+        raise BakeError(
+            f"{run.path}: holds no complete data; run `promptbake data` (or `make data`) first, "
+            "with the same prompt and the same --run"
+        )
+    if stage["inputs"]["prompt"] != session.prompt.digest:
+        raise BakeError(
+            f"{run.path}: its data was made with another text of the prompt "
+            f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
+        )
+    return Dataset(
+        tuple(conversations.from_line(line) for line in read_json_lines(run.data)),
+        tuple(conversations.from_line(line) for line in read_json_lines(run.held_out)),
+    )
+
+
+def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
+    """Why a conversation cannot be trained on, or None where it can."""
+    if not conversation.response.strip():
+        return "the response is empty"
+    if any(prompt.text in message.content for message in conversation.messages):
+        return "it quotes the whole prompt"
+    return None
+
+
+def _generate(session: Session, provider: DataProvider, parts: Split) -> dict[str, int]:
+    run, config = session.run, session.config
+    requests = plan(parts, config.data.temperatures)
+    held_out = {query.id for query in parts.held_out}
+    reasons: Counter[str] = Counter()
+    with JsonLines(run.data) as training, JsonLines(run.held_out) as proof, JsonLines(
+        run.rejected
+    ) as rejected:
+        for torn in (training, proof, rejected):
+            if torn.torn:
+                session.reporter.say("data: cut off a line that an earlier run left torn")
+        done = frozenset(
+            line["id"] for file in (run.data, run.held_out, run.rejected)
+            for line in read_json_lines(file)
+        )
+        if done:
+            session.reporter.say(f"data: going on after {len(done)} stored conversations")
+        job = Generation(
+            session.prompt, requests, done, config.data.max_tokens, config.seed, session.open_model
+        )
+        with session.reporter.bar("data", len(requests), len(done)) as bar:
+            for conversation in provider.generate(job):
+                reason = rejects(conversation, session.prompt)
+                if reason:
+                    reasons[reason] += 1
+                    rejected.append({"id": conversation.id, "reason": reason})
+                else:
+                    file = proof if conversation.query_id in held_out else training
+                    file.append(conversations.to_line(conversation))
+                bar.advance()
+    for reason, count in reasons.items():
+        session.reporter.say(f"data: left out {count} of {len(requests)} responses: {reason}")
+    return {
+        "conversations": len(read_json_lines(run.data)),
+        "held_out": len(read_json_lines(run.held_out)),
+        "rejected": len(read_json_lines(run.rejected)),
+    }
+
+
+def _check_any(run: Run) -> None:
+    for file, what in ((run.data, "to train on"), (run.held_out, "that is held out")):
+        if not read_json_lines(file):
+            raise BakeError(f"{file}: not one conversation {what} is left")
+
+
+def _inputs(session: Session, queries: tuple[Query, ...]) -> dict[str, object]:
+    config = session.config
+    provider = config.data.provider
+    return {
+        "prompt": session.prompt.digest,
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "queries": digest(queries),
+        "options": dict(config.options_of("data_providers", provider)),
+    }

@@ -1,0 +1,47 @@
+"""Conversation to Datum: the only place where tokens are aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from promptbake.errors import BakeError
+from promptbake.interfaces import Model
+from promptbake.types import Conversation, Datum, Message, Prompt
+
+
+def align(conversation: Conversation, prompt: Prompt, model: Model) -> Datum:
+    """Render a conversation without and with the prompt, and end both with the same response.
+
+    The response is tokenised by itself, as it is generated: after the rendered turns, not as a
+    part of them. Raises BakeError where a sequence is longer than the model's context.
+    """
+    query, response = conversation.messages[:-1], conversation.messages[-1]
+    tokens = model.renderer.response(response.content, conversation.complete)
+    student = model.renderer.prompt(query) + tokens
+    teacher = model.renderer.prompt(query, system=prompt.text) + tokens
+    for ids, who in ((student, "without"), (teacher, "with")):
+        if len(ids) > model.context_tokens:
+            raise BakeError(
+                f"conversation {conversation.id}: {len(ids)} tokens {who} the prompt, and the "
+                f"context of {model.name} holds {model.context_tokens}"
+            )
+    return Datum(conversation.id, conversation.query_id, student, teacher, len(tokens))
+
+
+def align_all(
+    conversations: Iterable[Conversation], prompt: Prompt, model: Model
+) -> tuple[Datum, ...]:
+    """Every conversation's datum, in the order of their ids."""
+    ordered = sorted(conversations, key=lambda conversation: conversation.id)
+    return tuple(align(conversation, prompt, model) for conversation in ordered)
+
+
+def check_room(prompt: Prompt, model: Model, max_tokens: int) -> None:
+    """Raise BakeError where the prompt leaves no room for a response in the model's context."""
+    needed = len(model.renderer.prompt((Message("user", "?"),), system=prompt.text)) + max_tokens
+    if needed > model.context_tokens:
+        raise BakeError(
+            f"prompt {prompt.name}: with a response of {max_tokens} tokens it takes {needed} "
+            f"tokens, and the context of {model.name} holds {model.context_tokens}; shorten the "
+            "prompt, lower data.max_tokens, or choose another model"
+        )

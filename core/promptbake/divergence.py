@@ -1,0 +1,125 @@
+"""The proof's measure: how far an arm is from the prompted model, on held-out responses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from promptbake.interfaces import Model
+from promptbake.objective import full_kl, rest
+from promptbake.types import Datum, Span
+
+RESAMPLES = 2000
+KEEP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL(prompted || arm), summed over each datum's response tokens."""
+
+    nats: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def per_token(self) -> float:
+        """Nats per response token."""
+        return sum(self.nats) / sum(self.tokens)
+
+
+class Yardstick:
+    """The prompted model's distributions at held-out responses, to hold models against.
+
+    Over the whole vocabulary where the teacher can give it (`kind` is `full`); otherwise over its
+    top K with the rest in one bucket, a lower bound (`top_k_bucket`). The teacher's answer is
+    kept while it is under KEEP_BYTES, and asked for again at each use where it is larger.
+    """
+
+    def __init__(self, teacher: Model, datums: Sequence[Datum], top_k: int) -> None:
+        self.kind = "full" if teacher.full_vocabulary else "top_k_bucket"
+        self._teacher, self._datums, self._top_k = teacher, datums, top_k
+        self._kept: list[_Reference] | None = None
+
+    def unprompted(self, model: Model) -> Divergence:
+        """How far a model without the prompt is from the prompted base model."""
+        return self._measure(model, lambda datum: datum.student)
+
+    def prompted(self, model: Model) -> Divergence:
+        """How far a model with the prompt is from the prompted base model."""
+        return self._measure(model, lambda datum: datum.teacher)
+
+    def _measure(self, model: Model, side: Callable[[Datum], Span]) -> Divergence:
+        nats = []
+        for datum, reference in zip(self._datums, self._references(), strict=True):
+            ids = None if reference.ids is None else [reference.ids]
+            (student,) = model.logprobs([side(datum)], ids)
+            if ids is not None:
+                student = _with_rest(student)
+            nats.append(float(full_kl(reference.logprobs, student).sum()))
+        return Divergence(tuple(nats), tuple(datum.n_response for datum in self._datums))
+
+    def _references(self) -> Iterator[_Reference]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[_Reference] = []
+        size = 0
+        for reference in self._ask():
+            size += reference.logprobs.nbytes
+            if size <= KEEP_BYTES:
+                kept.append(reference)
+            yield reference
+        if size <= KEEP_BYTES:
+            self._kept = kept
+
+    def _ask(self) -> Iterator[_Reference]:
+        spans = [datum.teacher for datum in self._datums]
+        if self.kind == "full":
+            for logprobs in self._teacher.logprobs(spans):
+                yield _Reference(None, logprobs)
+            return
+        seeds = [0] * len(spans)
+        for targets in self._teacher.top_k(spans, k=self._top_k, draws=0, seeds=seeds):
+            yield _Reference(targets.ids, _with_rest(targets.logprobs))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    ids: Tensor | None  # int64 [N, K], or None for the whole vocabulary
+    logprobs: Tensor  # float32 [N, V], or [N, K + 1] with the rest in the last column
+
+
+def gap_closed(base: Divergence, baked: Divergence) -> float:
+    """1 - KL(prompted || baked) / KL(prompted || base): 0 is no bake, 1 is the prompt itself."""
+    return 1 - baked.per_token / base.per_token
+
+
+def gap_closed_ci95(
+    base: Divergence, baked: Divergence, groups: Sequence[str], seed: int
+) -> tuple[float, float]:
+    """A 95 % percentile bootstrap interval of `gap_closed`, over the queries.
+
+    `groups` gives each datum's query: the responses to one query are drawn together.
+    """
+    totals: dict[str, list[float]] = {}
+    for group, before, after in zip(groups, base.nats, baked.nats, strict=True):
+        total = totals.setdefault(group, [0.0, 0.0])
+        total[0] += before
+        total[1] += after
+    pairs, generator = list(totals.values()), random.Random(f"bootstrap:{seed}")
+
+    def resampled() -> Iterator[float]:
+        while True:
+            drawn = generator.choices(pairs, k=len(pairs))
+            yield 1 - sum(pair[1] for pair in drawn) / sum(pair[0] for pair in drawn)
+
+    gaps = sorted(islice(resampled(), RESAMPLES))
+    return gaps[round(0.025 * RESAMPLES)], gaps[round(0.975 * RESAMPLES) - 1]
+
+
+def _with_rest(logprobs: Tensor) -> Tensor:
+    return torch.cat([logprobs, rest(logprobs)], dim=1)

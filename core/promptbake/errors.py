@@ -1,0 +1,9 @@
+"""The one error that a user can mend."""
+
+
+class BakeError(Exception):
+    """Something that the user can mend: what was found, what was expected, what to type.
+
+    The command line prints the message without a traceback and exits with 2. Everything else is a
+    defect of ours or of a plugin, and crashes loudly.
+    """

@@ -1,0 +1,302 @@
+"""What a plugin's objects must be able to do. Protocols: a plugin inherits nothing.
+
+Tensors are torch tensors; log-probabilities are natural logarithms. Axes: N response positions,
+K columns, V entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
+
+from promptbake.types import (
+    Answer,
+    Checkpoint,
+    Completion,
+    Conversation,
+    Example,
+    Measurement,
+    Message,
+    Prompt,
+    Query,
+    Request,
+    Span,
+    StepMetrics,
+    Targets,
+    TokenIds,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from promptbake.objective import Objective
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """A result that may still be on its way. A local backend returns `types.Done`."""
+
+    def result(self) -> T_co:
+        """Wait for the value."""
+        ...
+
+
+class Renderer(Protocol):
+    """The chat template: messages to tokens and back. One for the teacher and the student both."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end the assistant's turn."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], system: str | None = None) -> TokenIds:
+        """Render turns that end with the user's, up to where the assistant starts to speak.
+
+        With `system` None, exactly what a user of the baked model gets: no system message is
+        given, and a template that has a default one inserts it.
+        """
+        ...
+
+    def response(self, text: str, complete: bool) -> TokenIds:
+        """The response's tokens, with the end-of-turn token where the turn is complete."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Response tokens back to text; special tokens are left out."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A language model that can be sampled from and scored: the base model, or a baked one."""
+
+    @property
+    def name(self) -> str:
+        """As in `model.name`."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes when the base model's weights do."""
+        ...
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens that a sequence may have."""
+        ...
+
+    @property
+    def renderer(self) -> Renderer:
+        """The model's chat template."""
+        ...
+
+    @property
+    def full_vocabulary(self) -> bool:
+        """Whether `logprobs` can return the whole vocabulary."""
+        ...
+
+    @property
+    def sample_batch(self) -> int:
+        """How many prompts are best answered in one call of `sample`.
+
+        Rounding may let an answer depend on its company, so a caller that wants the same answers
+        again asks for the same batches again.
+        """
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+    ) -> Iterator[Completion]:
+        """Sample one response a prompt, in the order of the prompts. Temperature 0 is greedy."""
+        ...
+
+    def stream(
+        self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[int]:
+        """Sample one response, token by token, without its end-of-turn token."""
+        ...
+
+    def top_k(
+        self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
+    ) -> Iterator[Targets]:
+        """The K most likely tokens at each response position and draws from the others.
+
+        In the order of the spans. A span's result does not depend on the other spans.
+        """
+        ...
+
+    def logprobs(
+        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Log-probabilities at each response position, in the order of the spans.
+
+        Of the given `ids` (int64 [N, K] for each span) as [N, K]; with None, of the whole
+        vocabulary as [N, V], where `full_vocabulary` says that this can be had.
+        """
+        ...
+
+
+class Trainer(Protocol):
+    """A LoRA in training on a base model: Tinker's verbs, so that every backend shares one loop."""
+
+    @property
+    def model(self) -> Model:
+        """The student as it stands."""
+        ...
+
+    def forward_backward(
+        self, batch: Sequence[Example], objective: Objective
+    ) -> Pending[float]:
+        """Add the batch's gradient; the loss is the mean over its response tokens, in nats."""
+        ...
+
+    def optim_step(self, lr: float) -> Pending[None]:
+        """Take one AdamW step with the gradient that has gathered, and clear it."""
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Write all that training needs to go on from here into an empty folder."""
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what `save_state` wrote."""
+        ...
+
+    def save_adapter(self, folder: Path) -> Checkpoint:
+        """Write the weights for use into an empty folder (PEFT's format where possible)."""
+        ...
+
+
+class Backend(Protocol):
+    """An engine: opens a base model, trains a LoRA on it, loads a checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """As in `train.backend`."""
+        ...
+
+    def open_model(self, name: str) -> Model:
+        """Open a base model, frozen. Raises BakeError for what is no model."""
+        ...
+
+    def new_lora(self, base: Model, *, rank: int, seed: int) -> Trainer:
+        """A fresh LoRA on `base`, which goes on to answer as the base model."""
+        ...
+
+    def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
+        """The baked model; `base` goes on to answer as the base model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a data provider is asked for.
+
+    `plan` is the whole of it, in the same order each time, so that a provider that works in
+    batches can form the same batches after a kill; requests whose id is in `done` are stored
+    already and are not to be yielded again. `open_model` opens the configured base model, for
+    providers that use it.
+    """
+
+    prompt: Prompt
+    plan: tuple[Request, ...]
+    done: frozenset[str]
+    max_tokens: int
+    seed: int
+    open_model: Callable[[], Model]
+
+
+class DataProvider(Protocol):
+    """Yields conversations: the prompted model's responses, without the prompt."""
+
+    def queries(self) -> Sequence[Query]:
+        """Queries that the provider brings along; empty where it answers those it is given."""
+        ...
+
+    def generate(self, job: Generation) -> Iterator[Conversation]:
+        """Yield each conversation as it is ready; its id is its request's, where it has one."""
+        ...
+
+
+class Teacher(Protocol):
+    """Yields the prompted model's distribution at the response positions."""
+
+    def targets(
+        self,
+        spans: Sequence[Span],
+        *,
+        k: int,
+        draws: int,
+        seeds: Sequence[int],
+        open_model: Callable[[], Model],
+    ) -> Iterator[Targets]:
+        """One `Targets` a span, in order. A span's result does not depend on the other spans."""
+        ...
+
+
+class Loss(Protocol):
+    """A pure torch function of log-probabilities.
+
+    `targets` tells what it is computed on: the `teacher`'s distribution, or the `response` token
+    alone (one column with log-probability 0; no teacher is asked). `linear` promises that the
+    loss is linear in the student's log-probabilities, so that its weights are its gradient.
+    """
+
+    @property
+    def targets(self) -> Literal["teacher", "response"]:
+        """What the columns hold."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether the loss is linear in the student's log-probabilities."""
+        ...
+
+    def __call__(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+        """Nats [N] from log-probabilities [N, C].
+
+        `measure` [N, C] says how many entries of the vocabulary a column stands for: 1 for
+        itself, more for one drawn from the tail. A sum over the vocabulary is a sum of
+        `measure * term` over the columns.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an evaluator may look at: the test questions, answered by the arms."""
+
+    prompt: Prompt
+    answers: tuple[Answer, ...]
+
+
+class Evaluator(Protocol):
+    """Measures the arms."""
+
+    def evaluate(self, evidence: Evidence) -> Sequence[Measurement]:
+        """Named measurements, each with a value for every arm it speaks of."""
+        ...
+
+
+class Tracker(Protocol):
+    """Receives a run's metrics."""
+
+    def start(self, folder: Path, config: Mapping[str, object], step: int) -> None:
+        """A run begins in this folder or goes on after `step`: what was told later is void."""
+        ...
+
+    def log(self, metrics: StepMetrics) -> None:
+        """One optimiser step."""
+        ...
+
+    def finish(self) -> None:
+        """The run has ended."""
+        ...

@@ -1,0 +1,98 @@
+"""What is minimised: a loss over the teacher's top K tokens, and what stands for the others.
+
+The forward KL of Eq. 3 (arXiv 2409.13697) is a sum over the whole vocabulary. The teacher's top K
+tokens are summed exactly; `tail` says what becomes of the others:
+
+- `sampled`: M tokens drawn from the teacher's tail share its mass, each with importance weight
+  P_tail / (M p). Linear where the loss is, and unbiased.
+- `bucket`: the tail is one more outcome, of mass 1 - sum_k. A lower bound of the full divergence
+  (data processing), exact at K = V.
+- `renormalize`: teacher and student are renormalised over the K.
+- `drop`: nothing. No divergence any more: the minimum puts no mass outside the K.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptbake.config import Tail
+from promptbake.interfaces import Loss
+from promptbake.types import Columns, Datum, Targets
+
+FLOOR = -40.0  # nats: below this a mass is rounding error in float32, and in effect zero
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss with its treatment of the tail: a function of the student's log-probabilities."""
+
+    loss: Loss
+    tail: Tail
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher's distribution is needed."""
+        return self.loss.targets == "teacher"
+
+    @property
+    def draws_tail(self) -> bool:
+        """Whether tokens drawn from the teacher's tail are needed."""
+        return self.asks_teacher and self.tail == "sampled"
+
+    def columns(self, datum: Datum, targets: Targets | None) -> Columns:
+        """The columns [N, C] that the loss needs the student's log-probabilities of."""
+        if not self.asks_teacher:
+            ids = torch.tensor(datum.response_ids).unsqueeze(1)
+            return Columns(ids, torch.zeros(ids.shape), torch.ones(ids.shape))
+        if targets is None:
+            raise ValueError(f"{datum.conversation_id}: the loss needs the teacher's targets")
+        if self.tail != "sampled":
+            return Columns(targets.ids, targets.logprobs, torch.ones_like(targets.logprobs))
+        n_draws = targets.drawn_ids.shape[1]
+        # A draw stands for P_tail / (M p) entries of the vocabulary, in logarithms.
+        log_share = rest(targets.logprobs) - math.log(max(n_draws, 1)) - targets.drawn_logprobs
+        return Columns(
+            torch.cat([targets.ids, targets.drawn_ids], dim=1),
+            torch.cat([targets.logprobs, targets.drawn_logprobs], dim=1),
+            torch.cat([torch.ones_like(targets.logprobs), log_share.exp()], dim=1),
+        )
+
+    def nats(self, student: Tensor, columns: Columns) -> Tensor:
+        """The loss at each response position, nats [N], of log-probabilities [N, C]."""
+        teacher, measure = columns.logprobs.to(student), columns.measure.to(student)
+        if self.asks_teacher and self.tail == "bucket":
+            student = torch.cat([student, rest(student)], dim=1)
+            teacher = torch.cat([teacher, rest(teacher)], dim=1)
+            measure = torch.cat([measure, torch.ones_like(measure[:, :1])], dim=1)
+        if self.asks_teacher and self.tail == "renormalize":
+            student, teacher = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+        return self.loss(student, teacher, measure)
+
+    def weights(self, columns: Columns) -> Tensor | None:
+        """The weights [N, C] of a weighted cross-entropy with this gradient, if there are any.
+
+        A loss that is linear in the student's log-probabilities is one, up to a constant, unless
+        the tail's treatment bends it.
+        """
+        bends = self.asks_teacher and self.tail in ("bucket", "renormalize")
+        if bends or not self.loss.linear:
+            return None
+        student = torch.zeros_like(columns.logprobs, requires_grad=True)
+        (gradient,) = torch.autograd.grad(self.nats(student, columns).sum(), student)
+        return -gradient
+
+
+def rest(logprobs: Tensor) -> Tensor:
+    """Log of the mass that is not in the columns: [N, C] to [N, 1], never below FLOOR."""
+    total = logprobs.logsumexp(dim=1, keepdim=True)
+    # log(1 - e^total); where rounding leaves nothing, the mass is in effect zero.
+    return torch.log((-torch.expm1(total)).clamp(min=math.exp(FLOOR)))
+
+
+def full_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(teacher || student) at each position, nats [N], over the whole vocabulary [N, V]."""
+    return (teacher.exp() * (teacher - student)).sum(dim=1)

@@ -1,0 +1,114 @@
+"""The queries: built in or from a file, and the split into training and held-out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from promptbake.conversations import check_messages, read_objects, read_text
+from promptbake.errors import BakeError
+from promptbake.types import Message, Query, Request
+
+BUILTIN = "builtin"
+
+
+def load_queries(source: str) -> tuple[Query, ...]:
+    """The built-in queries, or those of a file: JSONL with "messages" or "text", or lines of text.
+
+    Raises BakeError for a file that cannot be read, that holds none, or that repeats an id.
+    """
+    if source == BUILTIN:
+        return _packaged("queries.jsonl")
+    path = Path(source)
+    if path.suffix == ".jsonl":
+        found = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
+    else:
+        lines = enumerate(read_text(path).splitlines(), start=1)
+        found = [_ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
+    if not found:
+        raise BakeError(f"{path}: holds no queries")
+    seen: set[str] = set()
+    for query in found:
+        if query.id in seen:
+            raise BakeError(f"{path}: two queries have the id {query.id!r}")
+        seen.add(query.id)
+    return tuple(found)
+
+
+def test_questions() -> tuple[Query, ...]:
+    """The ten questions that the report shows side by side; none of them is a built-in query."""
+    return _packaged("test_questions.jsonl")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Queries to train on, and queries that nothing is ever trained on."""
+
+    training: tuple[Query, ...]
+    held_out: tuple[Query, ...]
+
+
+def split(queries: Sequence[Query], held_out: int, seed: int) -> Split:
+    """Hold out some queries, drawn by the seed. Raises BakeError where too few are left.
+
+    Two queries with the same words stay on the same side.
+    """
+    groups: dict[tuple[Message, ...], list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.messages, []).append(query)
+    if not 0 < held_out < len(groups):
+        raise BakeError(
+            f"data.held_out = {held_out}: there are {len(groups)} different queries, and at least "
+            "one must be held out and one be left to train on"
+        )
+    kept_out = set(random.Random(f"split:{seed}").sample(list(groups), held_out))
+    return Split(
+        tuple(query for query in queries if query.messages not in kept_out),
+        tuple(query for query in queries if query.messages in kept_out),
+    )
+
+
+def plan(split: Split, temperatures: Sequence[float]) -> tuple[Request, ...]:
+    """Every response that is wanted: training queries at each temperature, held-out ones at 1.
+
+    The proof is an expectation over the prompted model's own responses (Eq. 3), hence the 1.
+    """
+    training = [
+        Request(f"{query.id}@{temperature:g}", query, temperature)
+        for temperature in dict.fromkeys(temperatures)
+        for query in split.training
+    ]
+    return (*training, *(Request(f"{query.id}@held-out", query, 1.0) for query in split.held_out))
+
+
+def digest(queries: Sequence[Query]) -> str:
+    """SHA-256 over the ids and the words."""
+    text = json.dumps([[q.id, [[m.role, m.content] for m in q.messages]] for q in queries])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _packaged(name: str) -> tuple[Query, ...]:
+    text = (files("promptbake") / name).read_text("utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    return tuple(_ask(line["id"], line["text"], line["category"]) for line in lines)
+
+
+def _ask(id: str, text: str, category: str = "") -> Query:  # noqa: A002
+    return Query(id, (Message("user", text.strip()),), category)
+
+
+def _query(line: dict[str, object], where: str, number: int) -> Query:
+    if "messages" not in line:
+        line = line | {"messages": [{"role": "user", "content": line.get("text")}]}
+    messages = check_messages(line, where)
+    if messages[-1].role != "user":
+        raise BakeError(
+            f"{where}: a query ends with the user's turn; for conversations that are answered "
+            "already, use data.provider=files"
+        )
+    return Query(str(line.get("id", f"line-{number:05}")), messages, str(line.get("category", "")))

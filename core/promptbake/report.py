@@ -1,0 +1,4 @@
+"""report.html."""
+from promptbake.runs import Run
+def write(run: Run) -> None:
+    """Later."""

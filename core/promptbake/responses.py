@@ -1,0 +1,66 @@
+"""Asking a model: requests in, conversations out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from promptbake.interfaces import Generation, Model
+from promptbake.seeds import derive
+from promptbake.types import Conversation, Message, Query, Request
+
+
+def generate(job: Generation) -> Iterator[Conversation]:
+    """Let the prompted model answer what is not done yet.
+
+    The plan is cut into the same batches each time, and a batch of which anything is missing is
+    sampled whole, so that an answer never depends on where an earlier run was killed.
+    """
+    model = job.open_model()
+    plan = sorted(job.plan, key=lambda request: _length(request.query))  # little padding
+    for start in range(0, len(plan), model.sample_batch):
+        batch = plan[start : start + model.sample_batch]
+        if all(request.id in job.done for request in batch):
+            continue
+        for request, conversation in zip(batch, _answer(job, model, batch), strict=True):
+            if request.id not in job.done:
+                yield conversation
+
+
+def answer(
+    model: Model, queries: Sequence[Query], *, system: str | None, max_tokens: int
+) -> tuple[str, ...]:
+    """The model's most likely (greedy) answer to each query, with a system prompt or without."""
+    completions = model.sample(
+        [model.renderer.prompt(query.messages, system) for query in queries],
+        max_tokens=max_tokens,
+        temperatures=[0.0] * len(queries),
+        seeds=[0] * len(queries),
+    )
+    return tuple(model.renderer.text(completion.tokens) for completion in completions)
+
+
+def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator[Conversation]:
+    completions = model.sample(
+        [model.renderer.prompt(request.query.messages, job.prompt.text) for request in batch],
+        max_tokens=job.max_tokens,
+        temperatures=[request.temperature for request in batch],
+        seeds=[derive(job.seed, "response", request.id) for request in batch],
+    )
+    for request, completion in zip(batch, completions, strict=True):
+        text = model.renderer.text(completion.tokens)
+        yield Conversation(
+            request.id,
+            request.query.id,
+            (*request.query.messages, Message("assistant", text)),
+            completion.complete,
+            {
+                "model": model.name,
+                "temperature": request.temperature,
+                "tokens": len(completion.tokens),
+                "category": request.query.category,
+            },
+        )
+
+
+def _length(query: Query) -> tuple[int, str]:
+    return sum(len(message.content) for message in query.messages), query.id

@@ -1,0 +1,120 @@
+"""runs/<prompt>/: the files of a run, its record in run.json, and what is stale in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from promptbake.errors import BakeError
+from promptbake.files import write_json
+
+State = Literal["fresh", "resumed", "done"]
+PACKAGES = ("promptbake", "torch", "transformers", "peft")
+
+
+class Run:
+    """A run folder.
+
+    `run.json` records for each stage the inputs that made it. A stage is stale when its inputs
+    are not those on record, and that is decided here and nowhere else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record_file = path / "run.json"
+        self.data = path / "data.jsonl"
+        self.held_out = path / "held_out.jsonl"
+        self.rejected = path / "rejected.jsonl"
+        self.targets = path / "targets"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+        self.metrics = path / "metrics.jsonl"
+        self.verify = path / "verify.json"
+        self.report = path / "report.html"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while a stage works here."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0):
+                yield
+        except Timeout:
+            raise BakeError(
+                f"{self.path}: another promptbake is at work in this run; wait for it, or give "
+                "--run another folder"
+            ) from None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json holds; empty before the first stage."""
+        if not self.record_file.exists():
+            return {}
+        try:
+            record: dict[str, Any] = json.loads(self.record_file.read_bytes())
+        except ValueError as error:
+            raise BakeError(
+                f"{self.record_file}: is not JSON ({error}); delete {self.path} to start anew"
+            ) from None
+        return record
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What is on record of a stage: `inputs`, `done`, `seconds` and its results."""
+        stage: dict[str, Any] = self.record.get("stages", {}).get(name, {})
+        return stage
+
+    def state(self, name: str, inputs: Mapping[str, Any]) -> tuple[State, list[str]]:
+        """Whether a stage is to begin, to go on or is done, and which inputs have changed."""
+        stage = self.stage(name)
+        if not stage:
+            return "fresh", []
+        changed = _differences(stage["inputs"], json.loads(json.dumps(inputs)))
+        if changed:
+            return "fresh", changed
+        return ("done" if stage["done"] else "resumed"), []
+
+    def begin(self, name: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Put a stage on record as begun; what was measured of it so far is kept if it goes on."""
+        record = self.record
+        stages = record.get("stages", {})
+        before = stages.get(name, {})
+        seconds = before.get("seconds", 0.0) if before.get("inputs") == inputs else 0.0
+        stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
+        versions = {package: version(package) for package in PACKAGES}
+        versions["python"] = sys.version.split()[0]
+        write_json(
+            self.record_file,
+            {"schema": 1, "config": config, "versions": versions, "stages": stages},
+        )
+
+    def finish(self, name: str, seconds: float, **results: object) -> None:
+        """Put a stage on record as done; its seconds add to those of runs that were cut short."""
+        record = self.record
+        stage = record["stages"][name]
+        stage |= {"done": True, "seconds": round(stage["seconds"] + seconds, 1), **results}
+        write_json(self.record_file, record)
+
+    def set_aside(self) -> Path:
+        """Move the run out of the way, so that nothing that was paid for is lost."""
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}~{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+
+def _differences(before: Any, after: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for name in sorted(before.keys() | after.keys()):
+            inner = f"{key}.{name}" if key else name
+            found += _differences(before.get(name), after.get(name), inner)
+        return found
+    return [] if before == after else [key]

@@ -1,0 +1,100 @@
+"""What the stages share: a prompt, its config, its run folder, the plugins, the open model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from promptbake.config import Config, Resolved, resolve
+from promptbake.conversations import read_text
+from promptbake.errors import BakeError
+from promptbake.interfaces import Backend, Model
+from promptbake.plugins import Registry, load
+from promptbake.progress import Reporter
+from promptbake.runs import Run
+from promptbake.types import Prompt
+
+
+def read_prompt(path: Path) -> Prompt:
+    """The prompt of a file. Raises BakeError for one that is missing, empty or not text."""
+    text = read_text(path).strip()
+    if not text:
+        raise BakeError(f"{path}: the prompt is empty")
+    return Prompt(path.stem, text)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One command's view of a run."""
+
+    prompt: Prompt
+    resolved: Resolved
+    run: Run
+    registry: Registry
+    reporter: Reporter
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return self.resolved.config
+
+    def make(self, kind: str, name: str, key: str) -> Any:
+        """The plugin's object of that kind and name, with its options; `key` named it."""
+        offer = self.registry.choose(kind, name, key)
+        return offer.make(self.config.options_of(kind, name))
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend that `train.backend` names."""
+        backend: Backend = self.make("backends", self.config.train.backend, "train.backend")
+        return backend
+
+    @cached_property
+    def base(self) -> Model:
+        """The base model, opened at first use."""
+        return self.backend.open_model(self.config.model.name)
+
+    def open_model(self) -> Model:
+        """The base model, for plugins that may not need it."""
+        return self.base
+
+
+def open_session(
+    prompt_file: Path,
+    *,
+    profile: str,
+    config_file: Path | None,
+    settings: Sequence[str],
+    run: Path | None,
+    reporter: Reporter,
+) -> Session:
+    """Read the prompt, resolve the config, load the plugins; open no model yet."""
+    prompt = read_prompt(prompt_file)
+    resolved = resolve(profile, prompt_file.with_suffix(".toml"), config_file, settings)
+    registry = load()
+    session = Session(
+        prompt, resolved, Run(run or Path("runs") / prompt.name), registry, reporter
+    )
+    _check_names(session)
+    return session
+
+
+def _check_names(session: Session) -> None:
+    """Refuse every unknown plugin name and option before any work is done."""
+    config = session.config
+    chosen = [
+        ("data_providers", config.data.provider, "data.provider"),
+        ("teachers", config.teacher.source, "teacher.source"),
+        ("losses", config.train.loss, "train.loss"),
+        ("backends", config.train.backend, "train.backend"),
+        *(("evaluators", name, "verify.evaluators") for name in config.verify.evaluators),
+        *(("trackers", name, "train.trackers") for name in config.train.trackers),
+    ]
+    for kind, name, key in chosen:
+        session.registry.choose(kind, name, key)
+    for kind, names in config.options.items():
+        for name, options in names.items():
+            session.registry.choose(kind, name, f"options.{kind}.{name}").check(options)

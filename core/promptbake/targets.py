@@ -1,0 +1,119 @@
+"""The store of the teacher's targets: asked for once, read in every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from promptbake.files import write_atomic
+from promptbake.interfaces import Teacher
+from promptbake.objective import Objective
+from promptbake.seeds import derive
+from promptbake.session import Session
+from promptbake.types import Datum, Example, Targets
+
+
+class TargetStore:
+    """One safetensors file a conversation, named by what its content depends on.
+
+    The key covers the teacher, the model, the tokens that the teacher reads (hence the prompt),
+    K, the draws and the seed. The prompt itself is in no file: only in the key's hash.
+    """
+
+    def __init__(self, folder: Path, **depends_on: object) -> None:
+        self._folder = folder
+        self._depends_on = depends_on
+
+    def key(self, datum: Datum) -> str:
+        """The file name, without its ending."""
+        content = [self._depends_on, datum.teacher_ids, datum.n_response]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    def __contains__(self, datum: Datum) -> bool:
+        return self._path(datum).exists()
+
+    def put(self, datum: Datum, targets: Targets) -> None:
+        """Store one datum's targets, whole or not at all. Raises ValueError if misshapen."""
+        check(datum, targets)
+        tensors = {
+            "ids": targets.ids.to(torch.int32),
+            "logprobs": targets.logprobs.float(),
+            "drawn_ids": targets.drawn_ids.to(torch.int32),
+            "drawn_logprobs": targets.drawn_logprobs.float(),
+        }
+        write_atomic(self._path(datum), safetensors.torch.save(tensors))
+
+    def get(self, datum: Datum) -> Targets:
+        """One datum's targets."""
+        tensors = safetensors.torch.load(self._path(datum).read_bytes())
+        return Targets(
+            tensors["ids"].long(),
+            tensors["logprobs"],
+            tensors["drawn_ids"].long(),
+            tensors["drawn_logprobs"],
+        )
+
+    def _path(self, datum: Datum) -> Path:
+        return self._folder / f"{self.key(datum)}.safetensors"
+
+
+def check(datum: Datum, targets: Targets) -> None:
+    """Raise ValueError for targets that are no N rows of sorted log-probabilities."""
+    rows = {len(part) for part in (targets.ids, targets.logprobs, targets.drawn_ids)}
+    if rows != {datum.n_response} or targets.ids.shape != targets.logprobs.shape:
+        raise ValueError(
+            f"{datum.conversation_id}: the teacher gave {tuple(targets.ids.shape)} ids and "
+            f"{tuple(targets.logprobs.shape)} log-probabilities for {datum.n_response} tokens"
+        )
+    if bool((targets.logprobs > 1e-4).any()) or bool((targets.logprobs.diff(dim=1) > 0).any()):
+        raise ValueError(
+            f"{datum.conversation_id}: the teacher's log-probabilities are not sorted nats below 0"
+        )
+
+
+def ask_teacher(
+    session: Session, objective: Objective, datums: Sequence[Datum]
+) -> list[Example]:
+    """Every datum with its columns; the teacher is asked for what the store does not hold."""
+    if not objective.asks_teacher:
+        return [Example(datum, objective.columns(datum, None)) for datum in datums]
+    config = session.config
+    draws = config.train.tail_draws if objective.draws_tail else 0
+    store = TargetStore(
+        session.run.targets,
+        teacher=config.teacher.source,
+        options=dict(config.options_of("teachers", config.teacher.source)),
+        model=session.base.digest,
+        k=config.teacher.top_k,
+        draws=draws,
+        seed=config.seed,
+    )
+    _fill(session, store, datums, draws)
+    return [Example(datum, objective.columns(datum, store.get(datum))) for datum in datums]
+
+
+def _fill(session: Session, store: TargetStore, datums: Sequence[Datum], draws: int) -> None:
+    config = session.config
+    wanted = [datum for datum in datums if datum not in store]
+    if not wanted:
+        return
+    if len(wanted) < len(datums):
+        stored = len(datums) - len(wanted)
+        session.reporter.say(f"teacher: {stored} of {len(datums)} are stored already")
+    teacher: Teacher = session.make("teachers", config.teacher.source, "teacher.source")
+    answers = teacher.targets(
+        [datum.teacher for datum in wanted],
+        k=config.teacher.top_k,
+        draws=draws,
+        seeds=[derive(config.seed, "draws", datum.conversation_id) for datum in wanted],
+        open_model=session.open_model,
+    )
+    with session.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:
+        for datum, answer in zip(wanted, answers, strict=True):
+            store.put(datum, answer)
+            bar.advance()

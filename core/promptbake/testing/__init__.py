@@ -1,0 +1,3 @@
+"""For plugin authors: a tiny real model that needs no download."""
+
+from __future__ import annotations

@@ -1,0 +1,218 @@
+"""The nouns: frozen dataclasses that cross every boundary. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TokenIds = tuple[int, ...]
+Role = Literal["system", "user", "assistant"]
+Arm = Literal["base", "prompted", "baked", "reprompted"]
+ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The system prompt u that is to be baked."""
+
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, in hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a user asks: turns that end with the user's, and that never hold the prompt."""
+
+    id: str
+    messages: tuple[Message, ...]
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response that is wanted: a query at a sampling temperature."""
+
+    id: str
+    query: Query
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A query and the prompted model's response, saved without the prompt.
+
+    `complete` tells whether the model ended its turn; a response that was cut by the token limit
+    is not complete, and gets no end-of-turn token when it is trained on.
+    """
+
+    id: str
+    query_id: str
+    messages: tuple[Message, ...]
+    complete: bool = True
+    meta: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+    @property
+    def response(self) -> str:
+        """The assistant's last turn."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Sampled response tokens, without the end-of-turn token that ended them if `complete`."""
+
+    tokens: TokenIds
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Span:
+    """A token sequence whose last `n_response` tokens are the response to be scored."""
+
+    tokens: TokenIds
+    n_response: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n_response < len(self.tokens):
+            raise ValueError(
+                f"a span of {len(self.tokens)} tokens cannot hold a response of {self.n_response}"
+            )
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One conversation as the student and as the teacher read it, aligned from the end.
+
+    `student_ids[-n_response:] == teacher_ids[-n_response:]`, checked here and assumed nowhere.
+    """
+
+    conversation_id: str
+    query_id: str
+    student_ids: TokenIds  # [S], without the prompt
+    teacher_ids: TokenIds  # [T], with the prompt
+    n_response: int  # N
+
+    def __post_init__(self) -> None:
+        student, teacher = self.student.tokens, self.teacher.tokens
+        if student[-self.n_response :] != teacher[-self.n_response :]:
+            raise ValueError(
+                f"{self.conversation_id}: the last {self.n_response} tokens of the student and "
+                "the teacher differ"
+            )
+
+    @property
+    def student(self) -> Span:
+        """What the student reads: the conversation without the prompt."""
+        return Span(self.student_ids, self.n_response)
+
+    @property
+    def teacher(self) -> Span:
+        """What the teacher reads: the conversation with the prompt."""
+        return Span(self.teacher_ids, self.n_response)
+
+    @property
+    def response_ids(self) -> TokenIds:
+        """The N tokens that both were asked to predict."""
+        return self.student_ids[-self.n_response :]
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The teacher's distribution at N response positions: its top K, and M draws from the rest.
+
+    Log-probabilities in nats, at temperature 1, of the whole vocabulary's distribution.
+    """
+
+    ids: Tensor  # int64 [N, K], most likely first
+    logprobs: Tensor  # float32 [N, K]
+    drawn_ids: Tensor  # int64 [N, M], drawn with replacement from what is outside the top K
+    drawn_logprobs: Tensor  # float32 [N, M]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The vocabulary entries that a loss looks at, at each of N response positions."""
+
+    ids: Tensor  # int64 [N, C]
+    logprobs: Tensor  # float32 [N, C], the teacher's, in nats
+    measure: Tensor  # float32 [N, C], how many entries of the vocabulary each column stands for
+
+
+@dataclass(frozen=True)
+class Example:
+    """A datum with the columns that its loss is computed on: what a training batch is made of."""
+
+    datum: Datum
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that a backend can load again: a folder, or an address of the backend's own."""
+
+    backend: str
+    base_model: str
+    base_digest: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a tracker is told after each optimiser step. Step 0 is the state before training."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float | None = None  # nats per response token, over the step's batch
+    lr: float | None = None
+    tokens: int | None = None  # response tokens in the batch
+    seconds: float | None = None
+    held_out_kl: float | None = None  # nats per response token, where it was measured
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, answered by several arms."""
+
+    query: Query
+    texts: Mapping[Arm, str]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number for each arm that was measured, with its unit."""
+
+    name: str
+    unit: str
+    values: Mapping[Arm, float]
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """A pending result that is there already: what a local backend returns."""
+
+    value: T
+
+    def result(self) -> T:
+        """The value, at once."""
+        return self.value

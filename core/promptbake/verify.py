@@ -1,0 +1,116 @@
+"""Stage 3: the proof. Four arms on queries that were never trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from promptbake import data, report
+from promptbake.checkpoints import read_adapter
+from promptbake.datums import align_all
+from promptbake.divergence import Yardstick, gap_closed, gap_closed_ci95
+from promptbake.files import write_json
+from promptbake.interfaces import Evaluator, Evidence, Model
+from promptbake.queries import test_questions
+from promptbake.responses import answer
+from promptbake.session import Session
+from promptbake.types import Answer, Arm, Datum, Measurement
+
+
+def run(session: Session) -> dict[str, Any]:
+    """Measure the arms, write verify.json and report.html, and return what verify.json holds."""
+    folder, config = session.run, session.config
+    started = time.monotonic()
+    dataset = data.load(session)
+    base = session.base
+    checkpoint = read_adapter(folder.adapter, session.backend.name, base)
+    baked = session.backend.load_adapter(base, checkpoint)
+    datums = align_all(dataset.held_out, session.prompt, base)
+
+    kl = measure_kl(session, base, baked, datums)
+    answers = ask_arms(session, base, baked)
+    evidence = Evidence(session.prompt, answers)
+    measurements: list[Measurement] = []
+    for name in config.verify.evaluators:
+        evaluator: Evaluator = session.make("evaluators", name, "verify.evaluators")
+        measurements += evaluator.evaluate(evidence)
+
+    bar = config.verify.min_gap_closed
+    passed = kl["gap_closed"] >= bar
+    result = {
+        "schema": 1,
+        "prompt": session.prompt.name,
+        "backend": session.backend.name,
+        "model": base.name,
+        "adapter": checkpoint.uri,
+        "held_out": {
+            "queries": len({datum.query_id for datum in datums}),
+            "tokens": sum(datum.n_response for datum in datums),
+        },
+        "kl": kl,
+        "evaluators": {
+            item.name: {"unit": item.unit, **item.values} for item in measurements
+        },
+        "bars": {"kl.gap_closed": {"min": bar, "value": kl["gap_closed"], "passed": passed}},
+        "passed": passed,
+        "answers": [_answer_line(item) for item in answers],
+        "seconds": {
+            "data": folder.stage("data")["seconds"],
+            "bake": folder.stage("bake")["seconds"],
+            "verify": round(time.monotonic() - started, 1),
+        },
+    }
+    write_json(folder.verify, result)
+    report.write(folder)
+    return result
+
+
+def measure_kl(
+    session: Session, base: Model, baked: Model, datums: Sequence[Datum]
+) -> dict[str, Any]:
+    """KL(prompted || arm) on held-out responses, and how much of the gap is closed."""
+    yardstick = Yardstick(base, datums, session.config.teacher.top_k)
+    with session.reporter.bar("held-out KL", 3) as bar:
+        before = yardstick.unprompted(base)
+        bar.advance(note="base")
+        after = yardstick.unprompted(baked)
+        bar.advance(note="baked")
+        again = yardstick.prompted(baked)
+        bar.advance(note="re-prompted")
+    groups = [datum.query_id for datum in datums]
+    return {
+        "unit": "nats/token",
+        "kind": yardstick.kind,
+        "base": before.per_token,
+        "baked": after.per_token,
+        "reprompted": again.per_token,
+        "gap_closed": gap_closed(before, after),
+        "gap_closed_ci95": list(gap_closed_ci95(before, after, groups, session.config.seed)),
+    }
+
+
+def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
+    """The ten test questions, answered greedily by all four arms."""
+    questions = test_questions()
+    arms: dict[Arm, tuple[Model, str | None]] = {
+        "base": (base, None),
+        "prompted": (base, session.prompt.text),
+        "baked": (baked, None),
+        "reprompted": (baked, session.prompt.text),
+    }
+    texts: dict[Arm, tuple[str, ...]] = {}
+    with session.reporter.bar("test questions", len(arms)) as bar:
+        for arm, (model, system) in arms.items():
+            texts[arm] = answer(
+                model, questions, system=system, max_tokens=session.config.verify.max_tokens
+            )
+            bar.advance(note=arm)
+    return tuple(
+        Answer(question, {arm: texts[arm][index] for arm in arms})
+        for index, question in enumerate(questions)
+    )
+
+
+def _answer_line(item: Answer) -> dict[str, Any]:
+    return {"id": item.query.id, "question": item.query.messages[-1].content, **item.texts}

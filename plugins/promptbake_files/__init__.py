@@ -1,0 +1,76 @@
+"""A data provider that reads conversations, or queries, from a JSONL file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from promptbake.conversations import check_messages, read_objects
+from promptbake.errors import BakeError
+from promptbake.hookspecs import Factories, hookimpl
+from promptbake.interfaces import DataProvider, Generation
+from promptbake.types import Conversation, Message, Query
+
+
+class FilesProvider:
+    """A line that ends with an answer is a conversation; one that ends with a question, a query.
+
+    Queries are answered by the prompted base model.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._conversations: list[Conversation] = []
+        self._queries: dict[tuple[Message, ...], Query] = {}
+        self._unanswered: set[str] = set()
+        seen: set[str] = set()
+        for number, line in read_objects(path):
+            where = f"{path}:{number}"
+            messages = check_messages(line, where)
+            id_ = str(line.get("id", f"line-{number:06}"))
+            if id_ in seen:
+                raise BakeError(f"{where}: an earlier line has the id {id_!r}, too")
+            seen.add(id_)
+            answered = messages[-1].role == "assistant"
+            asked = messages[:-1] if answered else messages
+            query = self._queries.setdefault(asked, Query(f"q-{id_}", asked))
+            if answered:
+                complete = bool(line.get("complete", True))
+                meta = {"source": path.name}
+                self._conversations.append(Conversation(id_, query.id, messages, complete, meta))
+            else:
+                self._unanswered.add(query.id)
+        if not seen:
+            raise BakeError(f"{path}: holds no conversations")
+
+    def queries(self) -> Sequence[Query]:
+        """What the file's users asked."""
+        return tuple(self._queries.values())
+
+    def generate(self, job: Generation) -> Iterator[Conversation]:
+        """The file's conversations, then the model's answers to the file's queries."""
+        for conversation in self._conversations:
+            if conversation.id not in job.done:
+                yield conversation
+        asked = tuple(
+            request for request in job.plan if request.query.id in self._unanswered
+        )
+        if asked:
+            from promptbake.responses import generate
+
+            yield from generate(replace(job, plan=asked))
+
+
+def files(*, path: Path | None = None) -> DataProvider:
+    """Read the JSONL file at `path`."""
+    if path is None:
+        raise BakeError(
+            "data.provider = 'files' needs a file: --set options.data_providers.files.path=FILE"
+        )
+    return FilesProvider(path)
+
+
+@hookimpl
+def promptbake_register_data_providers() -> Factories[DataProvider]:
+    """The provider `files`."""
+    return {"files": files}

@@ -1,0 +1,32 @@
+"""A backend and a provider on a tiny real model: no download, no key, the same each time."""
+
+from __future__ import annotations
+
+from promptbake.hookspecs import Factories, hookimpl
+from promptbake.interfaces import Backend, DataProvider
+
+
+def mock_backend() -> Backend:
+    """Bake the tiny model, whatever `model.name` says."""
+    from promptbake_mock.tiny import tiny_backend
+
+    return tiny_backend()
+
+
+def mock_provider() -> DataProvider:
+    """The prompted tiny model answers the queries, whatever backend trains."""
+    from promptbake_mock.tiny import TinyProvider
+
+    return TinyProvider()
+
+
+@hookimpl
+def promptbake_register_backends() -> Factories[Backend]:
+    """The backend `mock`."""
+    return {"mock": mock_backend}
+
+
+@hookimpl
+def promptbake_register_data_providers() -> Factories[DataProvider]:
+    """The provider `mock`."""
+    return {"mock": mock_provider}

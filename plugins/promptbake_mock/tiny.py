@@ -1,0 +1,38 @@
+"""The tiny model of promptbake.testing behind the torch plugin's public backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from promptbake.interfaces import Generation
+from promptbake.responses import generate
+from promptbake.testing.tiny import tiny_model, tiny_tokenizer
+from promptbake.types import Conversation, Query
+from promptbake_torch.backend import TorchBackend
+from promptbake_torch.engine import Engine
+from promptbake_torch.loading import make_engine
+from promptbake_torch.lora import LoraSettings
+
+NAME = "mock"
+
+
+def tiny_backend() -> TorchBackend:
+    """The torch backend with the tiny model as the only one there is."""
+    return TorchBackend(NAME, _load, LoraSettings(), sample_batch=32)
+
+
+class TinyProvider:
+    """Samples the prompted tiny model."""
+
+    def queries(self) -> Sequence[Query]:
+        """None of its own."""
+        return ()
+
+    def generate(self, job: Generation) -> Iterator[Conversation]:
+        """One conversation a request."""
+        return generate(replace(job, open_model=lambda: tiny_backend().open_model(NAME)))
+
+
+def _load(name: str) -> Engine:
+    return make_engine(tiny_model(), tiny_tokenizer(), NAME, digest="tiny-0")

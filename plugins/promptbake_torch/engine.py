@@ -1,0 +1,71 @@
+"""One Hugging Face model in memory, shared by the base model and the baked ones on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from promptbake.errors import BakeError
+from promptbake.types import TokenIds
+from promptbake_torch import forward
+from promptbake_torch.forward import Rows
+from promptbake_torch.renderer import ChatRenderer
+
+
+class Engine:
+    """A module, its renderer, and the adapters that have been put on it."""
+
+    def __init__(self, module: Any, renderer: ChatRenderer, name: str, digest: str) -> None:
+        self.module = module
+        self.renderer = renderer
+        self.name = name
+        self.digest = digest
+        self.device: torch.device = module.device
+        self.context_tokens: int = getattr(module.config, "max_position_embeddings", 2**31)
+        self._adapters = 0
+        self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
+
+    def next_adapter(self) -> str:
+        """A name for one more adapter."""
+        self._adapters += 1
+        return f"baked-{self._adapters}"
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[Any]:
+        """The module with one adapter, or with none."""
+        if adapter is not None:
+            self.module.set_adapter(adapter)
+            yield self.module
+        elif hasattr(self.module, "disable_adapter"):
+            with self.module.disable_adapter():
+                yield self.module
+        else:
+            yield self.module
+
+    def pad(self, rows: Sequence[TokenIds]) -> Rows:
+        """The rows behind the system prompt that they share."""
+        prefixes = [self.renderer.known_prefix(row) for row in rows]
+        return forward.pad_rows(rows, forward.shared_prefix(rows, prefixes), self.device)
+
+    def prefix_cache(self, adapter: str | None, rows: Rows) -> Any:
+        """The shared prefix's keys and values for these rows, computed once for each adapter."""
+        key = (adapter, rows.prefix)
+        if key not in self._prefixes:
+            with self.using(adapter) as module:
+                self._prefixes[key] = forward.prefix_cache(module, rows.prefix, self.device)
+        return forward.repeated(self._prefixes[key], len(rows.input_ids), keep=True)
+
+    def forget(self, adapter: str) -> None:
+        """The adapter's weights have changed: what was computed with them is void."""
+        self._prefixes = {key: kept for key, kept in self._prefixes.items() if key[0] != adapter}
+
+    def check_length(self, tokens: int) -> None:
+        """Raise BakeError for a sequence that is longer than the context."""
+        if tokens > self.context_tokens:
+            raise BakeError(
+                f"model {self.name}: a sequence of {tokens} tokens does not fit its context of "
+                f"{self.context_tokens}"
+            )

@@ -1,0 +1,93 @@
+"""Forward passes over rows that are aligned at their end and share their beginning.
+
+Rows of tokens are padded on the left, so that the response is the last positions of every row.
+What all rows begin with (the rendered system prompt) is computed once, for one row, and its
+keys and values are shared by all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptbake.types import TokenIds
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Token rows behind a shared prefix: input_ids [B, L], attention_mask [B, P + L]."""
+
+    prefix: TokenIds  # P tokens
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor  # [B, L]
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """What a Hugging Face model takes."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+
+def pad_rows(rows: Sequence[TokenIds], prefix: TokenIds, device: torch.device) -> Rows:
+    """Pad the rows, each without the prefix that it begins with, on the left."""
+    rests = [row[len(prefix) :] for row in rows]
+    length = max(len(rest) for rest in rests)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), len(prefix) + length, dtype=torch.long)
+    mask[:, : len(prefix)] = 1
+    for index, rest in enumerate(rests):
+        ids[index, length - len(rest) :] = torch.tensor(rest)
+        mask[index, len(prefix) + length - len(rest) :] = 1
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(prefix) :]
+    return Rows(prefix, ids.to(device), mask.to(device), positions.to(device))
+
+
+def shared_prefix(rows: Sequence[TokenIds], prefixes: Sequence[TokenIds]) -> TokenIds:
+    """What all rows begin with: the shortest of the prefixes where they are equal, else nothing.
+
+    At least one token of each row is left behind it.
+    """
+    first = min(prefixes, key=len)
+    fits = all(row[: len(first)] == first and len(row) > len(first) for row in rows)
+    return first if fits else ()
+
+
+def prefix_cache(module: Any, prefix: TokenIds, device: torch.device) -> Any:
+    """Keys and values of one row that holds the prefix; None for none."""
+    if not prefix:
+        return None
+    ids = torch.tensor([prefix], device=device)
+    return module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def repeated(cache: Any, rows: int, *, keep: bool) -> Any:
+    """The cache of one row for several; `keep` leaves the one-row cache as it was."""
+    if cache is None:
+        return None
+    if keep:
+        cache = copy.deepcopy(cache)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def response_logits(module: Any, rows: Rows, cache: Any, n_last: int) -> Tensor:
+    """Logits [B, n_last, V] that predict the last n_last tokens of every row."""
+    arguments = rows.arguments
+    # The last token predicts nothing that is asked for.
+    arguments["input_ids"] = rows.input_ids[:, :-1]
+    arguments["position_ids"] = rows.position_ids[:, :-1]
+    arguments["attention_mask"] = rows.attention_mask[:, :-1]
+    output = module(
+        **arguments, past_key_values=cache, use_cache=cache is not None, logits_to_keep=n_last
+    )
+    logits: Tensor = output.logits
+    return logits.float()

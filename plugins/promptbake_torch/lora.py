@@ -1,0 +1,180 @@
+"""The core's Trainer: a LoRA by peft, trained with AdamW."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from promptbake.errors import BakeError
+from promptbake.files import write_atomic, write_json
+from promptbake.interfaces import Pending
+from promptbake.objective import Objective
+from promptbake.types import Checkpoint, Done, Example
+from promptbake_torch import forward
+from promptbake_torch.engine import Engine
+from promptbake_torch.model import TorchModel
+
+WEIGHTS = "adapter_model.safetensors"
+OPTIMIZER = "optimizer.pt"
+BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What the LoRA and its optimiser take beside the rank and the learning rate."""
+
+    alpha: float | None = None
+    frozen_share: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+class LoraTrainer:
+    """A fresh LoRA on all linear layers of the upper part of the model."""
+
+    def __init__(
+        self, base: TorchModel, backend: str, settings: LoraSettings, rank: int, seed: int
+    ) -> None:
+        self._engine: Engine = base.engine
+        self._backend = backend
+        self._settings = settings
+        self._adapter = self._engine.next_adapter()
+        _attach(self._engine, self._adapter, settings, rank, seed)
+        self.model = TorchModel(self._engine, self._adapter, base.sample_batch)
+        self._parameters = [
+            parameter
+            for name, parameter in self._engine.module.named_parameters()
+            if f".{self._adapter}." in name
+        ]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=0.0, betas=BETAS, weight_decay=0.0
+        )
+
+    def forward_backward(
+        self, batch: Sequence[Example], objective: Objective
+    ) -> Pending[float]:
+        """Add the gradient of the mean over the batch's response tokens."""
+        rows = self._engine.pad([example.datum.student_ids for example in batch])
+        counts = [example.datum.n_response for example in batch]
+        with self._engine.using(self._adapter) as module:
+            cache = forward.prefix_cache(module, rows.prefix, self._engine.device)
+            cache = forward.repeated(cache, len(batch), keep=False)
+            logits = forward.response_logits(module, rows, cache, max(counts))
+        losses = [
+            objective.nats(_gathered(row[-count:], example), example.columns).sum()
+            for row, count, example in zip(logits, counts, batch, strict=True)
+        ]
+        loss = torch.stack(losses).sum() / sum(counts)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return Done(float(loss))
+
+    def optim_step(self, lr: float) -> Pending[None]:
+        """Clip the gradient, take one AdamW step."""
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._engine.forget(self._adapter)
+        return Done(None)
+
+    def save_state(self, folder: Path) -> None:
+        """The adapter's weights and the optimiser's moments."""
+        with _full_disk_is_os_error():
+            write_atomic(folder / WEIGHTS, safetensors.torch.save(self._state()))
+            torch.save(self._optimizer.state_dict(), folder / OPTIMIZER)
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what `save_state` wrote."""
+        state = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+        peft.set_peft_model_state_dict(self._engine.module, state, adapter_name=self._adapter)
+        self._optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        self._engine.forget(self._adapter)
+
+    def save_adapter(self, folder: Path) -> Checkpoint:
+        """A PEFT folder, the same bytes for the same weights."""
+        metadata = {"format": "pt"}
+        write_atomic(folder / WEIGHTS, safetensors.torch.save(self._state(), metadata))
+        config = self._engine.module.peft_config[self._adapter].to_dict()
+        config |= {
+            "base_model_name_or_path": self._engine.name,
+            "inference_mode": True,
+            "target_modules": sorted(config["target_modules"]),
+        }
+        plain = json.loads(json.dumps(config, default=_plain))
+        write_json(folder / "adapter_config.json", dict(sorted(plain.items())))
+        # The address is left empty: the weights are in the folder, wherever that is moved to.
+        return Checkpoint(self._backend, self._engine.name, self._engine.digest, uri="")
+
+    def _state(self) -> dict[str, Tensor]:
+        state = peft.get_peft_model_state_dict(
+            self._engine.module, adapter_name=self._adapter, save_embedding_layers=False
+        )
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def load_adapter(base: TorchModel, checkpoint: Checkpoint) -> TorchModel:
+    """Put a saved adapter on the base model. Raises BakeError for a folder that holds none."""
+    engine = base.engine
+    adapter = engine.next_adapter()
+    try:
+        if hasattr(engine.module, "load_adapter") and hasattr(engine.module, "peft_config"):
+            engine.module.load_adapter(checkpoint.uri, adapter_name=adapter)
+        else:
+            engine.module = peft.PeftModel.from_pretrained(
+                engine.module, checkpoint.uri, adapter_name=adapter
+            )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise BakeError(f"{checkpoint.uri}: is no adapter for {engine.name}: {reason}") from None
+    engine.module.eval()
+    return TorchModel(engine, adapter, base.sample_batch)
+
+
+def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, seed: int) -> None:
+    n_layers = engine.module.config.num_hidden_layers
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=settings.alpha or rank,
+        target_modules="all-linear",
+        layers_to_transform=list(range(int(settings.frozen_share * n_layers), n_layers))
+        if settings.frozen_share
+        else None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if hasattr(engine.module, "peft_config"):
+            engine.module.add_adapter(adapter, config)
+        else:
+            engine.module = peft.get_peft_model(engine.module, config, adapter_name=adapter)
+    engine.module.set_adapter(adapter)
+
+
+def _gathered(logits: Tensor, example: Example) -> Tensor:
+    """Log-probabilities [N, C] of the columns, from logits [N, V]."""
+    ids = example.columns.ids.to(logits.device)
+    return logits.gather(1, ids) - logits.logsumexp(dim=1, keepdim=True)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+@contextmanager
+def _full_disk_is_os_error() -> Iterator[None]:
+    """torch.save reports a failed write as a RuntimeError; keep what the system said."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

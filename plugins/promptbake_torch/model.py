@@ -1,0 +1,182 @@
+"""The core's Model: sampling and scoring with a Hugging Face model, baked or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from promptbake.types import Completion, Span, Targets, TokenIds
+from promptbake_torch import forward
+from promptbake_torch.engine import Engine
+from promptbake_torch.renderer import ChatRenderer
+
+SCORE_BATCH_ON_GPU = 16
+
+
+class TorchModel:
+    """The base model (`adapter` None), or a baked one."""
+
+    full_vocabulary = True
+
+    def __init__(self, engine: Engine, adapter: str | None, sample_batch: int) -> None:
+        self.engine = engine
+        self.adapter = adapter
+        self.sample_batch = sample_batch
+
+    @property
+    def name(self) -> str:
+        """As in `model.name`."""
+        return self.engine.name
+
+    @property
+    def digest(self) -> str:
+        """Of the base model's files."""
+        return self.engine.digest
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens that a sequence may have."""
+        return self.engine.context_tokens
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """The tokenizer's chat template."""
+        return self.engine.renderer
+
+    def sample(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+    ) -> Iterator[Completion]:
+        """Sample `sample_batch` responses at a time."""
+        for start in range(0, len(prompts), self.sample_batch):
+            part = slice(start, start + self.sample_batch)
+            yield from self._sample(prompts[part], max_tokens, temperatures[part], seeds[part])
+
+    def stream(
+        self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[int]:
+        """Sample one response, token by token."""
+        for (token,) in self._decode([prompt], max_tokens, [temperature], [seed]):
+            if token in self.renderer.stop_ids:
+                return
+            yield token
+
+    def top_k(
+        self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
+    ) -> Iterator[Targets]:
+        """The top K at each response position, and draws from the rest."""
+        for logprobs, seed in zip(self.logprobs(spans), seeds, strict=True):
+            top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
+            drawn = _draw_outside(logprobs, top.indices, draws, seed)
+            yield Targets(top.indices, top.values, drawn, logprobs.gather(1, drawn))
+
+    def logprobs(
+        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Log-probabilities at the response positions, on the CPU.
+
+        One span at a time on a CPU, where a row of its own costs no time and no result then
+        depends on its company.
+        """
+        batch = 1 if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
+        for start in range(0, len(spans), batch):
+            part = spans[start : start + batch]
+            for index, logits in enumerate(self._logits(part)):
+                logprobs = logits.log_softmax(dim=1)
+                if ids is not None:
+                    logprobs = logprobs.gather(1, ids[start + index].to(logprobs.device))
+                yield logprobs.cpu()
+
+    @torch.inference_mode()
+    def _logits(self, spans: Sequence[Span]) -> list[Tensor]:
+        self.engine.check_length(max(len(span.tokens) for span in spans))
+        rows = self.engine.pad([span.tokens for span in spans])
+        cache = self.engine.prefix_cache(self.adapter, rows)
+        longest = max(span.n_response for span in spans)
+        with self.engine.using(self.adapter) as module:
+            logits = forward.response_logits(module, rows, cache, longest)
+        return [row[-span.n_response :] for row, span in zip(logits, spans, strict=True)]
+
+    def _sample(
+        self,
+        prompts: Sequence[TokenIds],
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+    ) -> Iterator[Completion]:
+        tokens: list[list[int]] = [[] for _ in prompts]
+        ended: set[int] = set()
+        for column in self._decode(prompts, max_tokens, temperatures, seeds):
+            for row, token in enumerate(column):
+                if row in ended:
+                    continue
+                if token in self.renderer.stop_ids:
+                    ended.add(row)
+                else:
+                    tokens[row].append(token)
+            if len(ended) == len(prompts):
+                break
+        for row, found in enumerate(tokens):
+            yield Completion(tuple(found), complete=row in ended)
+
+    def _decode(
+        self,
+        prompts: Sequence[TokenIds],
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+    ) -> Iterator[list[int]]:
+        """The next token of every row, again and again; a row goes on past its end."""
+        self.engine.check_length(max(map(len, prompts)) + max_tokens)
+        device = self.engine.device
+        uniform = torch.stack([_uniform(seed, max_tokens) for seed in seeds]).to(device)
+        heat = torch.tensor(temperatures, device=device).unsqueeze(1)
+        with torch.inference_mode():
+            rows = self.engine.pad(prompts)
+            cache = self.engine.prefix_cache(self.adapter, rows)
+        arguments = rows.arguments
+        for step in range(max_tokens):
+            with torch.inference_mode(), self.engine.using(self.adapter) as module:
+                output = module(
+                    **arguments, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
+                chosen = _choose(output.logits[:, -1].float(), heat, uniform[:, step : step + 1])
+                cache, mask = output.past_key_values, arguments["attention_mask"]
+                arguments = {
+                    "input_ids": chosen,
+                    "attention_mask": torch.cat([mask, mask[:, -1:]], dim=1),
+                    "position_ids": arguments["position_ids"][:, -1:] + 1,
+                }
+            yield chosen.squeeze(1).tolist()
+
+
+def _uniform(seed: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, generator=generator, dtype=torch.float32)
+
+
+def _choose(logits: Tensor, heat: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row, [B, 1], by inverting the cumulative distribution; greedy at heat 0."""
+    probabilities = (logits / heat.clamp(min=1e-6)).softmax(dim=1)
+    cumulative = probabilities.cumsum(dim=1)
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
+    drawn = drawn.clamp(max=logits.shape[1] - 1)
+    return torch.where(heat > 0, drawn, logits.argmax(dim=1, keepdim=True))
+
+
+def _draw_outside(logprobs: Tensor, top: Tensor, draws: int, seed: int) -> Tensor:
+    """`draws` tokens a position, [N, M], with replacement, from what is outside the top."""
+    if draws == 0 or top.shape[1] == logprobs.shape[1]:
+        return top.new_zeros(len(top), 0)
+    cumulative = logprobs.double().exp().scatter(1, top, 0.0).cumsum(dim=1)
+    uniform = torch.rand(
+        len(top), draws, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return drawn.clamp(max=logprobs.shape[1] - 1)
