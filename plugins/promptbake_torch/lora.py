@@ -74,7 +74,7 @@ class LoraTrainer:
         ]
         loss = torch.stack(losses).sum() / sum(counts)
         loss.backward()  # type: ignore[no-untyped-call]
-        return Done(float(loss))
+        return Done(loss.item())
 
     def optim_step(self, lr: float) -> Pending[None]:
         """Clip the gradient, take one AdamW step."""

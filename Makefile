@@ -1,0 +1,62 @@
+# Thin targets over the `promptbake` command; `make` alone prints this help.
+
+PROMPT  ?= prompts/yoda.md
+PROFILE ?= local
+CONFIG  ?=
+SET     ?=
+RUN     ?=
+PYTHON  ?= python3
+
+READY := .venv/.ready
+BAKE  := .venv/bin/promptbake
+ARGS   = "$(PROMPT)" --profile "$(PROFILE)" $(if $(CONFIG),--config "$(CONFIG)") \
+         $(foreach setting,$(SET),--set "$(setting)") $(if $(RUN),--run "$(RUN)")
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup data bake verify chat report plugins test check clean
+
+help: ## print this help
+	@echo "make TARGET [PROMPT=$(PROMPT)] [PROFILE=$(PROFILE)] [CONFIG=FILE] [SET=\"a.b=1 c.d=2\"] [RUN=DIR]"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(READY) ## make .venv and install promptbake into it (the other targets do it, too)
+
+$(READY): pyproject.toml ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "promptbake needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint ci/constraints.txt --editable '.[dev]'
+	@touch $@
+
+data: $(READY) ## let the prompted model answer the queries; saves the answers without the prompt
+	@$(BAKE) data $(ARGS)
+
+bake: $(READY) ## train a LoRA to answer without the prompt as the model does with it
+	@$(BAKE) bake $(ARGS)
+
+verify: $(READY) ## measure the result on held-out queries; writes verify.json and report.html
+	@$(BAKE) verify $(ARGS)
+
+chat: $(READY) ## talk to the baked model
+	@$(BAKE) chat $(ARGS)
+
+report: $(READY) ## write report.html again
+	@$(BAKE) report $(ARGS)
+
+plugins: $(READY) ## list what can be plugged in, and what did not load
+	@$(BAKE) plugins
+
+test: $(READY) ## run the tests; needs no network and no key
+	.venv/bin/pytest
+
+check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+clean: ## delete .venv, runs and caches
+	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,151 @@
+"""The report's charts: inline SVG that takes its colours and its type from the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+
+import matplotlib as mpl
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Point = tuple[int, float]  # step, nats per response token
+
+WIDTH = 440  # of every chart, in its own units; the page scales it
+# Stand-ins that are drawn with here and become the page's CSS variables, light or dark.
+INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
+SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: it can be selected, and the page sets its font
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.spines.top": False,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
+def kl_bars(arms: Mapping[str, float]) -> Markup:
+    """KL(prompted || arm) in nats per token, one bar an arm; the first is the one to beat."""
+    label = "KL from the prompted model in nats per token: " + ", ".join(
+        f"{name} {value:.4f}" for name, value in arms.items()
+    )
+    lengths = [value if math.isfinite(value) else 0.0 for value in arms.values()]
+    with _style("kl"):
+        figure, axes = _figure(height=190, left=90, top=4)
+        axes.barh(list(arms), lengths, height=0.56, color=[MUTED] + [ACCENT] * (len(arms) - 1))
+        for row, (length, value) in enumerate(zip(lengths, arms.values(), strict=True)):
+            _note(axes, f"{value:.4f}", at=(length, row), shift=(6, 0), va="center")
+        axes.set_xlim(0, max(lengths) * 1.24 or 1)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.spines["bottom"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("nats per token", loc="left")
+        return _inline(figure, "kl", label)
+
+
+def loss_curve(points: Sequence[Point], window: int) -> Markup:
+    """The training loss of each step, and in colour the mean of the last `window` steps."""
+    steps, losses = zip(*points, strict=True)
+    label = (
+        f"Training loss in nats per token: {losses[0]:.4f} at step {steps[0]}, "
+        f"{losses[-1]:.4f} at step {steps[-1]}"
+    )
+    with _style("loss"):
+        figure, axes = _figure()
+        _over_steps(axes, steps, losses)
+        axes.plot(steps, losses, color=MUTED, linewidth=0.8, marker="o", markersize=1.8)
+        axes.plot(steps, _running_mean(losses, window), color=ACCENT, linewidth=2)
+        return _inline(figure, "loss", label)
+
+
+def held_out_curve(points: Sequence[Point]) -> Markup:
+    """The held-out KL at the steps where it was measured; the first and the last are labelled."""
+    steps, values = zip(*points, strict=True)
+    label = "Held-out KL in nats per token: " + ", ".join(
+        f"{value:.4f} at step {step}" for step, value in points
+    )
+    with _style("held-out"):
+        figure, axes = _figure()
+        _over_steps(axes, steps, values)
+        axes.plot(steps, values, color=ACCENT, linewidth=2, marker="o", markersize=5)
+        _note(axes, f"{values[0]:.4f}", at=points[0], shift=(9, 0), ha="left")
+        if len(points) > 1:
+            _note(axes, f"{values[-1]:.4f}", at=points[-1], shift=(0, 10), ha="right")
+        return _inline(figure, "held-out", label)
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    """matplotlib's own defaults and ours, whatever the user's settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**SETTINGS, "svg.hashsalt": name})
+        yield
+
+
+def _figure(height: int = 216, left: int = 52, top: int = 28) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    right, bottom = 1 - 14 / WIDTH, 44 / height
+    figure.subplots_adjust(left=left / WIDTH, right=right, bottom=bottom, top=1 - top / height)
+    return figure, figure.add_subplot()
+
+
+def _over_steps(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = (high - low or 1.0) * 0.08
+    axes.set_xlim(0, max(1, *steps) * 1.02)
+    axes.set_ylim(low - room if low < 0 else 0, high + room)
+    axes.spines["bottom"].set_visible(low == 0)
+    if low < 0:
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.grid(visible=False, axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("step")
+    _note(axes, "nats per token", at=(0, 1), shift=(-48, 14), xycoords="axes fraction", color=MUTED)
+
+
+def _note(
+    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **style: str
+) -> None:
+    axes.annotate(text, at, shift, textcoords="offset points", **style)  # type: ignore[arg-type]
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    spans = (values[max(0, end - window) : end] for end in range(1, len(values) + 1))
+    return [sum(span) / len(span) for span in spans]
+
+
+def _inline(figure: Figure, name: str, label: str) -> Markup:
+    """A figure as a part of a page: ids of its own, and the page's colours and font."""
+    buffer = StringIO()
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    head, _, body = buffer.getvalue().partition("</defs>")  # the head is for a file of its own
+    body = re.sub(r"font-size: [^;]*; font-family: [^;]*; ?", "", body)
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    for stand_in, variable in VARIABLES.items():
+        body = body.replace(stand_in, f"var({variable})")
+    box = head[head.index("viewBox=") :].split('"')[1]
+    return Markup(
+        f'<svg class="chart" role="img" aria-label="{escape(label)}" viewBox="{box}">{body}'
+    )
