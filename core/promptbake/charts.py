@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
@@ -18,9 +19,15 @@ Point = tuple[int, float]  # step, nats per response token
 
 WIDTH = 440  # of every chart, in its own units; the page scales it
 # Stand-ins that are drawn with here and become the page's CSS variables, light or dark.
-INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
-SETTINGS = {
+INK, MUTED, QUIET, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404", "#050505"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    QUIET: "--quiet",
+    LINE: "--line",
+    ACCENT: "--accent",
+}
+SETTINGS: dict[Any, Any] = {  # matplotlib's stubs list the keys from 3.11 on, and not before
     "svg.fonttype": "none",  # text stays text: it can be selected, and the page sets its font
     "font.size": 12,
     "text.color": INK,
@@ -38,6 +45,7 @@ SETTINGS = {
     "ytick.labelcolor": MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.major.pad": 6,
 }
 
 
@@ -48,16 +56,17 @@ def kl_bars(arms: Mapping[str, float]) -> Markup:
     )
     lengths = [value if math.isfinite(value) else 0.0 for value in arms.values()]
     with _style("kl"):
-        figure, axes = _figure(height=190, left=90, top=4)
-        axes.barh(list(arms), lengths, height=0.56, color=[MUTED] + [ACCENT] * (len(arms) - 1))
+        figure, axes = _figure(height=172, left=90, top=2, bottom=24)
+        axes.barh(list(arms), lengths, height=0.56, color=[QUIET] + [ACCENT] * (len(arms) - 1))
         for row, (length, value) in enumerate(zip(lengths, arms.values(), strict=True)):
-            _note(axes, f"{value:.4f}", at=(length, row), shift=(6, 0), va="center")
+            _note(axes, f"{value:.4f}", at=(length, row), shift=(7, -1), va="center")
         axes.set_xlim(0, max(lengths) * 1.24 or 1)
         axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
+        axes.grid(visible=False)
+        axes.axvline(0, color=QUIET, linewidth=0.8)
         axes.tick_params(axis="y", labelcolor=INK)
+        axes.tick_params(axis="x", labelbottom=False)  # each bar is labelled itself
         axes.spines["bottom"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("nats per token", loc="left")
         return _inline(figure, "kl", label)
 
@@ -72,7 +81,7 @@ def loss_curve(points: Sequence[Point], window: int) -> Markup:
     with _style("loss"):
         figure, axes = _figure()
         _over_steps(axes, steps, losses)
-        axes.plot(steps, losses, color=MUTED, linewidth=0.8, marker="o", markersize=1.8)
+        axes.plot(steps, losses, color=QUIET, linewidth=0.8, marker="o", markersize=1.8)
         axes.plot(steps, _running_mean(losses, window), color=ACCENT, linewidth=2)
         return _inline(figure, "loss", label)
 
@@ -84,12 +93,12 @@ def held_out_curve(points: Sequence[Point]) -> Markup:
         f"{value:.4f} at step {step}" for step, value in points
     )
     with _style("held-out"):
-        figure, axes = _figure()
+        figure, axes = _figure(right=58)  # for the last label
         _over_steps(axes, steps, values)
-        axes.plot(steps, values, color=ACCENT, linewidth=2, marker="o", markersize=5)
-        _note(axes, f"{values[0]:.4f}", at=points[0], shift=(9, 0), ha="left")
+        axes.plot(steps, values, color=ACCENT, linewidth=2, marker="o", markersize=5, clip_on=False)
+        _note(axes, f"{values[0]:.4f}", at=points[0], shift=(6, 8))
         if len(points) > 1:
-            _note(axes, f"{values[-1]:.4f}", at=points[-1], shift=(0, 10), ha="right")
+            _note(axes, f"{values[-1]:.4f}", at=points[-1], shift=(9, -1), va="center")
         return _inline(figure, "held-out", label)
 
 
@@ -98,36 +107,40 @@ def _style(name: str) -> Iterator[None]:
     """matplotlib's own defaults and ours, whatever the user's settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update({**SETTINGS, "svg.hashsalt": name})
+        mpl.rcParams.update(SETTINGS | {"svg.hashsalt": name})
         yield
 
 
-def _figure(height: int = 216, left: int = 52, top: int = 28) -> tuple[Figure, Axes]:
+def _figure(
+    height: int = 222, left: int = 52, right: int = 14, top: int = 32, bottom: int = 44
+) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH / 72, height / 72))
-    right, bottom = 1 - 14 / WIDTH, 44 / height
-    figure.subplots_adjust(left=left / WIDTH, right=right, bottom=bottom, top=1 - top / height)
+    figure.subplots_adjust(
+        left=left / WIDTH, right=1 - right / WIDTH, bottom=bottom / height, top=1 - top / height
+    )
     return figure, figure.add_subplot()
 
 
 def _over_steps(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
     low, high = min(0.0, *values), max(0.0, *values)
-    room = (high - low or 1.0) * 0.08
-    axes.set_xlim(0, max(1, *steps) * 1.02)
+    room = (high - low or 1.0) * 0.12
+    last = max(1, *steps)
+    axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.set_ylim(low - room if low < 0 else 0, high + room)
     axes.spines["bottom"].set_visible(low == 0)
     if low < 0:
-        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.axhline(0, color=QUIET, linewidth=0.8)
     axes.grid(visible=False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("step")
-    _note(axes, "nats per token", at=(0, 1), shift=(-48, 14), xycoords="axes fraction", color=MUTED)
+    _note(axes, "nats per token", at=(0, 1), shift=(-52, 18), xycoords="axes fraction", color=MUTED)
 
 
 def _note(
-    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **style: str
+    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **style: Any
 ) -> None:
-    axes.annotate(text, at, shift, textcoords="offset points", **style)  # type: ignore[arg-type]
+    axes.annotate(text, at, shift, textcoords="offset points", **style)
 
 
 def _running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -141,7 +154,7 @@ def _inline(figure: Figure, name: str, label: str) -> Markup:
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     head, _, body = buffer.getvalue().partition("</defs>")  # the head is for a file of its own
-    body = re.sub(r"font-size: [^;]*; font-family: [^;]*; ?", "", body)
+    body = re.sub(r'font[\w-]*: [^;"]*;? ?', "", body)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
     for stand_in, variable in VARIABLES.items():
         body = body.replace(stand_in, f"var({variable})")

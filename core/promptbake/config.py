@@ -16,16 +16,22 @@ import pydantic
 import tomli
 from pydantic import BaseModel, ConfigDict, Field
 
+from promptbake.conversations import read_text
 from promptbake.errors import BakeError
 from promptbake.hookspecs import HOOKS
 from promptbake.plugins import nearest
 
 Tail = Literal["sampled", "bucket", "renormalize", "drop"]
 Count = Annotated[int, Field(ge=1)]
+SHAPES = {  # what pydantic says in Python's words
+    "tuple_type": "expected a list, such as [1, 2]",
+    "dict_type": "expected a table of keys",
+    "model_type": "expected a table of keys",
+}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -86,7 +92,9 @@ class Config(_Section):
     teacher: TeacherSection
     train: TrainSection
     verify: VerifySection
-    options: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    options: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict, description="the plugins' own, under <kind>.<name>.<option>"
+    )
 
     def options_of(self, kind: str, name: str) -> Mapping[str, object]:
         """The options that were set for one plugin's offer."""
@@ -131,6 +139,7 @@ def resolve(
     for layer in layers:
         _lay(values, layer.values)
         sources |= dict.fromkeys((key for key, _ in flatten(layer.values)), layer.source)
+        sources = {key: sources[key] for key, _ in flatten(values)}  # without what was replaced
     try:
         config = Config.model_validate(values)
     except pydantic.ValidationError as error:
@@ -179,25 +188,21 @@ def _profile(name: str) -> Layer:
 
 def _read(path: Path) -> Layer:
     try:
-        return Layer(str(path), tomli.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise BakeError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BakeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        return Layer(str(path), tomli.loads(read_text(path)))
     except tomli.TOMLDecodeError as error:
         raise BakeError(f"{path}: is not TOML: {error}") from None
 
 
 def _setting(text: str) -> Layer:
     key, equals, value = text.partition("=")
-    key = key.strip()
-    if not equals or not key:
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
         raise BakeError(f"--set {text}: expected section.key=value, such as train.lr=1e-3")
     try:
         parsed: Any = tomli.loads(f"value = {value}")["value"]
     except tomli.TOMLDecodeError:
         parsed = value.strip()  # a bare word is a string
-    for part in reversed(key.split(".")):
+    for part in reversed(parts):
         parsed = {part: parsed}
     return Layer(f"--set {text}", parsed)
 
@@ -217,11 +222,12 @@ def _explain(error: pydantic.ValidationError, sources: Mapping[str, str]) -> str
     key = ".".join(map(str, first["loc"]))
     text = f"{_source_of(key, sources)}: {key}: "
     if first["type"] == "extra_forbidden":
-        text += f"there is no such key{nearest(key, known_keys())}"
+        text += f"there is no such key{nearest(key, [*known_keys(), *Config.model_fields])}"
     elif first["type"] == "missing":
         text += "is missing"
     else:
-        text += f"{first['msg'].lower()}; found {first['input']!r}"
+        wanted = SHAPES.get(first["type"], first["msg"].lower())
+        text += f"{wanted}; found {first['input']!r}"
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 

@@ -24,12 +24,22 @@ def to_line(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def from_line(line: Mapping[str, Any]) -> Conversation:
-    """The conversation of a line that `to_line` wrote."""
-    messages = tuple(Message(message["role"], message["content"]) for message in line["messages"])
-    return Conversation(
-        line["id"], line["query_id"], messages, line["complete"], line.get("meta", {})
-    )
+def read(path: Path) -> tuple[Conversation, ...]:
+    """The conversations of a file whose lines `to_line` wrote, and a person may have edited.
+
+    Raises BakeError naming the file and the line for what is none.
+    """
+    found = []
+    for number, line in read_objects(path):
+        messages = check_messages(line, f"{path}:{number}")
+        try:
+            conversation = Conversation(
+                line["id"], line["query_id"], messages, line["complete"], line["meta"]
+            )
+        except KeyError as error:
+            raise BakeError(f"{path}:{number}: has no {error}") from None
+        found.append(conversation)
+    return tuple(found)
 
 
 def messages_to_json(messages: tuple[Message, ...]) -> list[dict[str, str]]:
@@ -42,7 +52,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises BakeError naming the file and the line for what is no JSON object.
     """
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
+    for number, text in enumerate(read_text(path).split("\n"), start=1):
         if not text.strip():
             continue
         try:
@@ -87,9 +97,11 @@ def check_messages(line: Mapping[str, Any], where: str) -> tuple[Message, ...]:
                 f"{where}: holds a system message; conversations are kept without the prompt, "
                 "so delete that turn"
             )
+        name = "response" if role == "assistant" else "user's turn"
         if not message["content"].strip():
-            name = "response" if role == "assistant" else "user's turn"
             raise BakeError(f"{where}: the {name} is empty")
+        if any("\ud800" <= char <= "\udfff" for char in message["content"]):
+            raise BakeError(f"{where}: the {name} holds half a character (a lone surrogate)")
     roles = [message["role"] for message in messages]
     if roles != [("user", "assistant")[turn % 2] for turn in range(len(roles))]:
         raise BakeError(

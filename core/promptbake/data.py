@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from promptbake import conversations
 from promptbake.errors import BakeError
-from promptbake.files import JsonLines, read_json_lines
+from promptbake.files import JsonLines, digest_file, read_json_lines
 from promptbake.interfaces import DataProvider, Generation
-from promptbake.queries import Split, digest, load_queries, plan, split
+from promptbake.queries import digest, load_queries, plan, split
 from promptbake.runs import Run
 from promptbake.session import Session
 from promptbake.types import Conversation, Prompt, Query
@@ -36,9 +38,20 @@ def run(session: Session) -> None:
     parts = split(queries, session.config.data.held_out, session.config.seed)
     inputs = _inputs(session, queries)
     state, changed = session.run.state("data", inputs)
-    if state == "done":
+    if state == "done" and session.run.data.exists() and session.run.held_out.exists():
         session.reporter.say(f"data: {session.run.data} is complete already")
         return
+    if state == "fresh" and not changed:
+        _refuse_strangers(session.run)
+    job = Generation(
+        session.prompt,
+        plan(parts, session.config.data.temperatures),
+        frozenset() if state == "fresh" else _stored(session.run),
+        session.config.data.max_tokens,
+        session.config.seed,
+        session.open_model,
+    )
+    answers = provider.generate(job)  # refuses what cannot work, while nothing is written yet
     if changed:
         aside = session.run.set_aside()
         session.reporter.say(
@@ -47,7 +60,7 @@ def run(session: Session) -> None:
         )
     session.run.begin("data", inputs, session.config.model_dump(mode="json"))
     started = time.monotonic()
-    counts = _generate(session, provider, parts)
+    counts = _store(session, job, answers, {query.id for query in parts.held_out})
     _check_any(session.run)
     session.run.finish("data", time.monotonic() - started, **counts)
 
@@ -66,10 +79,7 @@ def load(session: Session) -> Dataset:
             f"{run.path}: its data was made with another text of the prompt "
             f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
         )
-    return Dataset(
-        tuple(conversations.from_line(line) for line in read_json_lines(run.data)),
-        tuple(conversations.from_line(line) for line in read_json_lines(run.held_out)),
-    )
+    return Dataset(conversations.read(run.data), conversations.read(run.held_out))
 
 
 def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
@@ -81,28 +91,24 @@ def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
     return None
 
 
-def _generate(session: Session, provider: DataProvider, parts: Split) -> dict[str, int]:
-    run, config = session.run, session.config
-    requests = plan(parts, config.data.temperatures)
-    held_out = {query.id for query in parts.held_out}
+def _store(
+    session: Session, job: Generation, answers: Iterator[Conversation], held_out: set[str]
+) -> dict[str, int]:
+    run, reporter = session.run, session.reporter
     reasons: Counter[str] = Counter()
-    with JsonLines(run.data) as training, JsonLines(run.held_out) as proof, JsonLines(
-        run.rejected
-    ) as rejected:
-        for torn in (training, proof, rejected):
-            if torn.torn:
-                session.reporter.say("data: cut off a line that an earlier run left torn")
-        done = frozenset(
-            line["id"] for file in (run.data, run.held_out, run.rejected)
-            for line in read_json_lines(file)
-        )
-        if done:
-            session.reporter.say(f"data: going on after {len(done)} stored conversations")
-        job = Generation(
-            session.prompt, requests, done, config.data.max_tokens, config.seed, session.open_model
-        )
-        with session.reporter.bar("data", len(requests), len(done)) as bar:
-            for conversation in provider.generate(job):
+    with (
+        JsonLines(run.data) as training,
+        JsonLines(run.held_out) as proof,
+        JsonLines(run.rejected) as rejected,
+    ):
+        torn = training.torn + proof.torn + rejected.torn
+        if torn:
+            reporter.say(f"data: cut off {torn} line(s) that an earlier run left torn")
+        if job.done:
+            reporter.say(f"data: going on after {len(job.done)} stored conversations")
+        number = 0
+        with reporter.bar("data", len(job.plan), len(job.done)) as bar:
+            for number, conversation in enumerate(answers, start=1):
                 reason = rejects(conversation, session.prompt)
                 if reason:
                     reasons[reason] += 1
@@ -112,12 +118,26 @@ def _generate(session: Session, provider: DataProvider, parts: Split) -> dict[st
                     file.append(conversations.to_line(conversation))
                 bar.advance()
     for reason, count in reasons.items():
-        session.reporter.say(f"data: left out {count} of {len(requests)} responses: {reason}")
+        reporter.say(f"data: left out {count} of {number} responses: {reason}")
     return {
         "conversations": len(read_json_lines(run.data)),
         "held_out": len(read_json_lines(run.held_out)),
         "rejected": len(read_json_lines(run.rejected)),
     }
+
+
+def _stored(run: Run) -> frozenset[str]:
+    files = (run.data, run.held_out, run.rejected)
+    return frozenset(line["id"] for file in files for line in read_json_lines(file))
+
+
+def _refuse_strangers(run: Run) -> None:
+    for file in (run.data, run.held_out):
+        if file.exists():
+            raise BakeError(
+                f"{file}: is there already, and no {run.record_file.name} tells what made it; move "
+                "it away, or give --run another folder"
+            )
 
 
 def _check_any(run: Run) -> None:
@@ -129,11 +149,18 @@ def _check_any(run: Run) -> None:
 def _inputs(session: Session, queries: tuple[Query, ...]) -> dict[str, object]:
     config = session.config
     provider = config.data.provider
+    options = config.options_of("data_providers", provider)
+    checked = session.registry.choose("data_providers", provider, "data.provider").check(options)
     return {
         "prompt": session.prompt.digest,
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "queries": digest(queries),
-        "options": dict(config.options_of("data_providers", provider)),
+        "options": dict(options),
+        "files": {
+            name: digest_file(value)
+            for name, value in checked.items()
+            if isinstance(value, Path) and value.is_file()
+        },
     }

@@ -36,12 +36,15 @@ class Yardstick:
 
     Over the whole vocabulary where the teacher can give it (`kind` is `full`); otherwise over its
     top K with the rest in one bucket, a lower bound (`top_k_bucket`). The teacher's answer is
-    kept while it is under KEEP_BYTES, and asked for again at each use where it is larger.
+    kept while it is under `keep_bytes`, and asked for again at each use where it is larger.
     """
 
-    def __init__(self, teacher: Model, datums: Sequence[Datum], top_k: int) -> None:
+    def __init__(
+        self, teacher: Model, datums: Sequence[Datum], top_k: int, keep_bytes: int = KEEP_BYTES
+    ) -> None:
         self.kind = "full" if teacher.full_vocabulary else "top_k_bucket"
         self._teacher, self._datums, self._top_k = teacher, datums, top_k
+        self._keep_bytes = keep_bytes
         self._kept: list[_Reference] | None = None
 
     def unprompted(self, model: Model) -> Divergence:
@@ -70,10 +73,10 @@ class Yardstick:
         size = 0
         for reference in self._ask():
             size += reference.logprobs.nbytes
-            if size <= KEEP_BYTES:
+            if size <= self._keep_bytes:
                 kept.append(reference)
             yield reference
-        if size <= KEEP_BYTES:
+        if size <= self._keep_bytes:
             self._kept = kept
 
     def _ask(self) -> Iterator[_Reference]:

@@ -13,11 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from promptbake.errors import BakeError
+
+PARTIAL = ".partial"  # the ending of what is not whole yet
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing: a temporary file beside it, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PARTIAL, dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -35,7 +39,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=PARTIAL, dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -44,6 +48,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def delete_partial(folder: Path) -> None:
+    """Delete what a kill left half-written anywhere in a folder that nobody else works in."""
+    for path in sorted(folder.rglob(f".*{PARTIAL}"), reverse=True):  # the innermost first
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -67,9 +80,9 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
-        whole, self.torn = _whole_bytes(path)
+        content, self.torn = _whole_lines(path)
         if self.torn:
-            self._file.truncate(whole)
+            self._file.truncate(len(content))
 
     def append(self, value: Mapping[str, Any]) -> None:
         """Add one line and hand it to the operating system."""
@@ -100,14 +113,21 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of our own; none where there is no file."""
-    if not path.exists():
-        return []
-    whole, _ = _whole_bytes(path)
-    return [json.loads(line) for line in path.read_bytes()[:whole].splitlines()]
+    """The whole lines of a file of our own; none where there is no file.
+
+    Raises BakeError naming the file and the line for what somebody else has spoiled.
+    """
+    content, _ = _whole_lines(path)
+    lines = []
+    for number, text in enumerate(content.splitlines(), start=1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise BakeError(f"{path}:{number}: is not JSON: {error}") from None
+    return lines
 
 
-def _whole_bytes(path: Path) -> tuple[int, int]:
+def _whole_lines(path: Path) -> tuple[bytes, int]:
     content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
-    return whole, int(whole < len(content))
+    return content[:whole], int(whole < len(content))

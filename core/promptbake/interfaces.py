@@ -222,7 +222,11 @@ class DataProvider(Protocol):
         ...
 
     def generate(self, job: Generation) -> Iterator[Conversation]:
-        """Yield each conversation as it is ready; its id is its request's, where it has one."""
+        """Yield each conversation as it is ready; its id is its request's, where it has one.
+
+        What cannot work at all is best refused by the call itself, before the first item is asked
+        for: nothing has been written then. Raises BakeError.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ import pydantic
 
 from promptbake import hookspecs
 from promptbake.errors import BakeError
-from promptbake.hookspecs import HOOKS, Factories
+from promptbake.hookspecs import HOOKS
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
@@ -29,6 +30,7 @@ class Option:
     name: str
     type: str
     default: object
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Offer:
         return tuple(
             Option(
                 parameter.name,
-                parameter.annotation
-                if isinstance(parameter.annotation, str)
-                else getattr(parameter.annotation, "__name__", str(parameter.annotation)),
+                _type_name(parameter),
                 None if parameter.default is parameter.empty else parameter.default,
+                parameter.default is parameter.empty,
             )
             for parameter in inspect.signature(self.factory).parameters.values()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         )
 
     def check(self, options: Mapping[str, object]) -> dict[str, object]:
@@ -69,14 +71,21 @@ class Offer:
         checked: dict[str, object] = {}
         for name, value in options.items():
             try:
-                checked[name] = pydantic.TypeAdapter(annotations[name]).validate_python(value)
+                adapter = pydantic.TypeAdapter(annotations.get(name, Any))
+                checked[name] = adapter.validate_python(value)
             except pydantic.ValidationError as error:
-                problem = error.errors()[0]["msg"].lower()
-                raise BakeError(f"{key}.{name}: {problem}; found {value!r}") from None
+                problem = error.errors()[0]["msg"]
+                raise BakeError(
+                    f"{key}.{name}: {problem[0].lower()}{problem[1:]}; found {value!r}"
+                ) from None
         return checked
 
     def make(self, options: Mapping[str, object]) -> Any:
-        """Call the factory with checked options."""
+        """Call the factory with checked options. Raises BakeError where one is missing, too."""
+        for option in self.options:
+            if option.required and option.name not in options:
+                key = f"options.{self.kind}.{self.name}.{option.name}"
+                raise BakeError(f"{key}: is missing; expected {option.type}")
         return self.factory(**self.check(options))
 
 
@@ -116,7 +125,8 @@ class Registry:
                 f"{DISABLE}={found[-1].plugin}"
             )
         names = sorted({offer.name for offer in self.of(kind)})
-        message = f"{key}: there is no {name!r} among the {kind}; there is: {', '.join(names)}"
+        there = ", ".join(names) or "none"
+        message = f"{key}: there is no {name!r} among the {kind}; there is: {there}"
         message += nearest(name, names)
         if self.set_aside:
             broken = "; ".join(f"{aside.plugin} ({aside.reason})" for aside in self.set_aside)
@@ -158,7 +168,11 @@ def _offers(plugin: str, version: str, module: object) -> list[Offer]:
     manager.check_pending()  # an unknown hook is a typing mistake
     offers = []
     for kind, hook in HOOKS.items():
-        for factories in getattr(manager.hook, hook)():
+        caller = getattr(manager.hook, hook)
+        found = caller()  # pluggy leaves out what returned None
+        if caller.get_hookimpls() and not found:
+            _check(hook, None)
+        for factories in found:
             _check(hook, factories)
             offers += [Offer(kind, name, plugin, version, make) for name, make in factories.items()]
     if not offers:
@@ -166,19 +180,30 @@ def _offers(plugin: str, version: str, module: object) -> list[Offer]:
     return offers
 
 
-def _check(hook: str, factories: Factories[object]) -> None:
+def _check(hook: str, factories: object) -> None:
     if not isinstance(factories, Mapping) or not all(
         isinstance(name, str) and callable(factory) for name, factory in factories.items()
     ):
         raise TypeError(f"{hook} must return a mapping from name to factory; found {factories!r}")
 
 
+def _type_name(parameter: inspect.Parameter) -> str:
+    annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+    if isinstance(annotation, str):
+        return annotation
+    return getattr(annotation, "__name__", str(annotation))
+
+
 def _parameter_types(factory: Any) -> dict[str, Any]:
     # Without the return annotation, which a light module may import for the type checker only.
+    while isinstance(factory, functools.partial):
+        factory = factory.func
     function = factory.__init__ if inspect.isclass(factory) else inspect.unwrap(factory)
-    written = dict(function.__annotations__)
+    written = dict(getattr(function, "__annotations__", {}))  # a class may have no __init__
     written.pop("return", None)
-    shim = SimpleNamespace(__annotations__=written, __globals__=function.__globals__)
+    shim = SimpleNamespace(
+        __annotations__=written, __globals__=getattr(function, "__globals__", {})
+    )
     return get_type_hints(shim, include_extras=True)
 
 

@@ -28,7 +28,7 @@ def load_queries(source: str) -> tuple[Query, ...]:
     if path.suffix == ".jsonl":
         found = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
     else:
-        lines = enumerate(read_text(path).splitlines(), start=1)
+        lines = enumerate(read_text(path).split("\n"), start=1)
         found = [_ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
     if not found:
         raise BakeError(f"{path}: holds no queries")
@@ -103,8 +103,8 @@ def _ask(id: str, text: str, category: str = "") -> Query:  # noqa: A002
 
 
 def _query(line: dict[str, object], where: str, number: int) -> Query:
-    if "messages" not in line:
-        line = line | {"messages": [{"role": "user", "content": line.get("text")}]}
+    if "text" in line and "messages" not in line:
+        line = line | {"messages": [{"role": "user", "content": line["text"]}]}
     messages = check_messages(line, where)
     if messages[-1].role != "user":
         raise BakeError(

@@ -37,7 +37,8 @@ def write(run: Run) -> None:
     The same inputs give the same bytes. Raises BakeError where there is no readable verify.json.
     """
     proof, record = _read_proof(run), run.record
-    html = _environment().from_string(_template()).render(
+    template = _environment().from_string(_template())
+    html = template.render(
         proof=proof,
         arm_names=ARM_NAMES,
         kl_chart=_kl_chart(proof["kl"]),
@@ -117,7 +118,7 @@ def _facts(proof: Mapping[str, Any], record: Mapping[str, Any]) -> list[tuple[st
         "Model": proof["model"],
         "Backend": proof["backend"],
         "Adapter": proof["adapter"],
-        "Prompt": _digest(data.get("inputs", {}).get("prompt")),
+        "Prompt": proof["prompt"] + _digest(data.get("inputs", {}).get("prompt")),
         "Trained on": _count(data.get("conversations"), "conversation"),
         "Held out": f"{_count(proof['held_out']['queries'], 'query', 'queries')}, "
         f"{_count(proof['held_out']['tokens'], 'response token')}",
@@ -145,13 +146,18 @@ def _visible(value: Any) -> Any:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}{NO_BREAK}%"
+    return _minus(f"{100 * share:.1f}") + f"{NO_BREAK}%"
 
 
 def _number(value: float) -> str:
     if 0 < abs(value) < 0.001:
-        return f"{value:.1e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+        return _minus(f"{value:.1e}")
+    decimals = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return _minus(f"{value:,.{decimals}f}")
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def _listed(value: Any) -> str:
@@ -174,4 +180,4 @@ def _duration(seconds: float) -> str:
 
 
 def _digest(sha256: str | None) -> str:
-    return f"SHA-256 {sha256[:12]}" if sha256 else ""
+    return f" (SHA-256 {sha256[:12]}…)" if sha256 else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from promptbake.datums import check_room
+from promptbake.errors import BakeError
 from promptbake.interfaces import Generation, Model
 from promptbake.seeds import derive
 from promptbake.types import Conversation, Message, Query, Request
@@ -13,9 +15,17 @@ def generate(job: Generation) -> Iterator[Conversation]:
     """Let the prompted model answer what is not done yet.
 
     The plan is cut into the same batches each time, and a batch of which anything is missing is
-    sampled whole, so that an answer never depends on where an earlier run was killed.
+    sampled whole, so that an answer never depends on where an earlier run was killed. What cannot
+    be answered at all is refused at once, by BakeError: no model, or a context that is too short.
     """
     model = job.open_model()
+    check_room(job.prompt, model, job.max_tokens)
+    for request in job.plan:
+        _check_fits(request, job, model)
+    return _generate(job, model)
+
+
+def _generate(job: Generation, model: Model) -> Iterator[Conversation]:
     plan = sorted(job.plan, key=lambda request: _length(request.query))  # little padding
     for start in range(0, len(plan), model.sample_batch):
         batch = plan[start : start + model.sample_batch]
@@ -59,6 +69,17 @@ def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator
                 "tokens": len(completion.tokens),
                 "category": request.query.category,
             },
+        )
+
+
+def _check_fits(request: Request, job: Generation, model: Model) -> None:
+    tokens = model.renderer.prompt(request.query.messages, job.prompt.text)
+    needed = len(tokens) + job.max_tokens
+    if needed > model.context_tokens:
+        raise BakeError(
+            f"query {request.query.id}: with the prompt and a response of {job.max_tokens} tokens "
+            f"it takes {needed} tokens, and the context of {model.name} holds "
+            f"{model.context_tokens}; shorten it or lower data.max_tokens"
         )
 
 

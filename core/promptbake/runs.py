@@ -13,7 +13,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from promptbake.errors import BakeError
-from promptbake.files import write_json
+from promptbake.files import delete_partial, write_json
 
 State = Literal["fresh", "resumed", "done"]
 PACKAGES = ("promptbake", "torch", "transformers", "peft")
@@ -27,6 +27,8 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
+        if path.name in ("", ".."):  # its name is used
+            path = path.resolve()
         self.path = path
         self.record_file = path / "run.json"
         self.data = path / "data.jsonl"
@@ -41,10 +43,13 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out while a stage works here."""
+        """Keep other processes out while a stage works here; what a kill left is deleted first."""
+        if self.path.exists() and not self.path.is_dir():
+            raise BakeError(f"{self.path}: is not a folder; give --run another")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0):
+                delete_partial(self.path)
                 yield
         except Timeout:
             raise BakeError(
@@ -75,7 +80,7 @@ class Run:
         stage = self.stage(name)
         if not stage:
             return "fresh", []
-        changed = _differences(stage["inputs"], json.loads(json.dumps(inputs)))
+        changed = _differences(stage["inputs"], _as_read(inputs))
         if changed:
             return "fresh", changed
         return ("done" if stage["done"] else "resumed"), []
@@ -85,7 +90,8 @@ class Run:
         record = self.record
         stages = record.get("stages", {})
         before = stages.get(name, {})
-        seconds = before.get("seconds", 0.0) if before.get("inputs") == inputs else 0.0
+        goes_on = before.get("inputs") == _as_read(inputs)
+        seconds = before["seconds"] if goes_on else 0.0
         stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
         versions = {package: version(package) for package in PACKAGES}
         versions["python"] = sys.version.split()[0]
@@ -108,6 +114,10 @@ class Run:
             number += 1
         self.path.rename(aside)
         return aside
+
+
+def _as_read(inputs: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(inputs))
 
 
 def _differences(before: Any, after: Any, key: str = "") -> list[str]:

@@ -64,21 +64,24 @@ class TargetStore:
 
 def check(datum: Datum, targets: Targets) -> None:
     """Raise ValueError for targets that are no N rows of sorted log-probabilities."""
-    rows = {len(part) for part in (targets.ids, targets.logprobs, targets.drawn_ids)}
-    if rows != {datum.n_response} or targets.ids.shape != targets.logprobs.shape:
+    drawn = targets.drawn_ids, targets.drawn_logprobs
+    rows = {len(part) for part in (targets.ids, targets.logprobs, *drawn)}
+    shapes_fit = targets.ids.shape == targets.logprobs.shape and drawn[0].shape == drawn[1].shape
+    if rows != {datum.n_response} or not shapes_fit:
         raise ValueError(
             f"{datum.conversation_id}: the teacher gave {tuple(targets.ids.shape)} ids and "
-            f"{tuple(targets.logprobs.shape)} log-probabilities for {datum.n_response} tokens"
+            f"{tuple(targets.logprobs.shape)} log-probabilities for {datum.n_response} tokens, "
+            f"and {tuple(drawn[0].shape)} draws with {tuple(drawn[1].shape)}"
         )
+    if not all(bool(part.isfinite().all()) for part in (targets.logprobs, targets.drawn_logprobs)):
+        raise ValueError(f"{datum.conversation_id}: a log-probability of the teacher is not finite")
     if bool((targets.logprobs > 1e-4).any()) or bool((targets.logprobs.diff(dim=1) > 0).any()):
         raise ValueError(
             f"{datum.conversation_id}: the teacher's log-probabilities are not sorted nats below 0"
         )
 
 
-def ask_teacher(
-    session: Session, objective: Objective, datums: Sequence[Datum]
-) -> list[Example]:
+def ask_teacher(session: Session, objective: Objective, datums: Sequence[Datum]) -> list[Example]:
     """Every datum with its columns; the teacher is asked for what the store does not hold."""
     if not objective.asks_teacher:
         return [Example(datum, objective.columns(datum, None)) for datum in datums]
@@ -110,7 +113,7 @@ def _fill(session: Session, store: TargetStore, datums: Sequence[Datum], draws: 
         [datum.teacher for datum in wanted],
         k=config.teacher.top_k,
         draws=draws,
-        seeds=[derive(config.seed, "draws", datum.conversation_id) for datum in wanted],
+        seeds=[derive(config.seed, "draws", store.key(datum)) for datum in wanted],
         open_model=session.open_model,
     )
     with session.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:

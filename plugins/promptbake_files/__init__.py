@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from promptbake.conversations import check_messages, read_objects
@@ -49,16 +50,13 @@ class FilesProvider:
 
     def generate(self, job: Generation) -> Iterator[Conversation]:
         """The file's conversations, then the model's answers to the file's queries."""
-        for conversation in self._conversations:
-            if conversation.id not in job.done:
-                yield conversation
-        asked = tuple(
-            request for request in job.plan if request.query.id in self._unanswered
-        )
-        if asked:
-            from promptbake.responses import generate
+        stored = (found for found in self._conversations if found.id not in job.done)
+        asked = tuple(request for request in job.plan if request.query.id in self._unanswered)
+        if not asked:
+            return stored
+        from promptbake.responses import generate
 
-            yield from generate(replace(job, plan=asked))
+        return chain(stored, generate(replace(job, plan=asked)))
 
 
 def files(*, path: Path | None = None) -> DataProvider:

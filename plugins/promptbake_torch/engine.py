@@ -24,7 +24,9 @@ class Engine:
         self.name = name
         self.digest = digest
         self.device: torch.device = module.device
-        self.context_tokens: int = getattr(module.config, "max_position_embeddings", 2**31)
+        self.context_tokens: int = getattr(
+            module.config.get_text_config(), "max_position_embeddings", 2**31
+        )
         self._adapters = 0
         self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
 

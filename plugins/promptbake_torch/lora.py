@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,15 +141,12 @@ def load_adapter(base: TorchModel, checkpoint: Checkpoint) -> TorchModel:
 
 
 def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, seed: int) -> None:
-    n_layers = engine.module.config.num_hidden_layers
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=settings.alpha or rank,
         target_modules="all-linear",
-        layers_to_transform=list(range(int(settings.frozen_share * n_layers), n_layers))
-        if settings.frozen_share
-        else None,
+        exclude_modules=_lower_layers(_plain_module(engine.module), settings.frozen_share),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -157,6 +155,24 @@ def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, see
         else:
             engine.module = peft.get_peft_model(engine.module, config, adapter_name=adapter)
     engine.module.set_adapter(adapter)
+
+
+def _lower_layers(module: Any, share: float) -> str | None:
+    """A pattern for what is inside the lowest `share` of the layers; None for none of them."""
+    n_layers = module.config.get_text_config().num_hidden_layers
+    n_frozen = int(share * n_layers)
+    if not n_frozen:
+        return None
+    stack = next(
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.ModuleList) and len(part) == n_layers
+    )
+    return rf".*{re.escape(stack)}\.({'|'.join(map(str, range(n_frozen)))})\..*"
+
+
+def _plain_module(module: Any) -> Any:
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
 def _gathered(logits: Tensor, example: Example) -> Tensor:

@@ -1,0 +1,220 @@
+"""The maths of the loss: identities, a case by hand, bounds, unbiasedness, gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from promptbake.config import Tail
+from promptbake.objective import Objective, full_kl, rest
+from promptbake.types import Columns, Datum, Targets
+from promptbake_losses.divergences import JSD, CrossEntropy, ForwardKL, ReverseKL
+from torch import Tensor
+
+DIVERGENCES = [ForwardKL(), ReverseKL(), JSD(0.5), JSD(0.1)]
+DATUM = Datum("c", "q", student_ids=(7, 1, 2), teacher_ids=(8, 9, 1, 2), n_response=2)
+
+
+def distributions(seed: int, rows: int, vocabulary: int, spread: float = 2.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(rows, vocabulary, generator=generator, dtype=torch.float64)
+    return logits.log_softmax(dim=1)
+
+
+def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> Targets:
+    """The top K of full distributions, and draws from the others in proportion to their mass."""
+    top = teacher.topk(k, dim=1)
+    drawn = torch.zeros(len(teacher), 0, dtype=torch.long)
+    if draws:
+        others = teacher.exp().scatter(1, top.indices, 0.0)
+        drawn = others.multinomial(
+            draws, replacement=True, generator=torch.Generator().manual_seed(seed)
+        )
+    return Targets(top.indices, top.values, drawn, teacher.gather(1, drawn))
+
+
+def loss_of(objective: Objective, teacher: Tensor, student: Tensor, targets: Targets) -> Tensor:
+    columns = objective.columns(DATUM, targets)
+    return objective.nats(student.gather(1, columns.ids), columns)
+
+
+shapes = {
+    "seed": st.integers(0, 10_000),
+    "vocabulary": st.integers(3, 40),
+    "spread": st.floats(0.1, 6.0),
+    "share": st.floats(0.05, 0.95),
+}
+
+
+@pytest.mark.parametrize("loss", DIVERGENCES, ids=repr)
+@pytest.mark.parametrize("tail", ["sampled", "bucket", "renormalize"])
+def test_a_divergence_of_a_distribution_from_itself_is_zero(loss: ForwardKL, tail: Tail) -> None:
+    teacher = distributions(0, 2, 30)
+    nats = loss_of(Objective(loss, tail), teacher, teacher, top_targets(teacher, 5, draws=4))
+    torch.testing.assert_close(nats, torch.zeros_like(nats), atol=1e-12, rtol=0)
+
+
+def test_a_case_of_three_tokens_by_hand() -> None:
+    teacher = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log()
+    student = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64).log()
+    top = top_targets(teacher, 2)
+    exact = 0.5 * math.log(2) + 0.3 * math.log(0.3 / 0.25)
+    expected = {
+        "drop": exact,
+        "bucket": exact + 0.2 * math.log(0.2 / 0.5),
+        "renormalize": 5 / 8 * math.log((5 / 8) / 0.5) + 3 / 8 * math.log((3 / 8) / 0.5),
+    }
+    for tail, nats in expected.items():
+        loss = loss_of(Objective(ForwardKL(), tail), teacher, student, top)  # type: ignore[arg-type]
+        assert loss.item() == pytest.approx(nats, abs=1e-12), tail
+    # One token is left, so a draw of the tail is certain, and the sampled loss is the full one.
+    drawn = top_targets(teacher, 2, draws=3)
+    sampled = loss_of(Objective(ForwardKL(), "sampled"), teacher, student, drawn)
+    assert sampled.item() == pytest.approx(full_kl(teacher, student).item(), abs=1e-12)
+
+
+def test_the_losses_by_hand() -> None:
+    p, q = torch.tensor([[0.8, 0.2]]).double(), torch.tensor([[0.5, 0.5]]).double()
+    ones, m = torch.ones_like(p), (p + q) / 2
+    cases = [
+        (ForwardKL(), (p * (p / q).log()).sum()),
+        (ReverseKL(), (q * (q / p).log()).sum()),
+        (JSD(0.5), ((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2),
+    ]
+    for loss, expected in cases:
+        torch.testing.assert_close(loss(q.log(), p.log(), ones).sum(), expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(**shapes)
+def test_the_bucket_is_between_zero_and_the_full_kl(
+    seed: int, vocabulary: int, spread: float, share: float
+) -> None:
+    k = max(1, int(share * vocabulary))
+    teacher = distributions(seed, 2, vocabulary, spread)
+    student = distributions(seed + 1, 2, vocabulary, spread)
+    nats = loss_of(Objective(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k))
+    assert bool((nats >= -1e-9).all())
+    assert bool((nats <= full_kl(teacher, student) + 1e-9).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(**shapes)
+def test_the_bucket_grows_with_k_up_to_the_full_kl(
+    seed: int, vocabulary: int, spread: float, share: float
+) -> None:
+    teacher = distributions(seed, 1, vocabulary, spread)
+    student = distributions(seed + 1, 1, vocabulary, spread)
+    nats = [
+        loss_of(
+            Objective(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k)
+        ).item()
+        for k in range(1, vocabulary + 1)
+    ]
+    assert nats == pytest.approx(sorted(nats), abs=1e-9)
+    assert nats[-1] == pytest.approx(full_kl(teacher, student).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", DIVERGENCES, ids=repr)
+def test_the_mean_of_the_sampled_tail_is_the_full_divergence(loss: ForwardKL) -> None:
+    teacher, student = distributions(3, 1, 30), distributions(4, 1, 30)
+    full = loss(student, teacher, torch.ones_like(teacher))
+    targets = top_targets(teacher.expand(1, -1), 5, draws=200_000)
+    nats = loss_of(Objective(loss, "sampled"), teacher, student, targets)
+    torch.testing.assert_close(nats, full, rtol=0.01, atol=1e-3)
+
+
+def test_the_mean_gradient_of_the_sampled_tail_is_the_full_gradient() -> None:
+    teacher, vocabulary, n = distributions(5, 1, 24), 24, 4_000
+    logits = distributions(6, 1, vocabulary).clone().requires_grad_()
+    (full,) = torch.autograd.grad(full_kl(teacher, logits.log_softmax(1)).sum(), logits)
+    # n independent estimates of 4 draws each, as n rows of one batch.
+    targets = top_targets(teacher.expand(n, -1), 5, draws=4)
+    objective = Objective(ForwardKL(), "sampled")
+    columns = objective.columns(DATUM, targets)
+    student = logits.log_softmax(1).expand(n, -1).gather(1, columns.ids)
+    (sampled,) = torch.autograd.grad(objective.nats(student, columns).mean(), logits)
+    assert (sampled - full).norm() < 0.03 * full.norm()
+    # The same number of steps without the tail is another gradient altogether.
+    dropped = Objective(ForwardKL(), "drop")
+    top = dropped.columns(DATUM, targets)
+    student = logits.log_softmax(1).expand(n, -1).gather(1, top.ids)
+    (biased,) = torch.autograd.grad(dropped.nats(student, top).mean(), logits)
+    assert (biased - full).norm() > 0.1 * full.norm()
+
+
+@pytest.mark.parametrize("loss", [*DIVERGENCES, CrossEntropy()], ids=repr)
+@pytest.mark.parametrize("tail", ["sampled", "bucket", "renormalize", "drop"])
+def test_gradients_agree_with_finite_differences(loss: ForwardKL, tail: Tail) -> None:
+    teacher = distributions(7, 2, 12)
+    objective = Objective(loss, tail)
+    columns = objective.columns(DATUM, top_targets(teacher, 4, draws=3))
+
+    def nats(logits: Tensor) -> Tensor:
+        return objective.nats(logits.log_softmax(1).gather(1, columns.ids), columns)
+
+    logits = distributions(8, 2, 12).clone().requires_grad_()
+    assert torch.autograd.gradcheck(nats, logits)
+
+
+@pytest.mark.parametrize("tail", ["sampled", "drop"])
+@pytest.mark.parametrize("loss", [ForwardKL(), CrossEntropy()], ids=repr)
+def test_a_linear_loss_is_a_weighted_cross_entropy(loss: ForwardKL, tail: Tail) -> None:
+    teacher, student = distributions(9, 2, 12), distributions(10, 2, 12)
+    objective = Objective(loss, tail)
+    columns = objective.columns(DATUM, top_targets(teacher, 4, draws=3))
+    weights = objective.weights(columns)
+    assert weights is not None
+    one = student.gather(1, columns.ids)
+    other = one + 0.1 * torch.randn(one.shape, dtype=one.dtype)
+    change = objective.nats(other, columns) - objective.nats(one, columns)
+    torch.testing.assert_close(change, -(weights * (other - one)).sum(dim=1))
+
+
+def test_a_bent_loss_has_no_weights() -> None:
+    targets = top_targets(distributions(9, 2, 12), 4, draws=3)
+    bent = [
+        Objective(ForwardKL(), "bucket"),
+        Objective(ForwardKL(), "renormalize"),
+        Objective(ReverseKL(), "sampled"),
+    ]
+    for objective in bent:
+        assert objective.weights(objective.columns(DATUM, targets)) is None
+
+
+def test_the_weights_of_the_sampled_tail_sum_to_one() -> None:
+    teacher = distributions(11, 2, 50)
+    objective = Objective(ForwardKL(), "sampled")
+    weights = objective.weights(objective.columns(DATUM, top_targets(teacher, 5, draws=4)))
+    assert weights is not None
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, dtype=torch.float64))
+
+
+def test_cross_entropy_looks_at_the_response_alone() -> None:
+    objective = Objective(CrossEntropy(), "sampled")
+    assert not objective.asks_teacher
+    assert not objective.draws_tail
+    columns = objective.columns(DATUM, None)
+    assert columns.ids.tolist() == [[1], [2]]
+    student = torch.tensor([[0.25], [0.5]]).log()
+    torch.testing.assert_close(
+        objective.nats(student, columns), torch.tensor([math.log(4), math.log(2)])
+    )
+
+
+def test_a_loss_that_asks_the_teacher_refuses_to_go_without() -> None:
+    with pytest.raises(ValueError, match="needs the teacher"):
+        Objective(ForwardKL(), "drop").columns(DATUM, None)
+
+
+def test_rest_is_finite_where_nothing_is_left() -> None:
+    whole = distributions(12, 2, 8).float()
+    left = rest(whole)
+    assert bool(left.isfinite().all())
+    assert bool((left.exp() < 1e-5).all())
+    columns = Columns(torch.zeros(2, 8, dtype=torch.long), whole, torch.ones(2, 8))
+    nats = Objective(ForwardKL(), "bucket").nats(whole, columns)
+    torch.testing.assert_close(nats, torch.zeros(2), atol=1e-4, rtol=0)
