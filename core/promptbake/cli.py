@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +21,10 @@ from promptbake.errors import BakeError
 from promptbake.hookspecs import HOOKS
 from promptbake.plugins import load
 from promptbake.progress import RichReporter
-from promptbake.session import Session, open_session
+from promptbake.session import Session, open_session, read_prompt
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 app = typer.Typer(
     name="promptbake",
@@ -31,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)  # what it prints is not ours
 
 PromptFile = Annotated[Path, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
 Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
@@ -156,7 +158,7 @@ def chat(
         return
     while True:
         try:
-            text = out.input(f"[bold]you[/]: " if sys.stdin.isatty() else "")
+            text = out.input("you: " if sys.stdin.isatty() else "")
         except EOFError:
             return
         if text.strip():
@@ -212,12 +214,14 @@ def config(
     """Print the resolved config, and where each value came from."""
     from promptbake.config import resolve
 
+    if prompt:
+        read_prompt(prompt)
     sidecar = prompt.with_suffix(".toml") if prompt else None
     resolved = resolve(profile, sidecar, config, settings or ())
     values = dict(flatten(resolved.config.model_dump(mode="json")))
     if as_json:
         _print_json(
-            {key: {"value": value, "source": resolved.sources[key]} for key, value in values.items()}
+            {key: {"value": values[key], "source": resolved.sources[key]} for key in values}
         )
         return
     table = Table("key", "value", "source", box=None, pad_edge=False)
@@ -235,26 +239,26 @@ def _version(
         raise typer.Exit
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit 2 with one line for what the user can mend."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        app(arguments)
     except BakeError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno not in DISK_FULL | NO_PLACE:
             raise
-        _fail(
-            f"{error.filename or 'the run folder'}: cannot be written: {error.strerror}; make "
-            "room and run the same command again, it goes on from here"
-        )
+        line = f"{error.filename or 'the run folder'}: cannot be written: {error.strerror}"
+        if error.errno in DISK_FULL:
+            line += "; make room and run the same command again, it goes on from here"
+        _fail(line)
 
 
 def _fail(line: str) -> None:
-    Console(stderr=True, highlight=False).print(
-        f"promptbake: {line}", markup=False, soft_wrap=True, style="red"
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(
+        f"promptbake: {' '.join(line.splitlines())}", soft_wrap=True, style="red"
     )
     raise SystemExit(2)
 

@@ -79,6 +79,7 @@ class VerifySection(_Section):
     """The proof."""
 
     min_gap_closed: float = Field(0.5, le=1, description="the bar: exit 1 below it")
+    questions: str = Field("builtin", description="'builtin', or a file of test questions")
     max_tokens: Count = Field(256, description="the longest answer to a test question, in tokens")
     evaluators: tuple[str, ...] = Field((), description="measurements beside the KL")
 

@@ -12,7 +12,8 @@ from promptbake import conversations
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, digest_file, read_json_lines
 from promptbake.interfaces import DataProvider, Generation
-from promptbake.queries import digest, load_queries, plan, split
+from promptbake.progress import Relay
+from promptbake.queries import Split, digest, load_queries, plan, split
 from promptbake.runs import Run
 from promptbake.session import Session
 from promptbake.types import Conversation, Prompt, Query
@@ -43,14 +44,10 @@ def run(session: Session) -> None:
         return
     if state == "fresh" and not changed:
         _refuse_strangers(session.run)
-    job = Generation(
-        session.prompt,
-        plan(parts, session.config.data.temperatures),
-        frozenset() if state == "fresh" else _stored(session.run),
-        session.config.data.max_tokens,
-        session.config.seed,
-        session.open_model,
-    )
+    started = time.monotonic()
+    done = frozenset() if state == "fresh" else _stored(session.run)
+    relay = Relay()
+    job = _job(session, parts, done, relay)
     answers = provider.generate(job)  # refuses what cannot work, while nothing is written yet
     if changed:
         aside = session.run.set_aside()
@@ -59,8 +56,7 @@ def run(session: Session) -> None:
             f"that run is kept as {aside}, and a new one begins"
         )
     session.run.begin("data", inputs, session.config.model_dump(mode="json"))
-    started = time.monotonic()
-    counts = _store(session, job, answers, {query.id for query in parts.held_out})
+    counts = _store(session, job, answers, {query.id for query in parts.held_out}, relay)
     _check_any(session.run)
     session.run.finish("data", time.monotonic() - started, **counts)
 
@@ -91,8 +87,25 @@ def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
     return None
 
 
+def _job(session: Session, parts: Split, done: frozenset[str], relay: Relay) -> Generation:
+    config = session.config
+    return Generation(
+        prompt=session.prompt,
+        plan=plan(parts, config.data.temperatures),
+        done=done,
+        max_tokens=config.data.max_tokens,
+        seed=config.seed,
+        open_model=session.open_model,
+        progress=relay.foresee,
+    )
+
+
 def _store(
-    session: Session, job: Generation, answers: Iterator[Conversation], held_out: set[str]
+    session: Session,
+    job: Generation,
+    answers: Iterator[Conversation],
+    held_out: set[str],
+    relay: Relay,
 ) -> dict[str, int]:
     run, reporter = session.run, session.reporter
     reasons: Counter[str] = Counter()
@@ -106,9 +119,11 @@ def _store(
             reporter.say(f"data: cut off {torn} line(s) that an earlier run left torn")
         if job.done:
             reporter.say(f"data: going on after {len(job.done)} stored conversations")
-        number = 0
+        answered = 0
         with reporter.bar("data", len(job.plan), len(job.done)) as bar:
-            for number, conversation in enumerate(answers, start=1):
+            relay.bar = bar
+            for conversation in answers:
+                answered += 1
                 reason = rejects(conversation, session.prompt)
                 if reason:
                     reasons[reason] += 1
@@ -118,7 +133,7 @@ def _store(
                     file.append(conversations.to_line(conversation))
                 bar.advance()
     for reason, count in reasons.items():
-        reporter.say(f"data: left out {count} of {number} responses: {reason}")
+        reporter.say(f"data: left out {count} of {answered} responses: {reason}")
     return {
         "conversations": len(read_json_lines(run.data)),
         "held_out": len(read_json_lines(run.held_out)),

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
+def nobody(done: float) -> None:
+    """Where nobody wants to know the progress."""
+
+
 class Pending(Protocol[T_co]):
     """A result that may still be on its way. A local backend returns `types.Done`."""
 
@@ -94,6 +98,11 @@ class Model(Protocol):
         ...
 
     @property
+    def notices(self) -> Sequence[str]:
+        """What a user should be told once about how this model is used; mostly nothing."""
+        ...
+
+    @property
     def full_vocabulary(self) -> bool:
         """Whether `logprobs` can return the whole vocabulary."""
         ...
@@ -114,8 +123,12 @@ class Model(Protocol):
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
+        progress: Callable[[float], None] = nobody,
     ) -> Iterator[Completion]:
-        """Sample one response a prompt, in the order of the prompts. Temperature 0 is greedy."""
+        """Sample one response a prompt, in the order of the prompts. Temperature 0 is greedy.
+
+        `progress` is told how many responses' worth of work is done, parts of one included.
+        """
         ...
 
     def stream(
@@ -203,7 +216,8 @@ class Generation:
     `plan` is the whole of it, in the same order each time, so that a provider that works in
     batches can form the same batches after a kill; requests whose id is in `done` are stored
     already and are not to be yielded again. `open_model` opens the configured base model, for
-    providers that use it.
+    providers that use it. `progress` may be told how many responses' worth of work is done
+    between two that are yielded, parts of one included.
     """
 
     prompt: Prompt
@@ -212,6 +226,7 @@ class Generation:
     max_tokens: int
     seed: int
     open_model: Callable[[], Model]
+    progress: Callable[[float], None] = nobody
 
 
 class DataProvider(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -25,6 +26,10 @@ class Bar(Protocol):
         """So much more is done; the note stands behind the bar."""
         ...
 
+    def foresee(self, amount: float) -> None:
+        """So much more is under way and as good as done: `advance` will confirm it."""
+        ...
+
 
 class Reporter(Protocol):
     """Tells a person how work goes."""
@@ -33,22 +38,27 @@ class Reporter(Protocol):
         """One line that stays."""
         ...
 
-    def bar(self, what: str, total: int, done: int = 0) -> _BarContext:
+    def bar(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
         """A bar for `total` pieces of work of which `done` were there before."""
         ...
 
 
-class _BarContext(Protocol):
-    def __enter__(self) -> Bar: ...
+class Relay:
+    """Passes progress on to a bar that is opened later."""
 
-    def __exit__(self, *exc: object) -> bool | None: ...
+    bar: Bar | None = None
+
+    def foresee(self, amount: float) -> None:
+        """Tell the bar, if there is one yet."""
+        if self.bar is not None:
+            self.bar.foresee(amount)
 
 
 class RichReporter:
     """Bars with an estimate of the time left, in colour on a terminal only."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, emoji=False)
 
     def say(self, line: str) -> None:
         """One line that stays."""
@@ -69,15 +79,26 @@ class RichReporter:
         )
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(what, total=total, completed=done, note="")
-            yield _RichBar(progress, task)
+            yield _RichBar(progress, task, total, done)
 
 
 class _RichBar:
-    def __init__(self, progress: Progress, task: object) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, total: int, done: int) -> None:
+        self._progress, self._task, self._total = progress, task, total
+        self._done, self._foreseen = float(done), float(done)
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        self._progress.update(self._task, advance=amount, note=note)  # type: ignore[arg-type]
+        self._done += amount
+        self._progress.update(self._task, note=note)
+        self._show()
+
+    def foresee(self, amount: float) -> None:
+        self._foreseen += amount
+        self._show()
+
+    def _show(self) -> None:
+        shown = min(max(self._done, self._foreseen), self._total)
+        self._progress.update(self._task, completed=shown)
 
 
 class SilentReporter:
@@ -94,4 +115,7 @@ class SilentReporter:
 
 class _SilentBar:
     def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+    def foresee(self, amount: float) -> None:
         pass

@@ -17,13 +17,13 @@ from promptbake.types import Message, Query, Request
 BUILTIN = "builtin"
 
 
-def load_queries(source: str) -> tuple[Query, ...]:
+def load_queries(source: str, builtin: str = "queries.jsonl") -> tuple[Query, ...]:
     """The built-in queries, or those of a file: JSONL with "messages" or "text", or lines of text.
 
     Raises BakeError for a file that cannot be read, that holds none, or that repeats an id.
     """
     if source == BUILTIN:
-        return _packaged("queries.jsonl")
+        return _packaged(builtin)
     path = Path(source)
     if path.suffix == ".jsonl":
         found = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
@@ -40,9 +40,9 @@ def load_queries(source: str) -> tuple[Query, ...]:
     return tuple(found)
 
 
-def test_questions() -> tuple[Query, ...]:
-    """The ten questions that the report shows side by side; none of them is a built-in query."""
-    return _packaged("test_questions.jsonl")
+def load_questions(source: str) -> tuple[Query, ...]:
+    """The test questions of the report: ten built-in ones, none of them a query, or a file's."""
+    return load_queries(source, builtin="test_questions.jsonl")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator
         max_tokens=job.max_tokens,
         temperatures=[request.temperature for request in batch],
         seeds=[derive(job.seed, "response", request.id) for request in batch],
+        progress=job.progress,
     )
     for request, completion in zip(batch, completions, strict=True):
         text = model.renderer.text(completion.tokens)

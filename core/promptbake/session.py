@@ -55,7 +55,10 @@ class Session:
     @cached_property
     def base(self) -> Model:
         """The base model, opened at first use."""
-        return self.backend.open_model(self.config.model.name)
+        base = self.backend.open_model(self.config.model.name)
+        for notice in base.notices:
+            self.reporter.say(f"model {base.name}: {notice}")
+        return base
 
     def open_model(self) -> Model:
         """The base model, for plugins that may not need it."""

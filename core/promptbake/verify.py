@@ -10,9 +10,10 @@ from promptbake import data, report
 from promptbake.checkpoints import read_adapter
 from promptbake.datums import align_all
 from promptbake.divergence import Yardstick, gap_closed, gap_closed_ci95
+from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.interfaces import Evaluator, Evidence, Model
-from promptbake.queries import test_questions
+from promptbake.queries import load_questions
 from promptbake.responses import answer
 from promptbake.session import Session
 from promptbake.types import Answer, Arm, Datum, Measurement
@@ -78,6 +79,11 @@ def measure_kl(
         bar.advance(note="baked")
         again = yardstick.prompted(baked)
         bar.advance(note="re-prompted")
+    if before.per_token == 0:
+        raise BakeError(
+            f"prompt {session.prompt.name}: it changes nothing in the model's held-out responses, "
+            "so there is no gap to close"
+        )
     groups = [datum.query_id for datum in datums]
     return {
         "unit": "nats/token",
@@ -91,8 +97,8 @@ def measure_kl(
 
 
 def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
-    """The ten test questions, answered greedily by all four arms."""
-    questions = test_questions()
+    """The test questions, answered greedily by all four arms."""
+    questions = load_questions(session.config.verify.questions)
     arms: dict[Arm, tuple[Model, str | None]] = {
         "base": (base, None),
         "prompted": (base, session.prompt.text),
@@ -113,4 +119,5 @@ def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
 
 
 def _answer_line(item: Answer) -> dict[str, Any]:
-    return {"id": item.query.id, "question": item.query.messages[-1].content, **item.texts}
+    question = item.query.messages[-1].content
+    return {"id": item.query.id, "question": question, **dict(item.texts.items())}

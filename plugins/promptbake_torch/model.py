@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from promptbake.interfaces import nobody
 from promptbake.types import Completion, Span, Targets, TokenIds
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
@@ -41,6 +42,16 @@ class TorchModel:
         return self.engine.context_tokens
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """That the chat template has no system role, if so."""
+        if not self.renderer.folds_system:
+            return ()
+        return (
+            "its chat template has no system role, so the prompt is put before the first user's "
+            "turn",
+        )
+
+    @property
     def renderer(self) -> ChatRenderer:
         """The tokenizer's chat template."""
         return self.engine.renderer
@@ -52,11 +63,14 @@ class TorchModel:
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
+        progress: Callable[[float], None] = nobody,
     ) -> Iterator[Completion]:
         """Sample `sample_batch` responses at a time."""
         for start in range(0, len(prompts), self.sample_batch):
             part = slice(start, start + self.sample_batch)
-            yield from self._sample(prompts[part], max_tokens, temperatures[part], seeds[part])
+            yield from self._sample(
+                prompts[part], max_tokens, temperatures[part], seeds[part], progress
+            )
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
@@ -109,6 +123,7 @@ class TorchModel:
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
+        progress: Callable[[float], None],
     ) -> Iterator[Completion]:
         tokens: list[list[int]] = [[] for _ in prompts]
         ended: set[int] = set()
@@ -120,6 +135,7 @@ class TorchModel:
                     ended.add(row)
                 else:
                     tokens[row].append(token)
+            progress(len(prompts) / max_tokens)
             if len(ended) == len(prompts):
                 break
         for row, found in enumerate(tokens):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from promptbake.errors import BakeError
 from promptbake.files import (
     JsonLines,
@@ -25,10 +26,6 @@ from promptbake.files import (
 )
 
 lines = st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=8), max_size=2), max_size=5)
-
-
-class Stop(Exception):
-    """What a test raises in the middle of things."""
 
 
 def fill(path: Path, values: list[dict[str, Any]]) -> bytes:
@@ -140,9 +137,14 @@ def test_a_folder_whose_filling_fails_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "adapter"
     path.mkdir()
     (path / "old").touch()
-    with pytest.raises(Stop), atomic_folder(path) as new:
-        (new / "new").touch()
-        raise Stop
+
+    def fill_half() -> None:
+        with atomic_folder(path) as new:
+            (new / "new").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fill_half()
     assert [entry.name for entry in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from promptbake.schedule import Schedule
 
 schedules = st.builds(
@@ -25,7 +27,7 @@ def test_an_epoch_sees_each_example_once(schedule: Schedule) -> None:
     for epoch in range(schedule.epochs):
         batches = [schedule.batch(step) for step in steps if schedule.epoch(step) == epoch]
         assert len(batches) == schedule.steps_per_epoch
-        assert sorted(sum(batches, [])) == list(range(schedule.n_examples))
+        assert sorted(chain.from_iterable(batches)) == list(range(schedule.n_examples))
 
 
 @given(schedules)
@@ -42,7 +44,7 @@ def test_the_learning_rate_falls_in_equal_steps_to_zero(schedule: Schedule) -> N
     rates = [schedule.learning_rate(step) for step in range(schedule.steps + 1)]
     assert rates[0] == schedule.lr
     assert rates[-1] == 0
-    for before, after in zip(rates, rates[1:], strict=False):
+    for before, after in pairwise(rates):
         assert math.isclose(before - after, schedule.lr / schedule.steps, rel_tol=1e-6)
 
 

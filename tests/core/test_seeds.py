@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from promptbake.seeds import derive
 
 parts = st.lists(st.text(st.characters(exclude_characters="\0"), max_size=5), max_size=3)
@@ -29,5 +30,3 @@ def test_a_seed_never_changes_between_releases() -> None:
 
 def test_numbers_stand_for_their_digits() -> None:
     assert derive(1, 2) == derive(1, "2")
-
-

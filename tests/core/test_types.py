@@ -10,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from promptbake.types import ARMS, Conversation, Datum, Done, Message, Prompt, Span
 
 tokens = st.lists(st.integers(0, 9), min_size=1, max_size=6).map(tuple)
@@ -33,7 +34,10 @@ def test_a_datum_is_aligned_from_the_end(
 
 @given(tokens, tokens, tokens, st.data())
 def test_a_datum_refuses_responses_that_differ_anywhere(
-    student: tuple[int, ...], teacher: tuple[int, ...], response: tuple[int, ...], data: st.DataObject
+    student: tuple[int, ...],
+    teacher: tuple[int, ...],
+    response: tuple[int, ...],
+    data: st.DataObject,
 ) -> None:
     where = data.draw(st.integers(0, len(response) - 1))
     other = (*response[:where], response[where] + 1, *response[where + 1 :])

@@ -302,6 +302,7 @@ def test_the_backend_trains_and_loads_what_it_opened(tmp_path: Path) -> None:
 
 
 def test_without_a_system_message_the_template_gives_its_own(model: TorchModel) -> None:
+    assert model.notices == ()
     text = tiny_tokenizer().decode(prompts(model, None)[0])
     assert "Be kind." in text
     assert SYSTEM not in text
@@ -318,8 +319,9 @@ def test_a_template_without_a_system_role_folds_the_prompt_into_the_first_turn()
         "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    folded = make_engine(tiny_model(), tokenizer, "tiny", "d").renderer
-    assert folded.folds_system
+    model = TorchModel(make_engine(tiny_model(), tokenizer, "tiny", "d"), None, 2)
+    assert "no system role" in model.notices[0]
+    folded = model.renderer
     turns = (Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Bye"))
     assert tokenizer.decode(folded.prompt(turns, "Be brief.")).startswith(
         "<|im_start|>user\nBe brief.\n\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>"

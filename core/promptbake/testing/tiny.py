@@ -23,6 +23,7 @@ HIDDEN = 64
 LAYERS = 3
 SPEAKABLE = [10, *range(32, 127)]  # newline and printable ASCII: all that the model says
 SILENCE = -8.0  # added to the logit of every other token
+SHARPNESS = 3.0  # of the head: with it, a system prompt moves an answer by some 0.2 nats a token
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -85,5 +86,6 @@ def _bias_towards_speech(model: Any, tokenizer: PreTrainedTokenizerFast) -> None
         [tokenizer.tokenize(chr(byte))[0] for byte in SPEAKABLE]
     )
     head = model.lm_head.weight
+    head *= SHARPNESS
     head[:, 0] = SILENCE
     head[speakable, 0] = 0.0

@@ -1,0 +1,128 @@
+"""Training states replace each other, and an adapter knows what it belongs to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from promptbake import checkpoints
+from promptbake.checkpoints import CHECKPOINT, read_adapter
+from promptbake.errors import BakeError
+from promptbake.types import Checkpoint
+
+BASE: Any = SimpleNamespace(name="tiny", digest="digest-0")
+CHECKPOINT_OF_TINY = Checkpoint("torch", "tiny", "digest-0", uri="")
+
+
+class OneNumber:
+    """A trainer whose state is one number."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.breaks = False
+
+    def save_state(self, folder: Path) -> None:
+        """Write it; or break in the middle."""
+        (folder / "number").write_text(str(self.number))
+        if self.breaks:
+            raise OSError(28, "No space left on device")
+
+    def load_state(self, folder: Path) -> None:
+        """Read it."""
+        self.number = int((folder / "number").read_text())
+
+
+def put_record(folder: Path, record: object) -> Path:
+    (folder / CHECKPOINT).write_text(json.dumps(record))
+    return folder
+
+
+def test_training_goes_on_from_the_latest_state_and_the_earlier_ones_are_deleted(
+    tmp_path: Path,
+) -> None:
+    for step in (5, 10, 100):
+        checkpoints.save(tmp_path, step, OneNumber(number=step + 1))
+        assert [path.name for path in tmp_path.iterdir()] == [f"step-{step:06}"]
+    trainer = OneNumber()
+    assert checkpoints.restore(tmp_path, trainer) == 100
+    assert trainer.number == 101
+
+
+def test_without_a_state_training_begins_at_step_0(tmp_path: Path) -> None:
+    trainer = OneNumber(7)
+    assert checkpoints.restore(tmp_path / "none", trainer) == 0
+    assert trainer.number == 7
+
+
+def test_a_state_that_could_not_be_written_whole_is_none(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 5, OneNumber(6))
+    broken = OneNumber(11)
+    broken.breaks = True
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(tmp_path, 10, broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
+    assert checkpoints.restore(tmp_path, broken) == 5
+    assert broken.number == 6
+
+
+def test_a_state_may_be_saved_again(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 5, OneNumber(1))
+    checkpoints.save(tmp_path, 5, OneNumber(2))
+    trainer = OneNumber()
+    assert checkpoints.restore(tmp_path, trainer) == 5
+    assert trainer.number == 2
+
+
+@pytest.mark.parametrize("uri", ["", "remote://weights/7"])
+def test_an_adapters_address_is_its_folder_or_its_own(tmp_path: Path, uri: str) -> None:
+    put_record(tmp_path, asdict(CHECKPOINT_OF_TINY) | {"uri": uri})
+    found = read_adapter(tmp_path, "torch", BASE)
+    assert found == Checkpoint("torch", "tiny", "digest-0", uri or str(tmp_path))
+
+
+def test_a_moved_adapter_is_found_where_it_is_now(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    put_record(tmp_path / "before", asdict(CHECKPOINT_OF_TINY))
+    after = (tmp_path / "before").rename(tmp_path / "after")
+    assert read_adapter(after, "torch", BASE).uri == str(after)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"backend": "tinker"}, "was baked by the backend 'tinker', and train.backend is 'torch'; "
+         "use the profile that it was baked with"),
+        ({"base_digest": "digest-1", "base_model": "big"}, "is an adapter of another model, big; "
+         "the model is tiny, so set model.name=big or bake anew"),
+    ],
+)  # fmt: skip
+def test_an_adapter_of_another_backend_or_model_is_refused(
+    tmp_path: Path, change: dict[str, str], problem: str
+) -> None:
+    put_record(tmp_path, asdict(CHECKPOINT_OF_TINY) | change)
+    with pytest.raises(BakeError) as caught:
+        read_adapter(tmp_path, "torch", BASE)
+    assert str(caught.value) == f"{tmp_path}: {problem}"
+
+
+def test_a_folder_without_an_adapter_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(BakeError, match=r"holds no adapter; run `promptbake bake`"):
+        read_adapter(tmp_path / "none", "torch", BASE)
+
+
+@pytest.mark.parametrize("record", [{"backend": "torch"}, {"size": 3}, [], "text", 3, None])
+def test_a_record_that_is_none_is_named(tmp_path: Path, record: object) -> None:
+    put_record(tmp_path, record)
+    with pytest.raises(BakeError, match=rf"{CHECKPOINT}: is no record of an adapter: "):
+        read_adapter(tmp_path, "torch", BASE)
+
+
+def test_a_record_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_text("{")
+    with pytest.raises(BakeError, match=r"is no record of an adapter: "):
+        read_adapter(tmp_path, "torch", BASE)

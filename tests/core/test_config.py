@@ -1,0 +1,213 @@
+"""Five layers, where each value came from, and messages that say what to type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from promptbake.config import Config, flatten, known_keys, profiles, resolve
+from promptbake.errors import BakeError
+from promptbake.plugins import load
+
+KINDS_OF = {
+    "data.provider": "data_providers",
+    "teacher.source": "teachers",
+    "train.loss": "losses",
+    "train.backend": "backends",
+    "train.trackers": "trackers",
+    "verify.evaluators": "evaluators",
+}
+
+
+def refusal(*settings: str, **layers: Any) -> str:
+    with pytest.raises(BakeError) as caught:
+        resolve(settings=settings, **layers)
+    return str(caught.value)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_later_layers_win_and_each_value_tells_its_source(tmp_path: Path) -> None:
+    train = "[train]\nsave_every = {0}\nrank = {0}\nepochs = {0}\n"
+    sidecar = write(tmp_path / "yoda.toml", train.format(2) + "batch_size = 2\n")
+    file = write(tmp_path / "mine.toml", train.format(3))
+    resolved = resolve("mock", sidecar, file, ["train.rank=4", "train.epochs=4", "train.epochs=5"])
+    values = resolved.config.train
+    assert (values.lr, values.batch_size, values.save_every) == (1e-2, 2, 3)
+    assert (values.tail_draws, values.rank, values.epochs) == (4, 4, 5)
+    told = {
+        "tail_draws": "default",
+        "lr": "profile mock",
+        "batch_size": str(sidecar),
+        "save_every": str(file),
+        "rank": "--set train.rank=4",
+        "epochs": "--set train.epochs=5",
+    }
+    assert {key: resolved.sources[f"train.{key}"] for key in told} == told
+
+
+def test_every_value_has_a_source() -> None:
+    resolved = resolve("local", settings=["options.evaluators.checks.patterns.hm=Hm"])
+    keys = {key for key, _ in flatten(resolved.config.model_dump())}
+    assert set(resolved.sources) == keys
+    assert keys >= {key for key in known_keys() if key != "options"}
+
+
+def test_a_missing_sidecar_is_no_layer_and_a_missing_file_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "none.toml"
+    assert resolve("mock", sidecar=missing).config == resolve("mock").config
+    assert refusal(config_file=missing) == f"{missing}: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"[train\n", "is not TOML: "), (b'a = "\xff"', "is not UTF-8"), (b"\0", "is not text")],
+)
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "mine.toml").write_bytes(content)
+    assert refusal(config_file=tmp_path / "mine.toml").startswith(
+        f"{tmp_path}/mine.toml: {problem}"
+    )
+
+
+def test_toml_1_1_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes("\ufefftrain = {\n  rank = 3,\n}\n".encode())
+    assert resolve("mock", config_file=file).config.train.rank == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("seed = 7", "seed", 7),
+        (" train . lr=1e-3", "train.lr", 1e-3),
+        ("train.tail=drop", "train.tail", "drop"),
+        ("model.name=Qwen/Qwen3-8B", "model.name", "Qwen/Qwen3-8B"),
+        ('model.name="5"', "model.name", "5"),
+        ("data.queries=a=b c.txt", "data.queries", "a=b c.txt"),
+        ("data.temperatures=[0, 0.5]", "data.temperatures", (0.0, 0.5)),
+        ("verify.evaluators=['checks']", "verify.evaluators", ("checks",)),
+        ("options.losses.jsd.beta=0.1", "options.losses.jsd.beta", 0.1),
+    ],
+)
+def test_a_setting_is_toml_or_a_bare_word(setting: str, key: str, value: object) -> None:
+    resolved = resolve("mock", settings=[setting])
+    assert dict(flatten(resolved.config.model_dump()))[key] == value
+    assert resolved.sources[key] == f"--set {setting}"
+
+
+@pytest.mark.parametrize("setting", ["train.lr", "=3", "", "train..lr=1", ".=2", "train.=2"])
+def test_a_setting_without_a_key_or_a_value_is_refused(setting: str) -> None:
+    problem = refusal(setting)
+    assert problem == f"--set {setting}: expected section.key=value, such as train.lr=1e-3"
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("train.lrr=1", "train.lrr: there is no such key (did you mean train.lr?)"),
+        ("trian.lr=1", "trian: there is no such key (did you mean train?)"),
+        ("sed=1", "sed: there is no such key (did you mean seed?)"),
+        ("train.lr=fast", "train.lr: input should be a valid number, unable to parse string as a "
+         "number; found 'fast'"),
+        ("train.lr=inf", "train.lr: input should be a finite number; found inf"),
+        ("train.lr=0", "train.lr: input should be greater than 0; found 0"),
+        ("train.rank=0", "train.rank: input should be greater than or equal to 1; found 0"),
+        ("train.tail=cut", "train.tail: input should be 'sampled', 'bucket', 'renormalize' or "
+         "'drop'; found 'cut'"),
+        ("train.trackers=jsonl", "train.trackers: expected a list, such as [1, 2]; found 'jsonl'"),
+        ("data.temperatures=[1, 3]", "data.temperatures.1: input should be less than or equal to "
+         "2; found 3"),
+        ("train=3", "train: expected a table of keys; found 3"),
+        ("train.rank.x=3", "train.rank: input should be a valid integer; found {'x': 3}"),
+        ("options.backends.torch=3", "options.backends.torch: expected a table of keys; found 3"),
+        ("options.backend.torch.alpha=3", "options.backend: there is no such kind of plugin; there "
+         "is: data_providers, teachers, losses, backends, evaluators, trackers (did you mean "
+         "backends?)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_tells_its_source_its_key_and_what_was_expected(
+    setting: str, problem: str
+) -> None:
+    assert refusal("train.epochs=2", setting) == f"--set {setting}: {problem}"
+
+
+def test_a_wrong_value_in_a_file_names_the_file_and_counts_the_others(tmp_path: Path) -> None:
+    sidecar = write(tmp_path / "yoda.toml", "[train]\nrank = 'x'\nlr = -1\n")
+    assert refusal(sidecar=sidecar).startswith(f"{sidecar}: train.rank: input should be")
+    assert refusal(sidecar=sidecar).endswith("; found 'x' (and 1 more)")
+    assert resolve("mock", sidecar, settings=["train.rank=1", "train.lr=1"]).config.train.lr == 1
+
+
+def test_an_unknown_profile_lists_the_profiles() -> None:
+    problem = refusal(profile="mok")
+    assert problem.startswith("--profile mok: there is no such profile; there is: ")
+    assert all(name in problem for name in profiles())
+    assert problem.endswith("(did you mean mock?)")
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_a_profile_names_plugins_and_options_that_exist(profile: str) -> None:
+    config, registry = resolve(profile).config, load()
+    values = dict(flatten(config.model_dump()))
+    for key, kind in KINDS_OF.items():
+        names = [values[key]] if isinstance(values[key], str) else values[key]
+        for name in names:
+            registry.choose(kind, name, key)
+    for kind, plugins in config.options.items():
+        for name, options in plugins.items():
+            registry.choose(kind, name, "options").check(options)
+    assert {"local", "mock"} <= set(profiles())
+
+
+def test_every_key_says_what_it_is() -> None:
+    sections = [
+        info.annotation for name, info in Config.model_fields.items() if info.description is None
+    ]
+    for section in sections:
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        assert section.__doc__
+        for name, info in section.model_fields.items():
+            assert info.description, f"{section.__name__}.{name} has no description"
+    assert len(sections) == 5
+
+
+def test_known_keys_are_those_that_a_setting_may_name() -> None:
+    resolved = resolve("mock").config.model_dump()
+    assert set(known_keys()) == {key for key, _ in flatten(resolved)} | {"options"}
+
+
+def test_options_are_found_by_kind_and_name_and_empty_where_none_are_set() -> None:
+    config = resolve("mock", settings=["options.losses.jsd.beta=0.1"]).config
+    assert config.options_of("losses", "jsd") == {"beta": 0.1}
+    assert config.options_of("losses", "forward_kl") == {}
+    assert config.options_of("backends", "jsd") == {}
+
+
+keys = st.text("abc", min_size=1, max_size=3)
+tables = st.recursive(
+    st.integers() | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(keys, inner, min_size=1, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(keys, tables, max_size=3))
+def test_flattening_loses_nothing(values: dict[str, Any]) -> None:
+    built: dict[str, Any] = {}
+    for key, value in flatten(values):
+        *sections, last = key.split(".")
+        table = built
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[last] = value
+    assert built == values

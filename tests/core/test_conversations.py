@@ -1,0 +1,128 @@
+"""Conversations go to lines and back, and a wrong line is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptbake.conversations import check_messages, read, read_objects, read_text, to_line
+from promptbake.errors import BakeError
+from promptbake.files import JsonLines
+from promptbake.types import Conversation, Message
+
+texts = st.text(max_size=8).filter(str.strip)
+turns = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
+ids = st.text(max_size=5)
+meta = st.dictionaries(
+    ids, ids | st.integers() | st.floats(allow_nan=False) | st.none(), max_size=2
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Conversation:
+    messages: list[Message] = []
+    for question, answer in draw(turns):
+        messages += [Message("user", question), Message("assistant", answer)]
+    return Conversation(draw(ids), draw(ids), tuple(messages), draw(st.booleans()), draw(meta))
+
+
+def message(role: object, content: object = "a") -> dict[str, object]:
+    return {"role": role, "content": content}
+
+
+@given(st.lists(conversations(), max_size=3))
+def test_conversations_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, written: list[Conversation]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "conversations.jsonl"
+    path.unlink(missing_ok=True)
+    with JsonLines(path) as file:
+        for conversation in written:
+            file.append(to_line(conversation))
+    assert read(path) == tuple(written)
+
+
+def test_a_line_is_what_chat_fine_tuning_tools_read() -> None:
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    assert to_line(Conversation("c", "q", turns, False, {"tokens": 2})) == {
+        "id": "c",
+        "query_id": "q",
+        "messages": [message("user", "a"), message("assistant", "b")],
+        "complete": False,
+        "meta": {"tokens": 2},
+    }
+
+
+@pytest.mark.parametrize("missing", ["id", "query_id", "complete", "meta"])
+def test_a_line_that_lacks_something_is_named(tmp_path: Path, missing: str) -> None:
+    whole = to_line(Conversation("c", "q", (Message("user", "a"), Message("assistant", "b"))))
+    partial = {key: value for key, value in whole.items() if key != missing}
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{json.dumps(whole)}\n\n{json.dumps(partial)}\n")
+    with pytest.raises(BakeError, match=f"data.jsonl:3: has no '{missing}'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        (None, 'expected "messages": [...] with at least one turn'),
+        ([], 'expected "messages": [...] with at least one turn'),
+        ({"role": "user"}, 'expected "messages": [...] with at least one turn'),
+        (["Grüße"], 'expected turns {"role": "user" or "assistant", "content": text}, found "Gr'),
+        ([message("tool")], 'found {"role": "tool", "content": "a"}'),
+        ([message(["user"])], 'found {"role": ["user"], "content": "a"}'),
+        ([message("user", None)], 'found {"role": "user", "content": null}'),
+        ([message("user", [{"type": "text"}])], 'found {"role": "user", "content": ['),
+        ([message("system"), message("user")], "holds a system message; conversations are kept "
+         "without the prompt, so delete that turn"),
+        ([message("user"), message("assistant", "\n")], "the response is empty"),
+        ([message("user", "")], "the user's turn is empty"),
+        ([message("user", "smile \ud83d")], "the user's turn holds half a character"),
+        ([message("user"), message("assistant", "\ude00")], "the response holds half a character"),
+        ([message("assistant")], "turns must go user, assistant, user, ...; found assistant"),
+        ([message("user"), message("user")], "turns must go user, assistant, user, ...; found "
+         "user, user"),
+    ],
+)  # fmt: skip
+def test_wrong_turns_are_refused_with_the_place(messages: Any, problem: str) -> None:
+    line = {} if messages is None else {"messages": messages}
+    with pytest.raises(BakeError) as caught:
+        check_messages(line, "mine.jsonl:7")
+    assert str(caught.value).startswith("mine.jsonl:7: ")
+    assert problem in str(caught.value)
+
+
+def test_turns_may_end_with_either_side() -> None:
+    lines = [message("user", "a"), message("assistant", " b "), message("user", "c")]
+    expected = (Message("user", "a"), Message("assistant", " b "), Message("user", "c"))
+    assert check_messages({"messages": lines}, "x") == expected
+    assert check_messages({"messages": lines[:2]}, "x") == expected[:2]
+
+
+def test_objects_come_with_their_line_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n \n{"b": 1}'.encode())
+    assert list(read_objects(path)) == [(1, {"a": "x\u2028y"}), (3, {"b": 1})]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"ab\xff", "is not UTF-8 text (byte 2)"), (b"ab\0", "is not text: it holds a NUL byte at 2")],
+)
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "prompt.md"
+    path.write_bytes(content)
+    with pytest.raises(BakeError) as caught:
+        read_text(path)
+    assert str(caught.value) == f"{path}: {problem}"
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BakeError, match="cannot be read: Is a directory"):
+        read_text(tmp_path)

@@ -1,0 +1,191 @@
+"""The proof's measure: by identity, by hand, by bounds, and its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from promptbake.divergence import Divergence, Yardstick, gap_closed, gap_closed_ci95
+from promptbake.types import Datum, Span, Targets, TokenIds
+
+Table = Mapping[TokenIds, Tensor]
+
+
+class TableModel:
+    """Looks each sequence's log-probabilities [N, V] up, and counts what it is asked."""
+
+    def __init__(self, table: Table, full_vocabulary: bool = True) -> None:
+        self.full_vocabulary = full_vocabulary
+        self.asked = 0
+        self._table = table
+
+    def logprobs(
+        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Of the whole vocabulary only where it can be had."""
+        if ids is None and not self.full_vocabulary:
+            raise AssertionError("asked for a vocabulary that it cannot give")
+        for index, span in enumerate(spans):
+            self.asked += 1
+            whole = self._table[span.tokens]
+            yield whole if ids is None else whole.gather(1, ids[index])
+
+    def top_k(
+        self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
+    ) -> Iterator[Targets]:
+        """The top K; nothing is drawn."""
+        for span in spans:
+            self.asked += 1
+            top = self._table[span.tokens].topk(k, dim=1)
+            nothing = top.values.new_zeros(len(top.values), draws)
+            yield Targets(top.indices, top.values, nothing.long(), nothing)
+
+
+def datum(name: int, n_response: int) -> Datum:
+    response = (1,) * n_response
+    return Datum(f"c{name}", f"q{name}", (20 + name, *response), (30 + name, *response), n_response)
+
+
+def random_tables(seed: int, datums: Sequence[Datum], vocabulary: int) -> tuple[Table, Table]:
+    """What the base model and the baked one say to every sequence of these datums."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def table() -> Table:
+        return {
+            tokens: (2 * torch.randn(one.n_response, vocabulary, generator=generator))
+            .double()
+            .log_softmax(dim=1)
+            for one in datums
+            for tokens in (one.student_ids, one.teacher_ids)
+        }
+
+    return table(), table()
+
+
+def test_a_model_is_no_way_from_itself() -> None:
+    datums = [datum(0, 3), datum(1, 5)]
+    base, _ = random_tables(0, datums, 9)
+    for full in (True, False):
+        model = TableModel(base, full)
+        there = Yardstick(model, datums, 4).prompted(model)
+        assert there.nats == pytest.approx((0.0, 0.0), abs=1e-12)
+        assert there.tokens == (3, 5)
+
+
+def test_three_tokens_by_hand() -> None:
+    one = datum(0, 2)
+    prompted = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
+    plain = torch.tensor([[0.25, 0.5, 0.25], [0.25, 0.5, 0.25]]).log()
+    model = TableModel({one.teacher_ids: prompted, one.student_ids: plain})
+    yardstick = Yardstick(model, [one], 2)
+    # 0.5 log(0.5 / 0.25) + 0.25 log(0.25 / 0.5) + 0, and nothing at the second position
+    assert yardstick.unprompted(model).nats == pytest.approx([0.25 * math.log(2)])
+    assert yardstick.unprompted(model).per_token == pytest.approx(0.125 * math.log(2))
+    assert yardstick.prompted(model).per_token == 0
+
+
+def test_the_model_that_is_measured_reads_the_side_that_is_asked_for() -> None:
+    datums = [datum(0, 2)]
+    base, baked = random_tables(1, datums, 5)
+    yardstick = Yardstick(TableModel(base), datums, 2)
+
+    def by_hand(tokens: TokenIds) -> float:
+        teacher = base[datums[0].teacher_ids]
+        return float((teacher.exp() * (teacher - baked[tokens])).sum())
+
+    model = TableModel(baked)
+    assert yardstick.unprompted(model).nats == pytest.approx([by_hand(datums[0].student_ids)])
+    assert yardstick.prompted(model).nats == pytest.approx([by_hand(datums[0].teacher_ids)])
+
+
+@given(seed=st.integers(0, 1000), vocabulary=st.integers(2, 12))
+@settings(max_examples=30)
+def test_the_top_k_with_a_bucket_is_a_lower_bound_that_grows_to_the_full_one(
+    seed: int, vocabulary: int
+) -> None:
+    datums = [datum(0, 3), datum(1, 1)]
+    base, baked = random_tables(seed, datums, vocabulary)
+    full = Yardstick(TableModel(base), datums, 1)
+    model = TableModel(baked, full_vocabulary=False)
+    partial = [Yardstick(TableModel(base, False), datums, k) for k in range(1, vocabulary + 1)]
+    assert full.kind == "full"
+    assert {yardstick.kind for yardstick in partial} == {"top_k_bucket"}
+    bounds = [yardstick.unprompted(model).per_token for yardstick in partial]
+    whole = full.unprompted(TableModel(baked)).per_token
+    assert all(a <= b + 1e-9 for a, b in zip([0.0, *bounds], [*bounds, whole], strict=True))
+    assert bounds[-1] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_reference_is_kept_or_asked_for_again_with_the_same_numbers(full: bool) -> None:
+    datums = [datum(0, 3), datum(1, 2)]
+    base, baked = random_tables(2, datums, 6)
+    columns = 6 if full else 3
+    size = 5 * columns * 8  # bytes: float64 [N, columns]
+    numbers, asked = [], []
+    for keep_bytes in (size, size - 1, 0):
+        teacher, model = TableModel(base, full), TableModel(baked, full)
+        yardstick = Yardstick(teacher, datums, 2, keep_bytes)
+        numbers += [yardstick.unprompted(model), yardstick.unprompted(model)]
+        asked.append(teacher.asked)
+    assert all(found == numbers[0] for found in numbers)
+    assert asked == [2, 4, 4]
+
+
+def test_a_token_counts_the_same_in_long_and_short_responses() -> None:
+    assert Divergence((1.0, 2.0), (1, 9)).per_token == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("after", "gap"), [(2.0, 0.0), (0.5, 0.75), (0.0, 1.0), (3.0, -0.5)])
+def test_the_gap_closed_is_the_share_of_the_way_to_the_prompt(after: float, gap: float) -> None:
+    base, baked = Divergence((1.5, 0.5), (3, 5)), Divergence((after, 0.0), (3, 5))
+    assert gap_closed(base, baked) == gap
+
+
+@given(st.integers(0, 10_000), st.integers(5, 30))
+@settings(max_examples=15)
+def test_the_interval_holds_the_estimate_and_is_the_same_each_time(seed: int, queries: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    before = 1 + torch.rand(queries, generator=generator)
+    after = before * 0.5 * torch.rand(queries, generator=generator)
+    base, baked = (Divergence(tuple(n.tolist()), (20,) * queries) for n in (before, after))
+    groups = [f"q{n}" for n in range(queries)]
+    low, high = gap_closed_ci95(base, baked, groups, seed)
+    assert low < gap_closed(base, baked) < high
+    assert gap_closed_ci95(base, baked, groups, seed) == (low, high)
+
+
+def test_another_seed_resamples_anew() -> None:
+    base, baked = Divergence((1.0,) * 9, (1,) * 9), Divergence(tuple(n / 9 for n in range(9)), ())
+    groups = [str(n) for n in range(9)]
+    assert len({gap_closed_ci95(base, baked, groups, seed) for seed in range(5)}) > 1
+
+
+def test_the_interval_by_hand() -> None:
+    """One query of four is not closed at all, so a resample's gap is 1 - (its number) / 4.
+
+    Of 4 draws, all miss in 0.4 % of the resamples, 3 or 4 in 5.1 %, none in 32 %: the 2.5 %
+    quantile is 1/4, the 97.5 % quantile 1.
+    """
+    base, baked = Divergence((1.0,) * 4, (1,) * 4), Divergence((1.0, 0.0, 0.0, 0.0), (1,) * 4)
+    assert gap_closed_ci95(base, baked, list("abcd"), 0) == (0.25, 1.0)
+
+
+def test_the_responses_to_one_query_are_drawn_together() -> None:
+    base, baked = Divergence((1.0,) * 4, (1,) * 4), Divergence((0.8, 0.2, 0.8, 0.2), (1,) * 4)
+    low, high = gap_closed_ci95(base, baked, ["a", "a", "b", "b"], 0)
+    assert (low, high) == pytest.approx((0.5, 0.5))
+    low, high = gap_closed_ci95(base, baked, ["a", "b", "c", "d"], 0)
+    assert low < 0.3 < 0.7 < high
+
+
+def test_every_response_needs_its_query() -> None:
+    base = Divergence((1.0, 1.0), (1, 1))
+    with pytest.raises(ValueError, match="zip"):
+        gap_closed_ci95(base, base, ["a"], 0)

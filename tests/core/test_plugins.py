@@ -1,0 +1,224 @@
+"""Plugins load, are set aside with a reason, and are chosen by name."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from promptbake.errors import BakeError
+from promptbake.plugins import DISABLE, GROUP, Registry, load
+
+LOSS = """
+from promptbake.hookspecs import hookimpl
+
+class Loss:
+    def __init__(self, weight, label):
+        self.weight, self.label = weight, label
+
+def soft(*, weight: float = 0.5, label: "str | None" = None):
+    return Loss(weight, label)
+
+@hookimpl
+def promptbake_register_losses():
+    return {"soft": soft}
+"""
+
+
+class Installer(Protocol):
+    """Writes a plugin's module and gives its entry point."""
+
+    def __call__(self, name: str, source: str) -> EntryPoint: ...
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path.name.replace("-", "_")
+
+    def write(name: str, source: str) -> EntryPoint:
+        module = f"{folder}_{name}"  # no other test's module has this name
+        (tmp_path / f"{module}.py").write_text(source)
+        return EntryPoint(name, module, GROUP)
+
+    return write
+
+
+def offering(returned: str, hook: str = "promptbake_register_losses") -> str:
+    return (
+        "from promptbake.hookspecs import hookimpl\n"
+        f"@hookimpl\ndef {hook}():\n    return {returned}\n"
+    )
+
+
+def reasons(registry: Registry) -> dict[str, str]:
+    return {aside.plugin: aside.reason for aside in registry.set_aside}
+
+
+def refusal(registry: Registry, name: str, options: dict[str, Any] | None = None) -> str:
+    with pytest.raises(BakeError) as caught:
+        registry.choose("losses", name, "train.loss").make(options or {})
+    return str(caught.value)
+
+
+def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
+    registry = load([install("good", LOSS)])
+    offer = registry.choose("losses", "soft", "train.loss")
+    assert (offer.kind, offer.name, offer.plugin, offer.version) == ("losses", "soft", "good", "?")
+    assert [vars(option) for option in offer.options] == [
+        {"name": "weight", "type": "float", "default": 0.5, "required": False},
+        {"name": "label", "type": "str | None", "default": None, "required": False},
+    ]
+    assert vars(offer.make({})) == {"weight": 0.5, "label": None}
+    assert vars(offer.make({"weight": 1, "label": "x"})) == {"weight": 1.0, "label": "x"}
+    assert registry.of("losses") == (offer,)
+    assert registry.of("teachers") == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import no_such_sdk", "needs the module no_such_sdk: pip install no_such_sdk"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("a b", "SyntaxError: invalid syntax"),
+        ("raise ImportError('two\\nlines')", "ImportError: two lines"),
+        (offering("{}", "promptbake_register_foo"), "unknown hook 'promptbake_register_foo'"),
+        (offering("[]"), "promptbake_register_losses must return a mapping from name to factory; "
+         "found []"),
+        (offering("None"), "must return a mapping from name to factory; found None"),
+        (offering("{'a': 3}"), "must return a mapping from name to factory; found {'a': 3}"),
+        (offering("{3: dict}"), "must return a mapping from name to factory; found {3: "),
+        (offering("{}['a']"), "KeyError: 'a'"),
+        (offering("{}"), "it implements none of the hooks: promptbake_register_data_providers, "),
+        ("", "it implements none of the hooks: promptbake_register_data_providers, "),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin_is_set_aside_with_its_reason_and_the_others_work(
+    install: Installer, source: str, reason: str
+) -> None:
+    registry = load([install("broken", source), install("good", LOSS)])
+    assert reason in reasons(registry)["broken"]
+    assert "\n" not in reasons(registry)["broken"]
+    assert [offer.name for offer in registry.offers] == ["soft"]
+
+
+def test_a_hook_without_the_marker_offers_nothing(install: Installer) -> None:
+    registry = load([install("bare", LOSS.replace("@hookimpl", ""))])
+    assert "none of the hooks" in reasons(registry)["bare"]
+
+
+def test_a_name_that_two_plugins_offer_is_refused_with_both(install: Installer) -> None:
+    points = [install("one", LOSS), install("two", LOSS)]
+    assert refusal(load(points), "soft") == (
+        "train.loss = 'soft': the plugins one and two both offer it; leave one out with "
+        "PROMPTBAKE_DISABLE_PLUGINS=two"
+    )
+
+
+def test_disabled_plugins_are_left_out_and_say_so(
+    install: Installer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DISABLE, " two, three,")
+    registry = load([install("one", LOSS), install("two", LOSS), install("three", "1 / 0")])
+    assert registry.choose("losses", "soft", "train.loss").plugin == "one"
+    assert reasons(registry) == dict.fromkeys(("two", "three"), f"left out by {DISABLE}")
+
+
+def test_an_unknown_name_lists_what_there_is_and_what_did_not_load(install: Installer) -> None:
+    registry = load([install("good", LOSS), install("broken", "import no_such_sdk")])
+    assert refusal(registry, "sotf") == (
+        "train.loss: there is no 'sotf' among the losses; there is: soft (did you mean soft?). "
+        "Did not load: broken (needs the module no_such_sdk: pip install no_such_sdk)"
+    )
+    assert refusal(load([]), "soft").endswith("among the losses; there is: none")
+
+
+def test_an_unknown_option_lists_the_options(install: Installer) -> None:
+    registry = load([install("good", LOSS)])
+    assert refusal(registry, "soft", {"wieght": 1}) == (
+        "options.losses.soft.wieght: losses 'soft' (plugin good) has no such option; it takes: "
+        "weight, label (did you mean weight?)"
+    )
+
+
+def test_an_option_of_the_wrong_type_is_refused(install: Installer) -> None:
+    registry = load([install("good", LOSS)])
+    problem = refusal(registry, "soft", {"label": "x", "weight": "Heavy"})
+    assert problem.startswith("options.losses.soft.weight: input should be a valid number")
+    assert problem.endswith("; found 'Heavy'")
+
+
+FACTORIES = """
+import functools
+from dataclasses import dataclass
+from typing import Literal
+from promptbake.hookspecs import hookimpl
+
+class Plain: ...
+
+@dataclass
+class Record:
+    size: int = 3
+
+def needs(*, model: str): return model
+
+def loose(*, size=1): return size
+
+def swallow(**others): return others
+
+def literal(*, mode: Literal["A", "B"] = "A"): return mode
+
+@hookimpl
+def promptbake_register_losses():
+    half = functools.partial(needs, model="m")
+    return {"plain": Plain, "record": Record, "needs": needs, "loose": loose,
+            "swallow": swallow, "literal": literal, "half": half}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "made"),
+    [
+        ("record", {"size": "4"}, "Record(size=4)"),
+        ("record", {}, "Record(size=3)"),
+        ("loose", {"size": "x"}, "'x'"),
+        ("swallow", {}, "{}"),
+        ("half", {}, "'m'"),
+        ("half", {"model": "n"}, "'n'"),
+        ("needs", {"model": "n"}, "'n'"),
+    ],
+)
+def test_a_factory_may_be_any_callable(
+    install: Installer, name: str, options: dict[str, Any], made: str
+) -> None:
+    registry = load([install("many", FACTORIES)])
+    assert repr(registry.choose("losses", name, "train.loss").make(options)) == made
+
+
+def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
+    offer = load([install("many", FACTORIES)]).choose("losses", "plain", "train.loss")
+    assert offer.options == ()
+    assert type(offer.make({})).__name__ == "Plain"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("needs", {}, "options.losses.needs.model: is missing; expected str"),
+        ("literal", {"mode": "C"}, "options.losses.literal.mode: input should be 'A' or 'B'; "
+         "found 'C'"),
+        ("swallow", {"a": 1}, "options.losses.swallow.a: losses 'swallow' (plugin many) has no "
+         "such option; it takes: none"),
+    ],
+)  # fmt: skip
+def test_what_a_factory_cannot_take_is_refused(
+    install: Installer, name: str, options: dict[str, Any], problem: str
+) -> None:
+    assert refusal(load([install("many", FACTORIES)]), name, options) == problem
+
+
+def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:
+    offer = load([install("many", FACTORIES)]).choose("losses", "needs", "train.loss")
+    assert offer.check({}) == {}

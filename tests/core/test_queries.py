@@ -1,0 +1,168 @@
+"""Where queries come from, and that nothing held out is trained on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptbake.errors import BakeError
+from promptbake.queries import BUILTIN, Split, digest, load_queries, load_questions, plan, split
+from promptbake.types import Message, Query
+
+QUESTIONS = load_questions(BUILTIN)
+
+
+def ask(id: str, *turns: str) -> Query:  # noqa: A002
+    roles = ("user", "assistant")
+    messages = (Message(roles[n % 2], text) for n, text in enumerate(turns))
+    return Query(id, tuple(messages))
+
+
+def words(asked: tuple[Query, ...]) -> set[tuple[Message, ...]]:
+    return {query.messages for query in asked}
+
+
+def refusal(source: str) -> str:
+    with pytest.raises(BakeError) as caught:
+        load_queries(source)
+    return str(caught.value)
+
+
+def test_fifty_queries_in_ten_categories_are_built_in() -> None:
+    built_in = load_queries(BUILTIN)
+    assert sorted(Counter(query.category for query in built_in).values()) == [5] * 10
+    assert len({query.id for query in built_in}) == len(words(built_in)) == 50
+    for query in built_in:
+        (message,) = query.messages
+        assert message.role == "user"
+        assert message.content == message.content.strip() != ""
+
+
+def test_the_ten_test_questions_are_in_the_categories_and_no_built_in_query() -> None:
+    built_in = load_queries(BUILTIN)
+    assert {query.category for query in QUESTIONS} == {query.category for query in built_in}
+    assert len(words(QUESTIONS)) == len(QUESTIONS) == 10
+    assert words(QUESTIONS) & words(built_in) == set()
+    assert {query.id for query in QUESTIONS} & {query.id for query in built_in} == set()
+
+
+def test_a_text_file_holds_a_query_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes("\ufeffHow are you?\r\n\r\n  Why?\u2028Because?  \n".encode())
+    assert load_queries(str(path)) == (
+        ask("line-00001", "How are you?"),
+        ask("line-00003", "Why?\u2028Because?"),
+    )
+    assert load_questions(str(path)) == load_queries(str(path))
+
+
+def test_a_jsonl_file_holds_texts_or_turns(tmp_path: Path) -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c\u2028d")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    lines = [
+        {"text": "How are you?"},
+        {"id": 7, "text": "Why?", "category": "science"},
+        {"messages": messages},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    assert load_queries(str(path)) == (
+        ask("line-00001", "How are you?"),
+        Query("7", (Message("user", "Why?"),), "science"),
+        ask("line-00005", "a", "b", "c\u2028d"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", ":2: is not JSON: "),
+        ("[1]", ":2: expected a JSON object, found '[1]'"),
+        ('{"question": "a"}', ':2: expected "messages": [...] with at least one turn'),
+        ('{"text": 3}', ':2: expected turns {"role": "user" or "assistant", "content": text}'),
+        ('{"text": " "}', ":2: the user's turn is empty"),
+        ('{"id": "a", "text": "b"}', ": two queries have the id 'a'"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+         ":2: a query ends with the user's turn; for conversations that are answered already, use "
+         "data.provider=files"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"id": "a", "text": "a"}\n' + line + "\n")
+    assert refusal(str(path)).startswith(f"{path}{problem}")
+
+
+def test_a_file_without_queries_or_that_is_none_is_refused(tmp_path: Path) -> None:
+    for name in ("empty.txt", "empty.jsonl"):
+        (tmp_path / name).write_text(" \n\n")
+        assert refusal(str(tmp_path / name)) == f"{tmp_path / name}: holds no queries"
+    assert refusal(str(tmp_path / "none.txt")).endswith("cannot be read: No such file or directory")
+
+
+asked = st.lists(st.text("ab", min_size=1, max_size=3), min_size=2, max_size=30).map(
+    lambda texts: tuple(ask(f"q{number}", text) for number, text in enumerate(texts))
+)
+splits = st.tuples(asked, st.integers(0, 100)).filter(lambda case: len(words(case[0])) > 1)
+
+
+@given(splits, st.data())
+def test_a_split_never_puts_the_same_words_on_both_sides(
+    case: tuple[tuple[Query, ...], int], data: st.DataObject
+) -> None:
+    found, seed = case
+    held_out = data.draw(st.integers(1, len(words(found)) - 1))
+    parts = split(found, held_out, seed)
+    assert words(parts.training) & words(parts.held_out) == set()
+    assert len(words(parts.held_out)) == held_out
+    for part in (parts.training, parts.held_out):
+        assert part == tuple(query for query in found if query in part)
+    assert len(parts.training) + len(parts.held_out) == len(found)
+
+
+def test_a_split_is_the_same_in_every_process_and_another_for_another_seed() -> None:
+    program = """if True:
+        from promptbake.queries import load_queries, split
+        print(*(query.id for query in split(load_queries("builtin"), 10, 3).held_out))
+    """
+    ids = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    built_in = load_queries(BUILTIN)
+    here = [query.id for query in split(built_in, 10, 3).held_out]
+    assert ids.stdout.decode().split() == here
+    assert [query.id for query in split(built_in, 10, 4).held_out] != here
+
+
+@pytest.mark.parametrize("held_out", [-1, 0, 2, 3])
+def test_a_split_leaves_something_on_both_sides(held_out: int) -> None:
+    found = (ask("1", "a"), ask("2", "b"), ask("3", "b"))
+    with pytest.raises(BakeError, match=f"data.held_out = {held_out}: there are 2 different"):
+        split(found, held_out, 0)
+
+
+def test_the_plan_asks_training_queries_at_each_temperature_and_held_out_ones_once() -> None:
+    parts = Split((ask("a", "A"), ask("b", "B")), (ask("c", "C"),))
+    requests = plan(parts, (0.5, 1.0, 0.5))
+    assert [(request.id, request.temperature) for request in requests] == [
+        ("a@0.5", 0.5),
+        ("b@0.5", 0.5),
+        ("a@1", 1.0),
+        ("b@1", 1.0),
+        ("c@held-out", 1.0),
+    ]
+    assert all(request.id.startswith(request.query.id) for request in requests)
+
+
+def test_the_digest_changes_with_an_id_a_word_a_role_and_the_order() -> None:
+    one = ask("a", "x", "y", "z")
+    other_role = Query("a", (Message("user", "x"), Message("user", "y"), Message("user", "z")))
+    cases = [(one,), (ask("b", "x", "y", "z"),), (ask("a", "x", "y", "w"),), (other_role,), ()]
+    cases += [(one, ask("c", "d")), (ask("c", "d"), one)]
+    assert len({digest(case) for case in cases}) == len(cases)
+    assert digest((one,)) == digest([Query("a", one.messages, category="science")])

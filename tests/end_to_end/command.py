@@ -1,0 +1,91 @@
+"""Running the command `promptbake`: in this process, or in one of its own that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from promptbake.cli import main
+
+# The server imports what takes seconds once; each process that it forks starts at once.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["promptbake.bake", "promptbake.cli", "promptbake.data", "promptbake_mock.tiny"]
+)
+PATIENCE = 60  # seconds
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line by which it told what the user can mend."""
+        assert self.code == 2, self
+        assert "Traceback" not in self.err
+        line = self.err.splitlines()[-1]
+        assert line.startswith("promptbake: ")
+        return line.removeprefix("promptbake: ")
+
+
+def promptbake(*arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    code, out, err = 0, StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+class Process:
+    """A command at work in a process of its own; `max_file_bytes` makes it see a full disk."""
+
+    def __init__(
+        self, log: Path, *arguments: str | Path, max_file_bytes: int | None = None
+    ) -> None:
+        self._log = log
+        self._process = CONTEXT.Process(
+            target=_work, args=(log, [str(argument) for argument in arguments], max_file_bytes)
+        )
+        self._process.start()
+
+    def kill_when(self, moment: Callable[[], bool]) -> None:
+        """Wait for a moment and `kill -9` the process, which must still be at work."""
+        deadline = time.monotonic() + PATIENCE
+        while not moment():
+            assert self._process.is_alive(), f"it ended early: {self._log.read_text()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        self._process.kill()
+        self._process.join()
+        assert self._process.exitcode == -signal.SIGKILL
+
+    def result(self) -> Result:
+        """Wait for its end. What it printed is all in `err`."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None
+        return Result(self._process.exitcode, "", self._log.read_text())
+
+
+def _work(log: Path, arguments: list[str], max_file_bytes: int | None) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if max_file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    main(arguments)

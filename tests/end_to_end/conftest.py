@@ -1,0 +1,44 @@
+"""What the end-to-end tests share: a prompt in a folder of its own, and one finished run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from command import promptbake
+from run_folder import KEY, MOCK, PROMPT, STAGES, Finished
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def prompt(tmp_path: Path) -> Path:
+    """A prompt's file in the working folder."""
+    file = tmp_path / "pirate.md"
+    file.write_text(PROMPT + "\n", "utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Profile `mock` as it is, with keys in the environment."""
+    folder = tmp_path_factory.mktemp("finished")
+    prompt = folder / "pirate.md"
+    prompt.write_text(PROMPT + "\n", "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "HF_TOKEN"):
+            patch.setenv(name, KEY)
+        results = {stage: promptbake(stage, prompt, *MOCK) for stage in STAGES}
+    return Finished(folder / "runs" / "pirate", results)
+
+
+@pytest.fixture
+def own_copy(finished: Finished, prompt: Path) -> Path:
+    """The finished run again, for a test that changes it."""
+    return shutil.copytree(finished.folder, prompt.parent / "runs" / "pirate")

@@ -1,0 +1,272 @@
+"""Bad input: one clear line, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from command import Process, promptbake
+from run_folder import MOCK, PROMPT, settings, tree
+
+FILES = ("data.provider=files", "options.data_providers.files.path=mine.jsonl")
+GOOD = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What is {n}?"},
+            {"role": "assistant", "content": "Arr."},
+        ]
+    }
+    for n in range(4)
+]
+
+
+def refused(stage: str, prompt: str | Path, *arguments: str) -> str:
+    """The one line with which a command is refused; it must leave every file as it was."""
+    folder = Path.cwd()
+    before = tree(folder)
+    result = promptbake(stage, prompt, *MOCK, *arguments)
+    complaint = result.complaint
+    assert result.err.count("\n") == 1, result.err
+    assert result.out == ""
+    assert tree(folder) == before
+    return complaint
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "empty"),
+        (b" \n\t\n", "empty"),
+        (b"Speak\0softly", "is not text: it holds a NUL byte at 5"),
+        (b"Speak \xff softly", "is not UTF-8 text (byte 6)"),
+    ],
+    ids=["empty", "blank", "NUL", "Latin-1"],
+)
+@pytest.mark.parametrize("stage", ["data", "bake", "verify", "chat", "config"])
+def test_a_prompt_that_is_no_text(prompt: Path, stage: str, content: bytes, expected: str) -> None:
+    prompt.write_bytes(content)
+    complaint = refused(stage, prompt)
+    assert complaint.startswith(f"{prompt}: ")
+    assert expected in complaint
+
+
+def test_a_prompt_that_is_not_there(prompt: Path) -> None:
+    assert refused("data", "absent.md") == "absent.md: cannot be read: No such file or directory"
+    assert refused("config", ".") == ".: cannot be read: Is a directory"
+    assert refused("data", prompt.parent).endswith("cannot be read: Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--profile", "mok"], "--profile mok: there is no such profile; there is: local, mock"),
+        (["--profile", "mok"], "did you mean mock?"),
+        (["--set", "data.provider=moc"], "data.provider: there is no 'moc'"),
+        (["--set", "data.provider=moc"], "did you mean mock?"),
+        (["--set", "train.backend=cloud"], "train.backend: there is no 'cloud' among the backends"),
+        (["--set", "train.trackers=['x']"], "train.trackers: there is no 'x'"),
+        (["--set", "verify.evaluators=['x']"], "verify.evaluators: there is no 'x'"),
+        (["--set", "train.rnak=4"], "train.rnak: there is no such key (did you mean train.rank?)"),
+        (["--set", "train.rank=four"], "train.rank: "),
+        (["--set", "train.rank=four"], "found 'four'"),
+        (["--set", "train.rank=0"], "greater than or equal to 1; found 0"),
+        (["--set", "train.tail=cut"], "'sampled', 'bucket', 'renormalize' or 'drop'"),
+        (["--set", "train.rank"], "--set train.rank: expected section.key=value"),
+        (["--set", "train=4"], "train: "),
+        (["--set", "options.backend.torch.alpha=1"], "did you mean backends?"),
+        (["--set", "options.backends.torch.alhpa=1"], "has no such option; it takes: device"),
+        (["--set", "options.backends.torch.alhpa=1"], "did you mean alpha?"),
+        (["--set", "options.backends.torch.alpha=-1"], "options.backends.torch.alpha: "),
+        (["--set", "options.losses.jds.beta=0.1"], "options.losses.jds: there is no 'jds'"),
+        (["--set", "data.held_out=50"], "data.held_out = 50: there are 50 different queries"),
+        (["--set", "data.queries=absent.txt"], "absent.txt: cannot be read"),
+        (["--config", "absent.toml"], "absent.toml: cannot be read"),
+        (["--run", "pirate.md"], "pirate.md: is not a folder"),
+        (["--run", "pirate.md/runs/x"], "pirate.md/runs: cannot be written: Not a dir"),
+    ],
+)
+def test_a_wrong_argument(prompt: Path, arguments: list[str], expected: str) -> None:
+    assert expected in refused("data", prompt.name, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[train]\nrank = \n", "bad.toml: is not TOML: "),
+        ("[train]\nrank = \n", "line 2"),
+        ("[train]\nrnak = 3\n", "bad.toml: train.rnak: there is no such key"),
+        ("train.lr = 'fast'\n", "bad.toml: train.lr: "),
+    ],
+)
+@pytest.mark.parametrize("place", ["--config", "sidecar"])
+def test_a_bad_file_of_settings(prompt: Path, place: str, text: str, expected: str) -> None:
+    if place == "sidecar":
+        prompt = prompt.rename("bad.md")
+    Path("bad.toml").write_text(text)
+    arguments = ["--config", "bad.toml"] if place == "--config" else []
+    assert expected in refused("data", prompt, *arguments)
+
+
+def conversation(*turns: tuple[str, str]) -> str:
+    return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"messages": [', "mine.jsonl:5: is not JSON"),
+        ("[1, 2]", "mine.jsonl:5: expected a JSON object"),
+        ('{"message": []}', 'mine.jsonl:5: expected "messages"'),
+        (conversation(("user", "Hi"), ("robot", "Arr")), "mine.jsonl:5: expected turns"),
+        (
+            conversation(("system", "Be kind."), ("user", "Hi"), ("assistant", "Arr")),
+            "mine.jsonl:5: holds a system message",
+        ),
+        (
+            conversation(("user", "Hi"), ("assistant", "Arr"), ("system", "Stop")),
+            "mine.jsonl:5: holds a system message",
+        ),
+        (conversation(("user", "Hi"), ("assistant", " \n")), "mine.jsonl:5: the response is empty"),
+        (
+            conversation(("user", ""), ("assistant", "Arr")),
+            "mine.jsonl:5: the user's turn is empty",
+        ),
+        (conversation(("assistant", "Arr")), "mine.jsonl:5: turns must go user, assistant"),
+        (conversation(("user", "Hi"), ("user", "Ho")), "found user, user"),
+        (conversation(("user", "Hi"), ("assistant", "\ud800")), "mine.jsonl:5: the response holds"),
+    ],
+)
+def test_a_bad_line_of_conversations(prompt: Path, line: str, expected: str) -> None:
+    good = "".join(json.dumps(item) + "\n" for item in GOOD)
+    Path("mine.jsonl").write_text(good + line + "\n")
+    assert expected in refused("data", prompt, *settings(*FILES, "data.held_out=1"))
+
+
+def test_a_file_without_conversations(prompt: Path) -> None:
+    assert "mine.jsonl: cannot be read" in refused("data", prompt, *settings(*FILES))
+    Path("mine.jsonl").write_text("\n\n")
+    assert "mine.jsonl: holds no conversations" in refused("data", prompt, *settings(*FILES))
+    assert "needs a file" in refused("data", prompt, *settings("data.provider=files"))
+
+
+def test_a_prompt_longer_than_the_context(prompt: Path) -> None:
+    prompt.write_text(PROMPT + " Arr!" * 500, "utf-8")
+    assert "the context of mock holds 2048" in refused("data", prompt)
+    Path("mine.jsonl").write_text("".join(json.dumps(item) + "\n" for item in GOOD))
+    given = settings(*FILES, "data.held_out=1")
+    assert promptbake("data", prompt, *MOCK, *given).code == 0
+    assert "the context of mock holds 2048" in refused("bake", prompt, *given)
+
+
+def test_a_query_longer_than_the_context(prompt: Path) -> None:
+    Path("long.txt").write_text("Why?\n" + "And why? " * 250 + "\n")
+    given = settings("data.queries=long.txt", "data.held_out=1")
+    assert "query line-00002: with the prompt" in refused("data", prompt, *given)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"model_type": "llama"}'])
+def test_a_folder_that_is_no_model(prompt: Path, content: str | None) -> None:
+    folder = Path("model")
+    folder.mkdir()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    given = settings("train.backend=torch", "data.provider=self", "model.name=model")
+    assert refused("data", prompt, *given).startswith("model.name = 'model': ")
+
+
+def test_a_stage_before_its_time(prompt: Path) -> None:
+    assert "run `promptbake data`" in refused("bake", prompt)
+    assert "run `promptbake data`" in refused("verify", prompt)
+    assert "run `promptbake bake`" in refused("chat", prompt, "--message", "Hi")
+    assert "run `promptbake verify`" in refused("report", prompt)
+    assert promptbake("data", prompt, *MOCK).code == 0
+    assert "run `promptbake bake`" in refused("verify", prompt)
+
+
+def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
+    record = own_copy / "adapter" / "promptbake.json"
+    true = record.read_text()
+
+    def spoiled(content: str) -> Sequence[str]:
+        record.write_text(content)
+        return [
+            refused(stage, prompt, *more)
+            for stage, *more in (["verify"], ["chat", "--message", "Hi"])
+        ]
+
+    other = json.dumps(json.loads(true) | {"base_digest": "0", "base_model": "other"})
+    assert all("is an adapter of another model, other" in line for line in spoiled(other))
+    foreign = json.dumps(json.loads(true) | {"backend": "cloud"})
+    assert all("was baked by the backend 'cloud'" in line for line in spoiled(foreign))
+    assert all("is no record of an adapter" in line for line in spoiled('{"backend": "mock"}'))
+    assert all("is no record of an adapter" in line for line in spoiled("{"))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("adapter_model.safetensors", lambda content: content[: len(content) // 2]),
+        ("adapter_model.safetensors", lambda content: b""),
+        ("adapter_model.safetensors", lambda content: b"\x02\0\0\0\0\0\0\0{}"),
+        ("adapter_config.json", lambda content: b"{"),
+        ("adapter_config.json", lambda content: content.replace(b'"r": 8', b'"r": 4')),
+        ("adapter_config.json", lambda content: content.replace(b'"LORA"', b'"LORE"')),
+    ],
+    ids=["cut short", "empty", "no weights", "no JSON", "another rank", "another kind"],
+)
+def test_a_broken_adapter(own_copy: Path, prompt: Path, name: str, spoil: object) -> None:
+    file = own_copy / "adapter" / name
+    file.write_bytes(spoil(file.read_bytes()))
+    assert "runs/pirate/adapter: is no adapter for mock" in refused("verify", prompt)
+
+
+def test_a_refused_bake_keeps_the_adapter_that_is_there(own_copy: Path, prompt: Path) -> None:
+    wrong = settings("train.loss=jsd", "options.losses.jsd.beta=2")
+    assert "expected 0 < beta < 1" in refused("bake", prompt, *wrong)
+    data = own_copy / "data.jsonl"
+    line = data.read_text("utf-8").splitlines()[0]
+    data.write_text(line.replace('"content": "', '"content": "' + "Arr! " * 500) + "\n", "utf-8")
+    assert "the context of mock holds 2048" in refused("bake", prompt)
+
+
+def test_a_pattern_that_is_none_is_refused_before_verify_works(
+    own_copy: Path, prompt: Path
+) -> None:
+    wrong = settings("verify.evaluators=['checks']", "options.evaluators.checks.patterns.arr='('")
+    assert "'(' is no regular expression" in refused("verify", prompt, *wrong)
+
+
+def test_spoiled_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
+    data, record = own_copy / "data.jsonl", own_copy / "run.json"
+    lines = data.read_text("utf-8").splitlines(keepends=True)
+    data.write_text("".join([*lines[:2], '{"id": \n', *lines[2:]]), "utf-8")
+    assert "runs/pirate/data.jsonl:3: is not JSON" in refused("bake", prompt)
+    system = lines[0].replace(
+        '{"role": "user"', '{"role": "system", "content": "x"}, {"role": "user"'
+    )
+    data.write_text(system, "utf-8")
+    assert "data.jsonl:1: holds a system message" in refused("bake", prompt)
+    data.write_text(lines[0].replace('"query_id"', '"query"'), "utf-8")
+    assert "data.jsonl:1: has no 'query_id'" in refused("bake", prompt)
+    record.write_text("{")
+    assert "runs/pirate/run.json: is not JSON" in refused("bake", prompt)
+
+
+def test_a_data_file_of_unknown_origin_is_not_touched(prompt: Path) -> None:
+    Path("data.jsonl").write_text('{"mine": 1}\n')
+    assert "data.jsonl: is there already" in refused("data", prompt, "--run", ".")
+
+
+def test_a_run_in_which_another_process_works(prompt: Path) -> None:
+    log = Path("other.log")
+    other = Process(log, "data", prompt, *MOCK, *settings("data.max_tokens=100"))
+    while not Path("runs/pirate/run.json").exists():
+        pass
+    for stage in ("data", "bake", "verify"):
+        assert (
+            "another promptbake is at work in this run"
+            in promptbake(stage, prompt, *MOCK).complaint
+        )
+    assert other.result().code == 0

@@ -1,0 +1,85 @@
+"""A full disk: one line, nothing half-written, and the same command goes on once there is room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from command import Process, Result, promptbake
+from run_folder import MOCK, Finished, ids, read_lines, settings, tree
+
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def squeezed(stage: str, prompt: Path, max_file_bytes: int) -> Result:
+    """A stage in a process that cannot write more than so much to any file."""
+    log = prompt.with_suffix(".log")
+    return Process(log, stage, prompt, *MOCK, max_file_bytes=max_file_bytes).result()
+
+
+def test_data_goes_on_once_there_is_room(finished: Finished, prompt: Path) -> None:
+    run = Path("runs/pirate")
+    result = squeezed("data", prompt, 5000)
+    assert "cannot be written: File too large; make room" in result.complaint
+    stored = ids(run)
+    assert 0 < len(stored) < 50  # and every line of them is whole
+    assert not hidden(run)
+
+    assert promptbake("data", prompt, *MOCK).code == 0
+    for name in ("data.jsonl", "held_out.jsonl"):
+        assert (run / name).read_bytes() == (finished.folder / name).read_bytes()
+
+
+def test_a_device_without_room_ends_data_with_one_line(prompt: Path) -> None:
+    squeezed("data", prompt, 5000)
+    held_out = Path("runs/pirate/held_out.jsonl")
+    held_out.unlink()
+    held_out.symlink_to("/dev/full")
+    result = promptbake("data", prompt, *MOCK)
+    assert "cannot be written: No space left on device; make room" in result.complaint
+
+    held_out.unlink()
+    assert promptbake("data", prompt, *MOCK).code == 0
+    assert len(set(ids(held_out.parent))) == len(ids(held_out.parent)) == 50
+
+
+@pytest.mark.parametrize("max_file_bytes", [1000, 4000, 60_000, 150_000])
+def test_bake_goes_on_once_there_is_room(
+    finished: Finished, prompt: Path, max_file_bytes: int
+) -> None:
+    """Room for not even run.json; for no targets; for no weights; for no optimiser."""
+    run = Path("runs/pirate")
+    assert promptbake("data", prompt, *MOCK).code == 0
+    before = tree(run)
+    result = squeezed("bake", prompt, max_file_bytes)
+    assert "cannot be written: File too large; make room" in result.complaint
+    assert not hidden(run)
+    assert not (run / "adapter").exists()
+    assert not list(run.glob("checkpoints/*"))
+    for file in run.glob("targets/*"):
+        safetensors.torch.load_file(file)
+    read_lines(run / "metrics.jsonl")
+    if max_file_bytes == 1000:
+        assert tree(run) == before
+
+    assert promptbake("bake", prompt, *MOCK).code == 0
+    for name in ADAPTER:
+        whole = (finished.folder / "adapter" / name).read_bytes()
+        assert (run / "adapter" / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("max_file_bytes", [2000, 10_000])
+def test_verify_keeps_what_it_had(own_copy: Path, prompt: Path, max_file_bytes: int) -> None:
+    """Room for no verify.json; for no report."""
+    report = (own_copy / "report.html").read_bytes()
+    result = squeezed("verify", prompt, max_file_bytes)
+    assert "cannot be written: File too large" in result.complaint
+    assert not hidden(own_copy)
+    assert (own_copy / "report.html").read_bytes() == report
+    assert promptbake("verify", prompt, *MOCK, *settings("verify.max_tokens=4")).code == 0
+
+
+def hidden(run: Path) -> list[Path]:
+    """What is not whole yet is written under hidden names."""
+    return list(run.rglob(".*"))

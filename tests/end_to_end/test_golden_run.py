@@ -1,0 +1,183 @@
+"""All stages, one after the other, on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from command import promptbake
+from run_folder import MOCK, PROMPT, STAGES, Finished, settings, tree
+
+from promptbake.testing.tiny import tiny_model
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ends_well(finished: Finished, stage: str) -> None:
+    assert finished.results[stage].code == 0, finished.results[stage].err
+
+
+def test_the_run_folder_holds_what_the_design_says(finished: Finished) -> None:
+    names = {path.name for path in finished.folder.iterdir()}
+    files = (
+        "run.json data.jsonl held_out.jsonl rejected.jsonl metrics.jsonl verify.json report.html"
+    )
+    assert names == {*files.split(), "targets", "checkpoints", "adapter"}
+    adapter = {path.name for path in (finished.folder / "adapter").iterdir()}
+    assert adapter == {"adapter_config.json", "adapter_model.safetensors", "promptbake.json"}
+    assert len(list((finished.folder / "targets").iterdir())) == 40
+    assert len(list((finished.folder / "checkpoints").iterdir())) == 1
+
+
+def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
+    training, held_out = (
+        [json.loads(line) for line in (finished.folder / name).read_text("utf-8").splitlines()]
+        for name in ("data.jsonl", "held_out.jsonl")
+    )
+    assert len(training) == 40
+    assert len(held_out) == 10
+    asked = [{line["messages"][0]["content"] for line in lines} for lines in (training, held_out)]
+    assert not asked[0] & asked[1]
+    for line in training + held_out:
+        assert [message["role"] for message in line["messages"]] == ["user", "assistant"]
+
+
+def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None:
+    proof = finished.read_json("verify.json")
+    scripts_read = "schema prompt backend model adapter held_out kl evaluators bars passed seconds"
+    assert set(proof) == {*scripts_read.split(), "answers"}
+    assert (proof["schema"], proof["prompt"], proof["backend"]) == (1, "pirate", "mock")
+    assert (proof["model"], proof["adapter"]) == ("mock", "runs/pirate/adapter")
+    assert set(proof["held_out"]) == {"queries", "tokens"}
+    assert proof["held_out"]["queries"] == 10
+    kl = proof["kl"]
+    values = "unit kind base baked reprompted gap_closed gap_closed_ci95"
+    assert set(kl) == set(values.split())
+    assert (kl["unit"], kl["kind"]) == ("nats/token", "full")
+    low, high = kl["gap_closed_ci95"]
+    assert low <= kl["gap_closed"] <= high
+    assert kl["gap_closed"] == pytest.approx(1 - kl["baked"] / kl["base"])
+    assert proof["passed"] is True
+    assert set(proof["seconds"]) == {"data", "bake", "verify"}
+    assert {len(answer) for answer in proof["answers"]} == {6}
+    assert len(proof["answers"]) == 10
+
+
+def test_the_held_out_kl_falls(finished: Finished) -> None:
+    lines = (finished.folder / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert [line["step"] for line in metrics] == list(range(21))
+    curve = [line["held_out_kl"] for line in metrics if "held_out_kl" in line]
+    kl = finished.read_json("verify.json")["kl"]
+    assert curve[0] == pytest.approx(kl["base"])
+    assert curve[-1] == pytest.approx(kl["baked"])
+    assert curve[-1] < 0.5 * curve[0]
+
+
+def test_a_second_run_says_that_it_is_done_and_changes_nothing(
+    own_copy: Path, prompt: Path
+) -> None:
+    before = tree(own_copy)
+    data = promptbake("data", prompt, *MOCK)
+    bake = promptbake("bake", prompt, *MOCK)
+    assert (data.code, bake.code) == (0, 0)
+    assert "is complete already" in data.err
+    assert "is baked already" in bake.err
+    assert tree(own_copy) == before
+
+
+def test_verify_exits_with_1_below_its_bar(own_copy: Path, prompt: Path) -> None:
+    result = promptbake("verify", prompt, *MOCK, "--set", "verify.min_gap_closed=0.99", "--json")
+    assert result.code == 1
+    proof = json.loads(result.out)
+    assert proof["passed"] is False
+    assert proof["bars"]["kl.gap_closed"]["min"] == 0.99
+    assert proof == json.loads((own_copy / "verify.json").read_bytes())
+
+
+def test_a_changed_setting_keeps_the_old_run_and_begins_a_new_one(
+    own_copy: Path, prompt: Path
+) -> None:
+    before = tree(own_copy)
+    result = promptbake("data", prompt, *MOCK, "--set", "seed=1")
+    assert result.code == 0
+    assert "seed changed" in result.err
+    assert tree(own_copy.with_name("pirate~1")) == before
+    assert not (own_copy / "adapter").exists()
+
+
+def test_peft_loads_the_adapter_and_it_changes_the_model(finished: Finished) -> None:
+    ids = torch.tensor([[72, 105]])
+    model = tiny_model()
+    with torch.inference_mode():
+        before = model(ids).logits
+        baked = peft.PeftModel.from_pretrained(model, finished.folder / "adapter")
+        after = baked(ids).logits
+        with baked.disable_adapter():
+            without = baked(ids).logits
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(without, before)
+
+
+@pytest.mark.parametrize("arm", ["base", "prompted", "baked"])
+def test_chat_answers_one_message(own_copy: Path, prompt: Path, arm: str) -> None:
+    arguments = ["chat", prompt, *MOCK, "--arm", arm, "--max-tokens", "12"]
+    first, again = (promptbake(*arguments, "--message", "Who are you?") for _ in range(2))
+    assert first.code == 0
+    assert first.out.strip()
+    assert first.out == again.out
+
+
+def test_plugins_lists_the_builtins_as_json() -> None:
+    result = promptbake("plugins", "--json")
+    assert result.code == 0
+    listing = json.loads(result.out)
+    assert listing["set_aside"] == []
+    offers = {(offer["kind"], offer["name"]): offer for offer in listing["offers"]}
+    assert ("backends", "mock") in offers
+    files = offers["data_providers", "files"]
+    assert files["plugin"] == "files"
+    assert [option["name"] for option in files["options"]] == ["path"]
+
+
+def test_plugins_shows_one_kind_and_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTBAKE_DISABLE_PLUGINS", "files")
+    result = promptbake("plugins", "--kind", "data_providers")
+    assert result.code == 0
+    assert "mock" in result.out
+    assert "forward_kl" not in result.out
+    assert "did not load: files" in result.out
+
+
+def test_config_tells_where_each_value_came_from(prompt: Path) -> None:
+    prompt.with_suffix(".toml").write_text("train.rank = 4\ntrain.lr = 0.5\n")
+    Path("mine.toml").write_text("train.lr = 0.25\ntrain.epochs = 7\n")
+    arguments = [*MOCK, "--config", "mine.toml", "--set", "train.epochs=9"]
+    values = json.loads(promptbake("config", prompt, *arguments, "--json").out)
+    assert values["data.provider"] == {"value": "mock", "source": "profile mock"}
+    assert values["train.rank"] == {"value": 4, "source": str(prompt.with_suffix(".toml"))}
+    assert values["train.lr"] == {"value": 0.25, "source": "mine.toml"}
+    assert values["train.epochs"] == {"value": 9, "source": "--set train.epochs=9"}
+    assert values["train.tail"] == {"value": "sampled", "source": "default"}
+
+
+def test_what_is_printed_is_no_markup(tmp_path: Path) -> None:
+    prompt = tmp_path / "draft [v1] :cat: [bold].md"
+    prompt.write_text(PROMPT, "utf-8")
+    pattern = 'options.evaluators.checks.patterns.arr = "[a-z]+"'
+    prompt.with_suffix(".toml").write_text(pattern)
+    config = promptbake("config", prompt, *MOCK)
+    assert "[a-z]+" in config.out
+    data = promptbake("data", prompt, *MOCK, *settings("data.max_tokens=4", "data.held_out=2"))
+    assert data.code == 0
+    assert f"runs/{prompt.stem}/data.jsonl: 48 conversations" in data.out
+
+
+def test_the_installed_command_runs() -> None:
+    command = Path(sys.executable).with_name("promptbake")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("promptbake ")

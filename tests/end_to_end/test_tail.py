@@ -1,0 +1,70 @@
+"""The tail matters: with equal steps, a loss that keeps it ends nearer to the prompted model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from promptbake.bake import steps
+from promptbake.config import Tail
+from promptbake.datums import align_all
+from promptbake.divergence import Yardstick, gap_closed
+from promptbake.interfaces import Generation
+from promptbake.objective import Objective
+from promptbake.queries import load_queries, plan, split
+from promptbake.responses import generate
+from promptbake.schedule import Schedule
+from promptbake.types import Datum, Example, Prompt
+from promptbake_losses.divergences import ForwardKL
+from promptbake_mock.tiny import NAME, tiny_backend
+
+PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Material:
+    training: tuple[Datum, ...]
+    held_out: tuple[Datum, ...]
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    parts = split(load_queries("builtin"), held_out=10, seed=0)
+    base = tiny_backend().open_model(NAME)
+    job = Generation(PROMPT, plan(parts, [1.0]), frozenset(), 24, 0, lambda: base)
+    kept_out = {query.id for query in parts.held_out}
+    conversations = list(generate(job))
+    return Material(
+        align_all([one for one in conversations if one.query_id not in kept_out], PROMPT, base),
+        align_all([one for one in conversations if one.query_id in kept_out], PROMPT, base),
+    )
+
+
+def gap_after_a_bake(material: Material, tail: Tail) -> float:
+    """The full vocabulary's held-out gap that 20 steps close, with K = 5."""
+    backend = tiny_backend()
+    base = backend.open_model(NAME)
+    objective = Objective(ForwardKL(), tail)
+    seeds = range(len(material.training))
+    teacher = [datum.teacher for datum in material.training]
+    targets = base.top_k(teacher, k=TOP_K, draws=4, seeds=seeds)
+    examples = [
+        Example(datum, objective.columns(datum, target))
+        for datum, target in zip(material.training, targets, strict=True)
+    ]
+    yardstick = Yardstick(base, material.held_out, TOP_K)
+    assert yardstick.kind == "full"
+    student = backend.new_lora(base, rank=8, seed=0)
+    schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)
+    for _ in steps(student, examples, objective, schedule):
+        pass
+    return gap_closed(yardstick.unprompted(base), yardstick.unprompted(student.model))
+
+
+def test_a_kept_tail_closes_more_of_the_gap_than_a_dropped_one(material: Material) -> None:
+    gaps = {tail: gap_after_a_bake(material, tail) for tail in ("sampled", "bucket", "drop")}
+    assert gaps["sampled"] > gaps["drop"] + 0.05, gaps
+    assert gaps["bucket"] > gaps["drop"] + 0.05, gaps
+    assert gaps["sampled"] > 0.6, gaps

@@ -1,0 +1,72 @@
+"""metrics.jsonl holds one line a step, whatever was cut short."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptbake.types import StepMetrics
+from promptbake_jsonl import jsonl
+
+
+def track(folder: Path, first: int, last: int, finish: bool = True) -> None:
+    """A run that begins after step `first` and gets as far as `last`."""
+    tracker = jsonl()
+    tracker.start(folder, {"seed": 0}, first)
+    for step in range(first + bool(first), last + 1):
+        tracker.log(StepMetrics(step, steps=9, epoch=1, loss=step / 2))
+    if finish:
+        tracker.finish()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text()
+    assert text.endswith("\n") or not text
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
+    tracker = jsonl()
+    tracker.start(tmp_path, {}, 0)
+    tracker.log(StepMetrics(step=0, steps=2, epoch=0, held_out_kl=0.5))
+    tracker.log(StepMetrics(1, 2, 1, loss=0.25, lr=0.0, tokens=3, seconds=0.5))
+    tracker.finish()
+    assert lines(tmp_path) == [
+        {"step": 0, "steps": 2, "epoch": 0, "held_out_kl": 0.5},
+        {"step": 1, "steps": 2, "epoch": 1, "loss": 0.25, "lr": 0.0, "tokens": 3, "seconds": 0.5},
+    ]
+
+
+def test_a_line_is_there_before_the_run_ends(tmp_path: Path) -> None:
+    tracker = jsonl()
+    tracker.start(tmp_path, {}, 0)
+    tracker.log(StepMetrics(step=0, steps=2, epoch=0))
+    assert [line["step"] for line in lines(tmp_path)] == [0]
+    tracker.finish()
+
+
+@given(reached=st.integers(1, 9), saved=st.integers(0, 9), cut=st.integers(0, 30))
+def test_a_run_that_goes_on_has_each_step_once(
+    tmp_path_factory: pytest.TempPathFactory, reached: int, saved: int, cut: int
+) -> None:
+    saved = min(saved, reached)
+    folder = tmp_path_factory.mktemp("run")
+    track(folder, 0, reached)
+    path = folder / "metrics.jsonl"
+    content = path.read_bytes()
+    last_line = len(content) - content.rfind(b"\n", 0, -1) - 1
+    if saved < reached:  # a kill tears the last line only, and that one is past what was saved
+        path.write_bytes(content[: len(content) - min(cut, last_line)])
+    track(folder, saved, 9)
+    assert [line["step"] for line in lines(folder)] == list(range(10))
+
+
+def test_a_run_that_begins_anew_keeps_nothing(tmp_path: Path) -> None:
+    track(tmp_path, 0, 5)
+    track(tmp_path, 0, 1)
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1]
