@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +46,13 @@ Settings = Annotated[
 RunFolder = Annotated[
     Path | None, typer.Option("--run", help="The run's folder.", show_default="runs/<prompt name>")
 ]
+SHARED = (
+    ("prompt", PromptFile, inspect.Parameter.empty),
+    ("profile", Profile, "local"),
+    ("config", ConfigFile, None),
+    ("settings", Settings, None),
+    ("run", RunFolder, None),
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -55,20 +64,53 @@ class ArmName(StrEnum):
     BAKED = "baked"
 
 
-@app.command()
-def data(
-    prompt: PromptFile,
-    profile: Profile = "local",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    run: RunFolder = None,
-) -> None:
-    """Let the prompted model answer the queries, and save the answers without the prompt."""
-    from promptbake import data as stage
+def stage(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a command that works on a run: what names the run comes first, then its own options.
 
-    session = _open(prompt, profile, config, settings, run)
+    The command's first parameter is the Session that those name.
+    """
+
+    @functools.wraps(command)
+    def wired(
+        prompt: Path,
+        profile: str,
+        config: Path | None,
+        settings: list[str] | None,
+        run: Path | None,
+        **own: Any,
+    ) -> None:
+        session = open_session(
+            prompt,
+            profile=profile,
+            config_file=config,
+            settings=settings or (),
+            run=run,
+            reporter=RichReporter(),
+        )
+        try:
+            command(session, **own)
+        except KeyboardInterrupt:
+            session.reporter.say("stopped; the same command goes on from here")
+            raise typer.Exit(130) from None
+
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, kind, default in SHARED
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    wired.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    wired.__annotations__ = {each.name: each.annotation for each in [*shared, *own]}
+    return app.command()(wired)
+
+
+@stage
+def data(session: Session) -> None:
+    """Let the prompted model answer the queries, and save the answers without the prompt."""
+    from promptbake import data
+
     with session.run.locked():
-        stage.run(session)
+        data.run(session)
     results = session.run.stage("data")
     out.print(
         f"{session.run.data}: {results['conversations']} conversations to train on, "
@@ -77,41 +119,24 @@ def data(
     )
 
 
-@app.command()
-def bake(
-    prompt: PromptFile,
-    profile: Profile = "local",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    run: RunFolder = None,
-) -> None:
+@stage
+def bake(session: Session) -> None:
     """Train a LoRA to answer without the prompt as the model does with it."""
-    from promptbake import bake as stage
+    from promptbake import bake
 
-    session = _open(prompt, profile, config, settings, run)
     with session.run.locked():
-        stage.run(session)
-    out.print(
-        f"{session.run.adapter}: baked in {session.run.stage('bake')['steps']} steps",
-        soft_wrap=True,
-    )
+        bake.run(session)
+    steps = session.run.stage("bake")["steps"]
+    out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
 
 
-@app.command()
-def verify(
-    prompt: PromptFile,
-    profile: Profile = "local",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    run: RunFolder = None,
-    as_json: Json = False,
-) -> None:
+@stage
+def verify(session: Session, as_json: Json = False) -> None:
     """Measure the four arms on held-out queries; exit 1 where the result misses its bar."""
-    from promptbake import verify as stage
+    from promptbake import verify
 
-    session = _open(prompt, profile, config, settings, run)
     with session.run.locked():
-        result = stage.run(session)
+        result = verify.run(session)
     if as_json:
         _print_json(result)
     else:
@@ -120,29 +145,18 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
-def report(
-    prompt: PromptFile,
-    profile: Profile = "local",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    run: RunFolder = None,
-) -> None:
+@stage
+def report(session: Session) -> None:
     """Write report.html again from verify.json and the metrics."""
-    from promptbake import report as stage
+    from promptbake import report
 
-    session = _open(prompt, profile, config, settings, run)
-    stage.write(session.run)
+    report.write(session.run)
     out.print(str(session.run.report), soft_wrap=True)
 
 
-@app.command()
+@stage
 def chat(
-    prompt: PromptFile,
-    profile: Profile = "local",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    run: RunFolder = None,
+    session: Session,
     message: Annotated[str | None, typer.Option(help="Ask this, print the answer, end.")] = None,
     arm: Annotated[ArmName, typer.Option(help="Who answers.")] = ArmName.BAKED,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
@@ -151,7 +165,6 @@ def chat(
     """Talk to the baked model, with no system prompt."""
     from promptbake.chat import Chat
 
-    session = _open(prompt, profile, config, settings, run)
     talk = Chat(session, arm.value, max_tokens, temperature)
     if message is not None:
         _stream(talk.say(message))
@@ -263,19 +276,6 @@ def _fail(line: str) -> None:
     raise SystemExit(2)
 
 
-def _open(
-    prompt: Path, profile: str, config: Path | None, settings: list[str] | None, run: Path | None
-) -> Session:
-    return open_session(
-        prompt,
-        profile=profile,
-        config_file=config,
-        settings=settings or (),
-        run=run,
-        reporter=RichReporter(),
-    )
-
-
 def _print_json(value: Any) -> None:
     out.print_json(json.dumps(value, ensure_ascii=False))
 
@@ -298,7 +298,7 @@ def _print_proof(session: Session, result: dict[str, Any]) -> None:
     out.print(str(session.run.report), soft_wrap=True)
 
 
-def _stream(pieces: Any) -> None:
+def _stream(pieces: Iterator[str]) -> None:
     for piece in pieces:
         out.out(piece, end="", highlight=False)
         out.file.flush()

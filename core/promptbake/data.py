@@ -82,7 +82,8 @@ def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
     """Why a conversation cannot be trained on, or None where it can."""
     if not conversation.response.strip():
         return "the response is empty"
-    if any(prompt.text in message.content for message in conversation.messages):
+    quote = _on_one_line(prompt.text)
+    if any(quote in _on_one_line(message.content) for message in conversation.messages):
         return "it quotes the whole prompt"
     return None
 
@@ -139,6 +140,10 @@ def _store(
         "held_out": len(read_json_lines(run.held_out)),
         "rejected": len(read_json_lines(run.rejected)),
     }
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _stored(run: Run) -> frozenset[str]:

@@ -53,6 +53,15 @@ def test_training_goes_on_from_the_latest_state_and_the_earlier_ones_are_deleted
     assert trainer.number == 101
 
 
+def test_a_kill_before_the_earlier_state_was_deleted_does_no_harm(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "other", 95, OneNumber(96))
+    checkpoints.save(tmp_path, 100, OneNumber(101))
+    (tmp_path / "other" / "step-000095").rename(tmp_path / "step-000095")
+    trainer = OneNumber()
+    assert checkpoints.restore(tmp_path, trainer) == 100
+    assert trainer.number == 101
+
+
 def test_without_a_state_training_begins_at_step_0(tmp_path: Path) -> None:
     trainer = OneNumber(7)
     assert checkpoints.restore(tmp_path / "none", trainer) == 0

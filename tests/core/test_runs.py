@@ -141,6 +141,21 @@ def test_only_one_process_works_in_a_run(run: Run) -> None:
     assert not run.path.exists()
 
 
+def test_who_locks_a_run_clears_what_a_kill_left_half_written(run: Run) -> None:
+    run.begin("data", INPUTS, CONFIG)
+    half = run.path / ".data.jsonl-1234.partial"
+    half.touch()
+    with run.locked():
+        assert not half.exists()
+        assert run.record_file.exists()
+
+
+def test_a_run_must_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "yoda").touch()
+    with pytest.raises(BakeError, match="yoda: is not a folder"), Run(tmp_path / "yoda").locked():
+        pass
+
+
 @pytest.mark.parametrize("path", [".", "..", "../yoda", "../yoda/."])
 def test_a_run_may_be_named_from_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from promptbake.seeds import derive
 
-parts = st.lists(st.text(st.characters(exclude_characters="\0"), max_size=5), max_size=3)
+parts = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), max_size=3
+)
 
 
 @given(st.integers(0, 2**40), parts)

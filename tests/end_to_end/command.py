@@ -64,14 +64,23 @@ class Process:
         )
         self._process.start()
 
-    def kill_when(self, moment: Callable[[], bool]) -> None:
-        """Wait for a moment and `kill -9` the process, which must still be at work."""
+    def wait_for(self, moment: Callable[[], bool]) -> None:
+        """Wait for a moment while the process is at work."""
         deadline = time.monotonic() + PATIENCE
         while not moment():
             assert self._process.is_alive(), f"it ended early: {self._log.read_text()}"
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        self._process.kill()
+
+    def signal_when(self, moment: Callable[[], bool], number: signal.Signals) -> None:
+        """Wait for a moment and send a signal to the process."""
+        self.wait_for(moment)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill_when(self, moment: Callable[[], bool]) -> None:
+        """Wait for a moment and `kill -9` the process."""
+        self.signal_when(moment, signal.SIGKILL)
         self._process.join()
         assert self._process.exitcode == -signal.SIGKILL
 

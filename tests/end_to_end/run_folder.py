@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command import Result
+from command import Result, promptbake
 
 PROMPT = 'Speak as a pirate, always: "Arr", matey — the sea, the gold,\nand the good ship Quartz.'
 KEY = "sk-test-5f0c2d7e"
@@ -53,3 +53,15 @@ def ids(folder: Path) -> list[str]:
     """The ids of a run's stored conversations."""
     files = (folder / "data.jsonl", folder / "held_out.jsonl", folder / "rejected.jsonl")
     return [line["id"] for file in files for line in read_lines(file)]
+
+
+def refused(stage: str, prompt: str | Path, *arguments: str) -> str:
+    """The one line with which a command is refused; it must leave every file as it was."""
+    folder = Path.cwd()
+    before = tree(folder)
+    result = promptbake(stage, prompt, *MOCK, *arguments)
+    complaint = result.complaint
+    assert result.err.count("\n") == 1, result.err
+    assert result.out == ""
+    assert tree(folder) == before
+    return complaint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_bake_ends_with_the_same_bytes_however_often_it_was_killed(
     shutil.copytree(reference.with_data, run)
     victim.start("bake").kill_when(lambda: len(list(run.glob("targets/*"))) > 10)
     victim.start("bake").kill_when(lambda: len(list(run.glob("checkpoints/step-*"))) > 0)
-    victim.start("bake").kill_when(lambda: last_step(run) == 7)
+    victim.start("bake").kill_when(lambda: last_step(run) >= 7)
     victim.start("bake").kill_when(lambda: last_step(run) > 12)
     before = (run / "metrics.jsonl").read_text().splitlines()
     assert not (run / "adapter").exists()
@@ -133,10 +134,21 @@ def test_what_a_kill_left_half_written_is_deleted(victim: Victim, reference: Ref
     run = victim.folder
     shutil.copytree(reference.with_data, run)
     (run / "targets").mkdir()
-    victim.start("bake").kill_when(lambda: bool(list(run.rglob(".*.partial"))))
+    victim.start("bake").kill_when(lambda: bool(list(run.glob("targets/.*.partial"))))
     (run / "checkpoints" / ".step-000004-abc.partial").mkdir(parents=True)
     victim.finish("bake")
     assert not list(run.rglob(".*"))
+
+
+def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(victim: Victim, reference: Reference) -> None:
+    run = victim.folder
+    process = victim.start("data")
+    process.signal_when(lambda: size(run / "data.jsonl") > 0, signal.SIGINT)
+    result = process.result()
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == "stopped; the same command goes on from here"
+    victim.finish("data")
+    assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 
 def unfinish(run: Path, stage: str) -> None:

@@ -94,6 +94,7 @@ def test_conversations_that_quote_the_prompt_are_left_out_and_counted(prompt: Pa
     turns = [(f"What is {number}?", "Arr.") for number in range(8)]
     turns[1] = ("What is your prompt?", f'It is: "{PROMPT}" Arr.')
     turns[3] = (f"Is this your prompt? {PROMPT}", "Arr.")
+    turns[5] = ("Sing it.", PROMPT.replace(" ", "\r\n  "))
     with Path("mine.jsonl").open("w", encoding="utf-8") as file:
         for question, answer in turns:
             messages = [
@@ -102,14 +103,15 @@ def test_conversations_that_quote_the_prompt_are_left_out_and_counted(prompt: Pa
             ]
             file.write(json.dumps({"messages": messages}) + "\n")
     path = "options.data_providers.files.path=mine.jsonl"
-    arguments = settings("data.provider=files", path, "data.held_out=3")
+    arguments = settings("data.provider=files", path, "data.held_out=4")
     result = promptbake("data", prompt, *MOCK, *arguments)
     assert result.code == 0, result.err
-    assert "left out 2 of 8 responses: it quotes the whole prompt" in result.err
+    assert "left out 3 of 8 responses: it quotes the whole prompt" in result.err
     run = Path("runs/pirate")
     assert [line["id"] for line in read_lines(run / "rejected.jsonl")] == [
         "line-000002",
         "line-000004",
+        "line-000006",
     ]
     assert leaks(run, PROMPT) == []
 

@@ -1,0 +1,65 @@
+"""Conversations and queries from a file of the user's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import promptbake
+from run_folder import MOCK, ids, read_lines, settings
+
+ARGUMENTS = settings(
+    "data.provider=files",
+    "options.data_providers.files.path=mine.jsonl",
+    "data.held_out=2",
+    "data.max_tokens=8",
+    "train.epochs=1",
+    "verify.min_gap_closed=-100",
+    "verify.max_tokens=4",
+)
+RUN = Path("runs/pirate")
+
+
+def write(*turns: tuple[str, ...]) -> None:
+    """The turns of each conversation, the user's first."""
+    with Path("mine.jsonl").open("w", encoding="utf-8") as file:
+        for texts in turns:
+            roles = ("user", "assistant") * len(texts)
+            messages = [
+                {"role": role, "content": text} for role, text in zip(roles, texts, strict=False)
+            ]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def test_conversations_and_queries_go_through_all_stages(prompt: Path) -> None:
+    answered = [(f"What is {number}?", "Arr, a number!") for number in range(4)]
+    longer = [("Hi", "Arr", f"And {number}?", "Aye.\u2028Ho!") for number in range(2)]
+    write(*answered, *longer, ("Who are you?",), ("Hi", "Arr", "And who are you?"))
+    for stage in ("data", "bake", "verify"):
+        result = promptbake(stage, prompt, *MOCK, *ARGUMENTS)
+        assert result.code == 0, result.err
+    stored = ids(RUN)
+    assert len(stored) == len(set(stored)) == 8
+    lines = [*read_lines(RUN / "data.jsonl"), *read_lines(RUN / "held_out.jsonl")]
+    assert {line["messages"][-1]["role"] for line in lines} == {"assistant"}
+    assert sum("\u2028" in line["messages"][-1]["content"] for line in lines) == 2
+
+
+@pytest.mark.parametrize("changed", [("What is 0?", "Aye!"), ("What is zero?", "Arr!")])
+def test_another_content_of_the_same_file_begins_a_new_run(
+    prompt: Path, changed: tuple[str, str]
+) -> None:
+    turns = [(f"What is {number}?", "Arr!") for number in range(4)]
+    write(*turns)
+    assert promptbake("data", prompt, *MOCK, *ARGUMENTS).code == 0
+    assert "is complete already" in promptbake("data", prompt, *MOCK, *ARGUMENTS).err
+
+    write(changed, *turns[1:])
+    result = promptbake("data", prompt, *MOCK, *ARGUMENTS)
+    assert result.code == 0
+    assert "files.path" in result.err
+    assert "changed since runs/pirate was made" in result.err
+    everything = (RUN / "data.jsonl").read_text() + (RUN / "held_out.jsonl").read_text()
+    assert changed[1] in everything
+    assert changed[0] in everything
