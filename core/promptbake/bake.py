@@ -35,15 +35,15 @@ def run(session: Session) -> None:
     if state == "done" and folder.adapter.exists():
         session.reporter.say(f"bake: {folder.adapter} is baked already")
         return
-    if state == "fresh":
-        _clear(session, changed)
-    folder.begin("bake", inputs, config.model_dump(mode="json"))
     started = time.monotonic()
-
     loss = session.make("losses", config.train.loss, "train.loss")
     objective = Objective(loss, config.train.tail)
     training = align_all(dataset.training, session.prompt, base)
     held_out = align_all(dataset.held_out, session.prompt, base)
+
+    if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
+        _clear(session, changed)
+    folder.begin("bake", inputs, config.model_dump(mode="json"))
     examples = ask_teacher(session, objective, training)
     yardstick = Yardstick(base, held_out, config.teacher.top_k)
     student = session.backend.new_lora(base, rank=config.train.rank, seed=config.seed)
@@ -94,7 +94,7 @@ def _train(
     config, folder = session.config.train, session.run
     first = checkpoints.restore(folder.checkpoints, student)
     trackers: list[Tracker] = [
-        session.make("trackers", name, "train.trackers") for name in config.trackers
+        session.make("trackers", name, "train.trackers") for name in dict.fromkeys(config.trackers)
     ]
 
     def log(metrics: StepMetrics) -> None:

@@ -30,7 +30,7 @@ def restore(folder: Path, trainer: Trainer) -> int:
     if not states:
         return 0
     trainer.load_state(states[-1])
-    return int(states[-1].name.removeprefix(PREFIX))
+    return _step(states[-1])
 
 
 def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
@@ -62,4 +62,8 @@ def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
 
 
 def _states(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*"))
+    return sorted(folder.glob(f"{PREFIX}*"), key=_step)
+
+
+def _step(state: Path) -> int:
+    return int(state.name.removeprefix(PREFIX))

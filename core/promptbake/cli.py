@@ -208,7 +208,9 @@ def plugins(
     table = Table("kind", "name", "plugin", "version", "options", box=None, pad_edge=False)
     for offer in sorted(offers, key=lambda offer: (list(HOOKS).index(offer.kind), offer.name)):
         options = ", ".join(
-            f"{option.name}: {option.type} = {option.default}" for option in offer.options
+            f"{option.name}: {option.type}"
+            + (", required" if option.required else f" = {option.default}")
+            for option in offer.options
         )
         table.add_row(offer.kind, offer.name, offer.plugin, offer.version, options)
     out.print(table)

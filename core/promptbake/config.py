@@ -22,7 +22,7 @@ from promptbake.hookspecs import HOOKS
 from promptbake.plugins import nearest
 
 Tail = Literal["sampled", "bucket", "renormalize", "drop"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 SHAPES = {  # what pydantic says in Python's words
     "tuple_type": "expected a list, such as [1, 2]",
     "dict_type": "expected a table of keys",
@@ -45,7 +45,7 @@ class DataSection(_Section):
 
     provider: str = Field(description="who answers the queries")
     queries: str = Field("builtin", description="'builtin', or a file of queries (JSONL or text)")
-    temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+    temperatures: tuple[Annotated[float, Field(ge=0, le=2, strict=True)], ...] = Field(
         (0.5, 0.7, 0.9, 1.0), min_length=1, description="one response a query at each of these"
     )
     max_tokens: Count = Field(256, description="the longest response, in tokens")
@@ -67,7 +67,9 @@ class TrainSection(_Section):
     tail: Tail = Field("sampled", description="what stands for the tokens outside the top K")
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
     rank: Count = Field(32, description="the LoRA's rank")
-    lr: float = Field(1e-4, gt=0, description="the first step's learning rate; it falls to 0")
+    lr: float = Field(
+        1e-4, gt=0, strict=True, description="the first step's learning rate; it falls to 0"
+    )
     batch_size: Count = Field(16, description="conversations a step")
     epochs: Count = Field(4, description="passes over the conversations")
     save_every: Count = Field(10, description="steps between checkpoints")
@@ -87,7 +89,9 @@ class VerifySection(_Section):
 class Config(_Section):
     """All that a run is told. A plugin's options stand under options.<kind>.<name>."""
 
-    seed: int = Field(0, ge=0, description="everything random follows from it")
+    seed: int = Field(
+        0, ge=0, lt=2**63, strict=True, description="everything random follows from it"
+    )
     model: ModelSection
     data: DataSection
     teacher: TeacherSection

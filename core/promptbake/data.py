@@ -12,7 +12,7 @@ from promptbake import conversations
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, digest_file, read_json_lines
 from promptbake.interfaces import DataProvider, Generation
-from promptbake.progress import Relay
+from promptbake.progress import Bar, Relay
 from promptbake.queries import Split, digest, load_queries, plan, split
 from promptbake.runs import Run
 from promptbake.session import Session
@@ -35,7 +35,8 @@ def run(session: Session) -> None:
     provider: DataProvider = session.make(
         "data_providers", session.config.data.provider, "data.provider"
     )
-    queries = tuple(provider.queries()) or load_queries(session.config.data.queries)
+    brought = tuple(provider.queries())
+    queries = brought or load_queries(session.config.data.queries)
     parts = split(queries, session.config.data.held_out, session.config.seed)
     inputs = _inputs(session, queries)
     state, changed = session.run.state("data", inputs)
@@ -56,7 +57,11 @@ def run(session: Session) -> None:
             f"that run is kept as {aside}, and a new one begins"
         )
     session.run.begin("data", inputs, session.config.model_dump(mode="json"))
-    counts = _store(session, job, answers, {query.id for query in parts.held_out}, relay)
+    held_out = {query.id for query in parts.held_out}
+    total = None if brought else len(job.plan)  # a provider with queries of its own may know better
+    with session.reporter.bar("data", total, len(done)) as bar:
+        relay.bar = bar
+        counts = _store(session, job, answers, held_out, bar)
     _check_any(session.run)
     session.run.finish("data", time.monotonic() - started, **counts)
 
@@ -106,10 +111,11 @@ def _store(
     job: Generation,
     answers: Iterator[Conversation],
     held_out: set[str],
-    relay: Relay,
+    bar: Bar,
 ) -> dict[str, int]:
     run, reporter = session.run, session.reporter
     reasons: Counter[str] = Counter()
+    answered = 0
     with (
         JsonLines(run.data) as training,
         JsonLines(run.held_out) as proof,
@@ -119,20 +125,17 @@ def _store(
         if torn:
             reporter.say(f"data: cut off {torn} line(s) that an earlier run left torn")
         if job.done:
-            reporter.say(f"data: going on after {len(job.done)} stored conversations")
-        answered = 0
-        with reporter.bar("data", len(job.plan), len(job.done)) as bar:
-            relay.bar = bar
-            for conversation in answers:
-                answered += 1
-                reason = rejects(conversation, session.prompt)
-                if reason:
-                    reasons[reason] += 1
-                    rejected.append({"id": conversation.id, "reason": reason})
-                else:
-                    file = proof if conversation.query_id in held_out else training
-                    file.append(conversations.to_line(conversation))
-                bar.advance()
+            reporter.say(f"data: going on after {len(job.done)} earlier responses")
+        for conversation in answers:
+            answered += 1
+            reason = rejects(conversation, session.prompt)
+            if reason:
+                reasons[reason] += 1
+                rejected.append({"id": conversation.id, "reason": reason})
+            else:
+                file = proof if conversation.query_id in held_out else training
+                file.append(conversations.to_line(conversation))
+            bar.advance()
     for reason, count in reasons.items():
         reporter.say(f"data: left out {count} of {answered} responses: {reason}")
     return {

@@ -165,9 +165,7 @@ class Trainer(Protocol):
         """The student as it stands."""
         ...
 
-    def forward_backward(
-        self, batch: Sequence[Example], objective: Objective
-    ) -> Pending[float]:
+    def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """Add the batch's gradient; the loss is the mean over its response tokens, in nats."""
         ...
 

@@ -85,7 +85,7 @@ class Offer:
         for option in self.options:
             if option.required and option.name not in options:
                 key = f"options.{self.kind}.{self.name}.{option.name}"
-                raise BakeError(f"{key}: is missing; expected {option.type}")
+                raise BakeError(f"{key}: is missing; expected {option.type}: --set {key}=...")
         return self.factory(**self.check(options))
 
 

@@ -38,8 +38,8 @@ class Reporter(Protocol):
         """One line that stays."""
         ...
 
-    def bar(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
-        """A bar for `total` pieces of work of which `done` were there before."""
+    def bar(self, what: str, total: int | None, done: int = 0) -> AbstractContextManager[Bar]:
+        """A bar for `total` pieces of work, None where nobody knows; `done` were there before."""
         ...
 
 
@@ -65,7 +65,7 @@ class RichReporter:
         self._console.print(line, markup=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def bar(self, what: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         """A bar; where there is no terminal, its end state alone."""
         columns = (
             SpinnerColumn(finished_text="✓"),
@@ -83,7 +83,7 @@ class RichReporter:
 
 
 class _RichBar:
-    def __init__(self, progress: Progress, task: TaskID, total: int, done: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID, total: int | None, done: int) -> None:
         self._progress, self._task, self._total = progress, task, total
         self._done, self._foreseen = float(done), float(done)
 
@@ -97,7 +97,9 @@ class _RichBar:
         self._show()
 
     def _show(self) -> None:
-        shown = min(max(self._done, self._foreseen), self._total)
+        shown = max(self._done, self._foreseen)
+        if self._total is not None:
+            shown = min(shown, self._total)
         self._progress.update(self._task, completed=shown)
 
 
@@ -108,7 +110,7 @@ class SilentReporter:
         """Nothing."""
 
     @contextmanager
-    def bar(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def bar(self, what: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         """No bar."""
         yield _SilentBar()
 

@@ -79,7 +79,7 @@ def plan(split: Split, temperatures: Sequence[float]) -> tuple[Request, ...]:
     The proof is an expectation over the prompted model's own responses (Eq. 3), hence the 1.
     """
     training = [
-        Request(f"{query.id}@{temperature:g}", query, temperature)
+        Request(f"{query.id}@{temperature}", query, temperature)
         for temperature in dict.fromkeys(temperatures)
         for query in split.training
     ]

@@ -78,9 +78,7 @@ def open_session(
     prompt = read_prompt(prompt_file)
     resolved = resolve(profile, prompt_file.with_suffix(".toml"), config_file, settings)
     registry = load()
-    session = Session(
-        prompt, resolved, Run(run or Path("runs") / prompt.name), registry, reporter
-    )
+    session = Session(prompt, resolved, Run(run or Path("runs") / prompt.name), registry, reporter)
     _check_names(session)
     return session
 

@@ -16,7 +16,7 @@ from promptbake.interfaces import Evaluator, Evidence, Model
 from promptbake.queries import load_questions
 from promptbake.responses import answer
 from promptbake.session import Session
-from promptbake.types import Answer, Arm, Datum, Measurement
+from promptbake.types import Answer, Arm, Datum
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -28,14 +28,15 @@ def run(session: Session) -> dict[str, Any]:
     checkpoint = read_adapter(folder.adapter, session.backend.name, base)
     baked = session.backend.load_adapter(base, checkpoint)
     datums = align_all(dataset.held_out, session.prompt, base)
+    evaluators: list[Evaluator] = [
+        session.make("evaluators", name, "verify.evaluators")
+        for name in dict.fromkeys(config.verify.evaluators)
+    ]
 
     kl = measure_kl(session, base, baked, datums)
     answers = ask_arms(session, base, baked)
     evidence = Evidence(session.prompt, answers)
-    measurements: list[Measurement] = []
-    for name in config.verify.evaluators:
-        evaluator: Evaluator = session.make("evaluators", name, "verify.evaluators")
-        measurements += evaluator.evaluate(evidence)
+    measurements = [found for evaluator in evaluators for found in evaluator.evaluate(evidence)]
 
     bar = config.verify.min_gap_closed
     passed = kl["gap_closed"] >= bar
@@ -50,15 +51,13 @@ def run(session: Session) -> dict[str, Any]:
             "tokens": sum(datum.n_response for datum in datums),
         },
         "kl": kl,
-        "evaluators": {
-            item.name: {"unit": item.unit, **item.values} for item in measurements
-        },
+        "evaluators": {item.name: {"unit": item.unit, **item.values} for item in measurements},
         "bars": {"kl.gap_closed": {"min": bar, "value": kl["gap_closed"], "passed": passed}},
         "passed": passed,
         "answers": [_answer_line(item) for item in answers],
         "seconds": {
-            "data": folder.stage("data")["seconds"],
-            "bake": folder.stage("bake")["seconds"],
+            "data": folder.stage("data").get("seconds"),
+            "bake": folder.stage("bake").get("seconds"),
             "verify": round(time.monotonic() - started, 1),
         },
     }

@@ -33,10 +33,10 @@ class Checks:
         return shares
 
 
-def checks(*, patterns: dict[str, str] | None = None) -> Evaluator:
+def checks(*, patterns: dict[str, str]) -> Evaluator:
     """Search for each of the `patterns`, Python regular expressions by name."""
     compiled = {}
-    for name, pattern in (patterns or {}).items():
+    for name, pattern in patterns.items():
         try:
             compiled[name] = re.compile(pattern)
         except re.error as error:

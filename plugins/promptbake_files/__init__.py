@@ -59,12 +59,8 @@ class FilesProvider:
         return chain(stored, generate(replace(job, plan=asked)))
 
 
-def files(*, path: Path | None = None) -> DataProvider:
+def files(*, path: Path) -> DataProvider:
     """Read the JSONL file at `path`."""
-    if path is None:
-        raise BakeError(
-            "data.provider = 'files' needs a file: --set options.data_providers.files.path=FILE"
-        )
     return FilesProvider(path)
 
 

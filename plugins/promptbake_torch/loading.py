@@ -35,6 +35,7 @@ class HubLoader:
     def __call__(self, name: str) -> Engine:
         """Load the model and its tokenizer."""
         import transformers
+
         from promptbake_torch import embedded
 
         transformers.logging.set_verbosity_error()

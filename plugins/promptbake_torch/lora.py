@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from promptbake_torch.model import TorchModel
 WEIGHTS = "adapter_model.safetensors"
 OPTIMIZER = "optimizer.pt"
 BETAS = (0.9, 0.99)
+# What peft raises for a folder that holds no adapter, or one that does not fit.
+UNUSABLE = (OSError, ValueError, KeyError, RuntimeError, UserWarning, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,9 @@ class LoraTrainer:
             for name, parameter in self._engine.module.named_parameters()
             if f".{self._adapter}." in name
         ]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=0.0, betas=BETAS, weight_decay=0.0
-        )
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
 
-    def forward_backward(
-        self, batch: Sequence[Example], objective: Objective
-    ) -> Pending[float]:
+    def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """Add the gradient of the mean over the batch's response tokens."""
         rows = self._engine.pad([example.datum.student_ids for example in batch])
         counts = [example.datum.n_response for example in batch]
@@ -89,9 +89,10 @@ class LoraTrainer:
 
     def save_state(self, folder: Path) -> None:
         """The adapter's weights and the optimiser's moments."""
-        with _full_disk_is_os_error():
-            write_atomic(folder / WEIGHTS, safetensors.torch.save(self._state()))
-            torch.save(self._optimizer.state_dict(), folder / OPTIMIZER)
+        moments = BytesIO()  # torch.save to a path tells nobody that the disk is full
+        torch.save(self._optimizer.state_dict(), moments)
+        write_atomic(folder / WEIGHTS, safetensors.torch.save(self._state()))
+        write_atomic(folder / OPTIMIZER, moments.getvalue())
 
     def load_state(self, folder: Path) -> None:
         """Go on from what `save_state` wrote."""
@@ -127,14 +128,15 @@ def load_adapter(base: TorchModel, checkpoint: Checkpoint) -> TorchModel:
     engine = base.engine
     adapter = engine.next_adapter()
     try:
-        if hasattr(engine.module, "load_adapter") and hasattr(engine.module, "peft_config"):
-            engine.module.load_adapter(checkpoint.uri, adapter_name=adapter)
-        else:
-            engine.module = peft.PeftModel.from_pretrained(
-                engine.module, checkpoint.uri, adapter_name=adapter
-            )
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        with _missing_weights_are_an_error():
+            if hasattr(engine.module, "load_adapter") and hasattr(engine.module, "peft_config"):
+                engine.module.load_adapter(checkpoint.uri, adapter_name=adapter)
+            else:
+                engine.module = peft.PeftModel.from_pretrained(
+                    engine.module, checkpoint.uri, adapter_name=adapter
+                )
+    except UNUSABLE as error:
+        reason = " ".join(str(error).split())[:200]
         raise BakeError(f"{checkpoint.uri}: is no adapter for {engine.name}: {reason}") from None
     engine.module.eval()
     return TorchModel(engine, adapter, base.sample_batch)
@@ -186,11 +188,8 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _full_disk_is_os_error() -> Iterator[None]:
-    """torch.save reports a failed write as a RuntimeError; keep what the system said."""
-    try:
+def _missing_weights_are_an_error() -> Iterator[None]:
+    """peft only warns where a file lacks weights, and leaves them as they were before training."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
         yield
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise

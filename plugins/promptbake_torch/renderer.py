@@ -22,7 +22,9 @@ class ChatRenderer:
 
     def __init__(self, tokenizer: Any, name: str, extra_stop_ids: frozenset[int]) -> None:
         if not tokenizer.chat_template:
-            raise BakeError(f"model {name}: its tokenizer has no chat template, so choose a chat model")
+            raise BakeError(
+                f"model {name}: its tokenizer has no chat template, so choose a chat model"
+            )
         self._tokenizer = tokenizer
         self._prefixes: dict[str | None, TokenIds] = {}
         self.folds_system = not self._shows_system()
@@ -61,9 +63,7 @@ class ChatRenderer:
         return max(fitting, key=len, default=())
 
     def _render(self, messages: Sequence[Message]) -> TokenIds:
-        return tuple(
-            self._tokenizer.encode(self._text(messages, True), add_special_tokens=False)
-        )
+        return tuple(self._tokenizer.encode(self._text(messages, True), add_special_tokens=False))
 
     def _text(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
@@ -89,7 +89,9 @@ class ChatRenderer:
         if ends:
             return int(ends[0])
         if self._tokenizer.eos_token_id is None:
-            raise BakeError(f"model {name}: neither its chat template nor its tokenizer ends a turn")
+            raise BakeError(
+                f"model {name}: neither its chat template nor its tokenizer ends a turn"
+            )
         return int(self._tokenizer.eos_token_id)
 
 

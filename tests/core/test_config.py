@@ -116,8 +116,10 @@ def test_a_setting_without_a_key_or_a_value_is_refused(setting: str) -> None:
         ("train.lrr=1", "train.lrr: there is no such key (did you mean train.lr?)"),
         ("trian.lr=1", "trian: there is no such key (did you mean train?)"),
         ("sed=1", "sed: there is no such key (did you mean seed?)"),
-        ("train.lr=fast", "train.lr: input should be a valid number, unable to parse string as a "
-         "number; found 'fast'"),
+        ("train.lr=fast", "train.lr: input should be a valid number; found 'fast'"),
+        ("data.held_out=true", "data.held_out: input should be a valid integer; found True"),
+        ("seed=9223372036854775808", "seed: input should be less than 9223372036854775808; found "
+         "9223372036854775808"),
         ("train.lr=inf", "train.lr: input should be a finite number; found inf"),
         ("train.lr=0", "train.lr: input should be greater than 0; found 0"),
         ("train.rank=0", "train.rank: input should be greater than or equal to 1; found 0"),

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from promptbake.config import Tail
 from promptbake.objective import Objective, full_kl, rest
 from promptbake.types import Columns, Datum, Targets
 from promptbake_losses.divergences import JSD, CrossEntropy, ForwardKL, ReverseKL
-from torch import Tensor
 
 DIVERGENCES = [ForwardKL(), ReverseKL(), JSD(0.5), JSD(0.1)]
 DATUM = Datum("c", "q", student_ids=(7, 1, 2), teacher_ids=(8, 9, 1, 2), n_response=2)
@@ -109,9 +110,7 @@ def test_the_bucket_grows_with_k_up_to_the_full_kl(
     teacher = distributions(seed, 1, vocabulary, spread)
     student = distributions(seed + 1, 1, vocabulary, spread)
     nats = [
-        loss_of(
-            Objective(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k)
-        ).item()
+        loss_of(Objective(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k)).item()
         for k in range(1, vocabulary + 1)
     ]
     assert nats == pytest.approx(sorted(nats), abs=1e-9)

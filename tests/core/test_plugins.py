@@ -206,7 +206,8 @@ def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("needs", {}, "options.losses.needs.model: is missing; expected str"),
+        ("needs", {}, "options.losses.needs.model: is missing; expected str: "
+         "--set options.losses.needs.model=..."),
         ("literal", {"mode": "C"}, "options.losses.literal.mode: input should be 'A' or 'B'; "
          "found 'C'"),
         ("swallow", {"a": 1}, "options.losses.swallow.a: losses 'swallow' (plugin many) has no "

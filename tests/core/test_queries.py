@@ -152,8 +152,8 @@ def test_the_plan_asks_training_queries_at_each_temperature_and_held_out_ones_on
     assert [(request.id, request.temperature) for request in requests] == [
         ("a@0.5", 0.5),
         ("b@0.5", 0.5),
-        ("a@1", 1.0),
-        ("b@1", 1.0),
+        ("a@1.0", 1.0),
+        ("b@1.0", 1.0),
         ("c@held-out", 1.0),
     ]
     assert all(request.id.startswith(request.query.id) for request in requests)

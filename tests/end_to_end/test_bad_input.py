@@ -135,7 +135,9 @@ def test_a_file_without_conversations(prompt: Path) -> None:
     assert "mine.jsonl: cannot be read" in refused("data", prompt, *settings(*FILES))
     Path("mine.jsonl").write_text("\n\n")
     assert "mine.jsonl: holds no conversations" in refused("data", prompt, *settings(*FILES))
-    assert "needs a file" in refused("data", prompt, *settings("data.provider=files"))
+    assert "files.path: is missing; expected Path: --set" in refused(
+        "data", prompt, *settings("data.provider=files")
+    )
 
 
 def test_a_prompt_longer_than_the_context(prompt: Path) -> None:

@@ -37,10 +37,6 @@ def test_an_arm_that_did_not_answer_has_no_share() -> None:
     assert evaluator.evaluate(evidence())[0].values == {}
 
 
-def test_without_patterns_nothing_is_measured() -> None:
-    assert checks().evaluate(evidence({"base": "a"})) == []
-
-
 def test_a_pattern_that_is_none_is_refused_with_its_key() -> None:
     with pytest.raises(BakeError) as caught:
         checks(patterns={"good": "a", "bad": "a("})

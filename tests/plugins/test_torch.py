@@ -8,6 +8,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from torch import Tensor
+
 from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
 from promptbake.objective import Objective, full_kl
@@ -19,7 +21,6 @@ from promptbake_torch.engine import Engine
 from promptbake_torch.loading import HubLoader, make_engine
 from promptbake_torch.lora import LoraSettings, LoraTrainer
 from promptbake_torch.model import TorchModel
-from torch import Tensor
 
 SYSTEM = "Answer like a pirate who has lost his map."
 QUESTIONS = ("How are you?", "Why is the sea salty, and the rain not?", "Sing!")
@@ -138,9 +139,7 @@ def test_samples_follow_the_models_distribution(model: TorchModel) -> None:
 
 def test_a_stream_is_the_sample_token_by_token(model: TorchModel) -> None:
     alone = list(model.stream(prompts(model)[0], max_tokens=8, temperature=1.0, seed=1))
-    completions = model.sample(
-        prompts(model)[:1], max_tokens=8, temperatures=[1.0], seeds=[1]
-    )
+    completions = model.sample(prompts(model)[:1], max_tokens=8, temperatures=[1.0], seeds=[1])
     assert [tuple(alone)] == [completion.tokens for completion in completions]
 
 
@@ -195,9 +194,9 @@ def test_training_lowers_the_loss_and_leaves_the_base_model_alone(model: TorchMo
     (before,) = model.logprobs([spans(model)[0]])
     trainer = LoraTrainer(model, "torch", SHARP, rank=4, seed=1)
     losses = []
-    for _ in range(20):
+    for _ in range(30):
         losses.append(trainer.forward_backward(batch, OBJECTIVE).result())
-        trainer.optim_step(1e-2).result()
+        trainer.optim_step(3e-3).result()
     assert losses[-1] < 0.5 * losses[0]
     (after,) = model.logprobs([spans(model)[0]])
     assert torch.equal(before, after)
@@ -227,9 +226,7 @@ def test_a_saved_state_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(tensor, second._state()[name]), name
 
 
-def test_a_saved_adapter_is_peft_and_is_what_was_trained(
-    model: TorchModel, tmp_path: Path
-) -> None:
+def test_a_saved_adapter_is_peft_and_is_what_was_trained(model: TorchModel, tmp_path: Path) -> None:
     batch = examples(model)
     trainer = LoraTrainer(model, "torch", LoraSettings(frozen_share=0.34), rank=4, seed=1)
     for _ in range(3):
