@@ -7,15 +7,18 @@ Prompt Baking, arXiv 2409.13697, Eq. 3.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from promptbake import checkpoints, data
 from promptbake.checkpoints import CHECKPOINT
 from promptbake.datums import align_all, check_room
 from promptbake.divergence import Yardstick
+from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, digest_file, write_json
 from promptbake.interfaces import Tracker, Trainer
 from promptbake.objective import Objective
@@ -72,6 +75,11 @@ def steps(
         loss = student.forward_backward(batch, objective)
         stepped = student.optim_step(lr)
         stepped.result()
+        if not math.isfinite(loss.result()):
+            raise BakeError(
+                f"step {step + 1}: the loss is {loss.result()}; lower train.lr, which is "
+                f"{schedule.lr:g}, and bake again"
+            )
         yield StepMetrics(
             step=step + 1,
             steps=schedule.steps,
@@ -105,9 +113,10 @@ def _train(
         for tracker in trackers:
             tracker.log(metrics)
 
-    for tracker in trackers:
-        tracker.start(folder.path, session.config.model_dump(mode="json"), first)
-    with session.reporter.bar("bake", schedule.steps, first) as bar:
+    with ExitStack() as ending, session.reporter.bar("bake", schedule.steps, first) as bar:
+        for tracker in trackers:
+            tracker.start(folder.path, session.config.model_dump(mode="json"), first)
+            ending.callback(tracker.finish)
         if not first:
             log(StepMetrics(step=0, steps=schedule.steps, epoch=0))
         for metrics in steps(student, examples, objective, schedule, first):
@@ -115,8 +124,6 @@ def _train(
             if metrics.step % config.save_every == 0:
                 checkpoints.save(folder.checkpoints, metrics.step, student)
             bar.advance(note=f"{metrics.loss:.3f} nats/token")
-    for tracker in trackers:
-        tracker.finish()
 
 
 def _clear(session: Session, changed: list[str]) -> None:

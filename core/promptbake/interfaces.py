@@ -315,5 +315,5 @@ class Tracker(Protocol):
         ...
 
     def finish(self) -> None:
-        """The run has ended."""
+        """The run has ended, or was cut short by an error."""
         ...

@@ -46,7 +46,7 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
         ("adapter_model.safetensors", lambda content: b""),
         ("adapter_model.safetensors", lambda content: b"\x02\0\0\0\0\0\0\0{}"),
         ("adapter_config.json", lambda content: b"{"),
-        ("adapter_config.json", lambda content: content.replace(b'"r": 8', b'"r": 4')),
+        ("adapter_config.json", lambda content: content.replace(b'"r": 16', b'"r": 4')),
         ("adapter_config.json", lambda content: content.replace(b'"LORA"', b'"LORE"')),
     ],
     ids=["cut short", "empty", "no weights", "no JSON", "another rank", "another kind"],
@@ -57,6 +57,13 @@ def test_a_broken_adapter(
     file = own_copy / "adapter" / name
     file.write_bytes(spoil(file.read_bytes()))
     assert "runs/pirate/adapter: is no adapter for mock" in refused("verify", prompt)
+
+
+def test_a_bake_that_diverges_says_what_to_lower(prompt: Path) -> None:
+    assert promptbake("data", prompt, *MOCK).code == 0
+    line = promptbake("bake", prompt, *MOCK, *settings("train.lr=1e30")).complaint
+    assert "the loss is nan; lower train.lr, which is 1e+30" in line
+    assert not (Path("runs") / prompt.stem / "adapter").exists()
 
 
 def test_a_refused_bake_keeps_the_adapter_that_is_there(own_copy: Path, prompt: Path) -> None:

@@ -19,7 +19,7 @@ SETTINGS = settings(
     "train.save_every=2",
     "train.eval_every=3",
 )
-N_STEPS = 20
+N_STEPS = 40
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "promptbake.json")
 
 

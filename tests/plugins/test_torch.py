@@ -270,6 +270,21 @@ def test_a_folder_opens_and_another_model_has_another_digest(tmp_path: Path) -> 
         torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), span))
 
 
+def test_bfloat16_bakes_too(tmp_path: Path) -> None:
+    half = HubLoader("cpu", "bfloat16")(str(save_tiny(tmp_path)))
+    assert half.module.dtype == torch.bfloat16
+    model = TorchModel(half, None, 2)
+    assert all(sample(model, 1.0, [1, 2, 3]))
+    trainer = LoraTrainer(model, "torch", SHARP, rank=4, seed=1)
+    batch = examples(model)
+    losses = []
+    for _ in range(30):
+        losses.append(trainer.forward_backward(batch, OBJECTIVE).result())
+        trainer.optim_step(3e-3).result()
+    assert losses[-1] < 0.5 * losses[0]
+    assert {tensor.dtype for tensor in trainer._state().values()} == {torch.float32}
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BakeError, match="is no causal language model"):
         HubLoader("cpu", "auto")(str(tmp_path))
