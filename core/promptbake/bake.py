@@ -20,8 +20,8 @@ from promptbake.datums import align_all, check_room
 from promptbake.divergence import Yardstick
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, digest_file, write_json
-from promptbake.interfaces import Tracker, Trainer
-from promptbake.objective import Objective
+from promptbake.interfaces import Objective, Tracker, Trainer
+from promptbake.objective import TailedLoss
 from promptbake.schedule import Schedule
 from promptbake.session import Session
 from promptbake.targets import ask_teacher
@@ -40,7 +40,7 @@ def run(session: Session) -> None:
         return
     started = time.monotonic()
     loss = session.make("losses", config.train.loss, "train.loss")
-    objective = Objective(loss, config.train.tail)
+    objective = TailedLoss(loss, config.train.tail)
     training = align_all(dataset.training, session.prompt, base)
     held_out = align_all(dataset.held_out, session.prompt, base)
 

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 import tomli
@@ -20,8 +20,8 @@ from promptbake.conversations import read_text
 from promptbake.errors import BakeError
 from promptbake.hookspecs import HOOKS
 from promptbake.plugins import nearest
+from promptbake.types import Tail
 
-Tail = Literal["sampled", "bucket", "renormalize", "drop"]
 Count = Annotated[int, Field(ge=1, strict=True)]
 SHAPES = {  # what pydantic says in Python's words
     "tuple_type": "expected a list, such as [1, 2]",

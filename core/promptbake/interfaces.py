@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 from promptbake.types import (
     Answer,
     Checkpoint,
+    Columns,
     Completion,
     Conversation,
     Example,
@@ -30,8 +31,6 @@ from promptbake.types import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from promptbake.objective import Objective
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -153,6 +152,21 @@ class Model(Protocol):
 
         Of the given `ids` (int64 [N, K] for each span) as [N, K]; with None, of the whole
         vocabulary as [N, V], where `full_vocabulary` says that this can be had.
+        """
+        ...
+
+
+class Objective(Protocol):
+    """What a trainer minimises: a function of the student's log-probabilities at the columns."""
+
+    def nats(self, student: Tensor, columns: Columns) -> Tensor:
+        """The loss at each response position, nats [N], of log-probabilities [N, C]."""
+        ...
+
+    def weights(self, columns: Columns) -> Tensor | None:
+        """The weights [N, C] of a weighted cross-entropy with this gradient, if there are any.
+
+        A backend with a cross-entropy of its own may then use that, in one pass.
         """
         ...
 

@@ -19,16 +19,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptbake.config import Tail
 from promptbake.interfaces import Loss
-from promptbake.types import Columns, Datum, Targets
+from promptbake.types import Columns, Datum, Tail, Targets
 
 FLOOR = -40.0  # nats: below this a mass is rounding error in float32, and in effect zero
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A loss with its treatment of the tail: a function of the student's log-probabilities."""
+class TailedLoss:
+    """A loss with its treatment of the tail: the Objective that a trainer is given."""
 
     loss: Loss
     tail: Tail

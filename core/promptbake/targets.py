@@ -12,7 +12,7 @@ import torch
 
 from promptbake.files import write_atomic
 from promptbake.interfaces import Teacher
-from promptbake.objective import Objective
+from promptbake.objective import TailedLoss
 from promptbake.seeds import derive
 from promptbake.session import Session
 from promptbake.types import Datum, Example, Targets
@@ -81,7 +81,7 @@ def check(datum: Datum, targets: Targets) -> None:
         )
 
 
-def ask_teacher(session: Session, objective: Objective, datums: Sequence[Datum]) -> list[Example]:
+def ask_teacher(session: Session, objective: TailedLoss, datums: Sequence[Datum]) -> list[Example]:
     """Every datum with its columns; the teacher is asked for what the store does not hold."""
     if not objective.asks_teacher:
         return [Example(datum, objective.columns(datum, None)) for datum in datums]

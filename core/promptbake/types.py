@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TokenIds = tuple[int, ...]
 Role = Literal["system", "user", "assistant"]
 Arm = Literal["base", "prompted", "baked", "reprompted"]
+Tail = Literal["sampled", "bucket", "renormalize", "drop"]
 ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
 
 T = TypeVar("T")

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from promptbake.errors import BakeError
 from promptbake.files import write_atomic, write_json
-from promptbake.interfaces import Pending
-from promptbake.objective import Objective
+from promptbake.interfaces import Objective, Pending
 from promptbake.types import Checkpoint, Done, Example
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine

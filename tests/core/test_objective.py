@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.config import Tail
-from promptbake.objective import Objective, full_kl, rest
-from promptbake.types import Columns, Datum, Targets
+from promptbake.objective import TailedLoss, full_kl, rest
+from promptbake.types import Columns, Datum, Tail, Targets
 from promptbake_losses.divergences import JSD, CrossEntropy, ForwardKL, ReverseKL
 
 DIVERGENCES = [ForwardKL(), ReverseKL(), JSD(0.5), JSD(0.1)]
@@ -37,7 +36,7 @@ def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> Targe
     return Targets(top.indices, top.values, drawn, teacher.gather(1, drawn))
 
 
-def loss_of(objective: Objective, teacher: Tensor, student: Tensor, targets: Targets) -> Tensor:
+def loss_of(objective: TailedLoss, teacher: Tensor, student: Tensor, targets: Targets) -> Tensor:
     columns = objective.columns(DATUM, targets)
     return objective.nats(student.gather(1, columns.ids), columns)
 
@@ -54,7 +53,7 @@ shapes = {
 @pytest.mark.parametrize("tail", ["sampled", "bucket", "renormalize"])
 def test_a_divergence_of_a_distribution_from_itself_is_zero(loss: ForwardKL, tail: Tail) -> None:
     teacher = distributions(0, 2, 30)
-    nats = loss_of(Objective(loss, tail), teacher, teacher, top_targets(teacher, 5, draws=4))
+    nats = loss_of(TailedLoss(loss, tail), teacher, teacher, top_targets(teacher, 5, draws=4))
     torch.testing.assert_close(nats, torch.zeros_like(nats), atol=1e-12, rtol=0)
 
 
@@ -69,11 +68,11 @@ def test_a_case_of_three_tokens_by_hand() -> None:
         "renormalize": 5 / 8 * math.log((5 / 8) / 0.5) + 3 / 8 * math.log((3 / 8) / 0.5),
     }
     for tail, nats in expected.items():
-        loss = loss_of(Objective(ForwardKL(), tail), teacher, student, top)  # type: ignore[arg-type]
+        loss = loss_of(TailedLoss(ForwardKL(), tail), teacher, student, top)  # type: ignore[arg-type]
         assert loss.item() == pytest.approx(nats, abs=1e-12), tail
     # One token is left, so a draw of the tail is certain, and the sampled loss is the full one.
     drawn = top_targets(teacher, 2, draws=3)
-    sampled = loss_of(Objective(ForwardKL(), "sampled"), teacher, student, drawn)
+    sampled = loss_of(TailedLoss(ForwardKL(), "sampled"), teacher, student, drawn)
     assert sampled.item() == pytest.approx(full_kl(teacher, student).item(), abs=1e-12)
 
 
@@ -97,7 +96,7 @@ def test_the_bucket_is_between_zero_and_the_full_kl(
     k = max(1, int(share * vocabulary))
     teacher = distributions(seed, 2, vocabulary, spread)
     student = distributions(seed + 1, 2, vocabulary, spread)
-    nats = loss_of(Objective(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k))
+    nats = loss_of(TailedLoss(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k))
     assert bool((nats >= -1e-9).all())
     assert bool((nats <= full_kl(teacher, student) + 1e-9).all())
 
@@ -110,7 +109,7 @@ def test_the_bucket_grows_with_k_up_to_the_full_kl(
     teacher = distributions(seed, 1, vocabulary, spread)
     student = distributions(seed + 1, 1, vocabulary, spread)
     nats = [
-        loss_of(Objective(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k)).item()
+        loss_of(TailedLoss(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k)).item()
         for k in range(1, vocabulary + 1)
     ]
     assert nats == pytest.approx(sorted(nats), abs=1e-9)
@@ -122,7 +121,7 @@ def test_the_mean_of_the_sampled_tail_is_the_full_divergence(loss: ForwardKL) ->
     teacher, student = distributions(3, 1, 30), distributions(4, 1, 30)
     full = loss(student, teacher, torch.ones_like(teacher))
     targets = top_targets(teacher.expand(1, -1), 5, draws=200_000)
-    nats = loss_of(Objective(loss, "sampled"), teacher, student, targets)
+    nats = loss_of(TailedLoss(loss, "sampled"), teacher, student, targets)
     torch.testing.assert_close(nats, full, rtol=0.01, atol=1e-3)
 
 
@@ -132,13 +131,13 @@ def test_the_mean_gradient_of_the_sampled_tail_is_the_full_gradient() -> None:
     (full,) = torch.autograd.grad(full_kl(teacher, logits.log_softmax(1)).sum(), logits)
     # n independent estimates of 4 draws each, as n rows of one batch.
     targets = top_targets(teacher.expand(n, -1), 5, draws=4)
-    objective = Objective(ForwardKL(), "sampled")
+    objective = TailedLoss(ForwardKL(), "sampled")
     columns = objective.columns(DATUM, targets)
     student = logits.log_softmax(1).expand(n, -1).gather(1, columns.ids)
     (sampled,) = torch.autograd.grad(objective.nats(student, columns).mean(), logits)
     assert (sampled - full).norm() < 0.03 * full.norm()
     # The same number of steps without the tail is another gradient altogether.
-    dropped = Objective(ForwardKL(), "drop")
+    dropped = TailedLoss(ForwardKL(), "drop")
     top = dropped.columns(DATUM, targets)
     student = logits.log_softmax(1).expand(n, -1).gather(1, top.ids)
     (biased,) = torch.autograd.grad(dropped.nats(student, top).mean(), logits)
@@ -149,7 +148,7 @@ def test_the_mean_gradient_of_the_sampled_tail_is_the_full_gradient() -> None:
 @pytest.mark.parametrize("tail", ["sampled", "bucket", "renormalize", "drop"])
 def test_gradients_agree_with_finite_differences(loss: ForwardKL, tail: Tail) -> None:
     teacher = distributions(7, 2, 12)
-    objective = Objective(loss, tail)
+    objective = TailedLoss(loss, tail)
     columns = objective.columns(DATUM, top_targets(teacher, 4, draws=3))
 
     def nats(logits: Tensor) -> Tensor:
@@ -163,7 +162,7 @@ def test_gradients_agree_with_finite_differences(loss: ForwardKL, tail: Tail) ->
 @pytest.mark.parametrize("loss", [ForwardKL(), CrossEntropy()], ids=repr)
 def test_a_linear_loss_is_a_weighted_cross_entropy(loss: ForwardKL, tail: Tail) -> None:
     teacher, student = distributions(9, 2, 12), distributions(10, 2, 12)
-    objective = Objective(loss, tail)
+    objective = TailedLoss(loss, tail)
     columns = objective.columns(DATUM, top_targets(teacher, 4, draws=3))
     weights = objective.weights(columns)
     assert weights is not None
@@ -176,9 +175,9 @@ def test_a_linear_loss_is_a_weighted_cross_entropy(loss: ForwardKL, tail: Tail) 
 def test_a_bent_loss_has_no_weights() -> None:
     targets = top_targets(distributions(9, 2, 12), 4, draws=3)
     bent = [
-        Objective(ForwardKL(), "bucket"),
-        Objective(ForwardKL(), "renormalize"),
-        Objective(ReverseKL(), "sampled"),
+        TailedLoss(ForwardKL(), "bucket"),
+        TailedLoss(ForwardKL(), "renormalize"),
+        TailedLoss(ReverseKL(), "sampled"),
     ]
     for objective in bent:
         assert objective.weights(objective.columns(DATUM, targets)) is None
@@ -186,14 +185,14 @@ def test_a_bent_loss_has_no_weights() -> None:
 
 def test_the_weights_of_the_sampled_tail_sum_to_one() -> None:
     teacher = distributions(11, 2, 50)
-    objective = Objective(ForwardKL(), "sampled")
+    objective = TailedLoss(ForwardKL(), "sampled")
     weights = objective.weights(objective.columns(DATUM, top_targets(teacher, 5, draws=4)))
     assert weights is not None
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, dtype=torch.float64))
 
 
 def test_cross_entropy_looks_at_the_response_alone() -> None:
-    objective = Objective(CrossEntropy(), "sampled")
+    objective = TailedLoss(CrossEntropy(), "sampled")
     assert not objective.asks_teacher
     assert not objective.draws_tail
     columns = objective.columns(DATUM, None)
@@ -206,7 +205,7 @@ def test_cross_entropy_looks_at_the_response_alone() -> None:
 
 def test_a_loss_that_asks_the_teacher_refuses_to_go_without() -> None:
     with pytest.raises(ValueError, match="needs the teacher"):
-        Objective(ForwardKL(), "drop").columns(DATUM, None)
+        TailedLoss(ForwardKL(), "drop").columns(DATUM, None)
 
 
 def test_rest_is_finite_where_nothing_is_left() -> None:
@@ -215,5 +214,5 @@ def test_rest_is_finite_where_nothing_is_left() -> None:
     assert bool(left.isfinite().all())
     assert bool((left.exp() < 1e-5).all())
     columns = Columns(torch.zeros(2, 8, dtype=torch.long), whole, torch.ones(2, 8))
-    nats = Objective(ForwardKL(), "bucket").nats(whole, columns)
+    nats = TailedLoss(ForwardKL(), "bucket").nats(whole, columns)
     torch.testing.assert_close(nats, torch.zeros(2), atol=1e-4, rtol=0)

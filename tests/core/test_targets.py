@@ -13,7 +13,7 @@ import torch
 
 from promptbake.config import resolve
 from promptbake.interfaces import Model
-from promptbake.objective import Objective
+from promptbake.objective import TailedLoss
 from promptbake.plugins import Offer, Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs import Run
@@ -25,7 +25,7 @@ from promptbake_losses.divergences import CrossEntropy, ForwardKL
 DATUM = Datum("c", "q", student_ids=(7, 1, 2), teacher_ids=(8, 9, 1, 2), n_response=2)
 DEPENDS_ON = {"teacher": "self", "options": {}, "model": "abc", "k": 3, "draws": 2, "seed": 0}
 LOGPROBS = torch.tensor([0.5, 0.3, 0.1]).log()
-FORWARD_KL = Objective(ForwardKL(), "sampled")
+FORWARD_KL = TailedLoss(ForwardKL(), "sampled")
 
 
 def targets(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> Targets:
@@ -227,7 +227,7 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
 def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
     teacher = CountingTeacher()
     (sampled,) = ask_teacher(session(tmp_path, teacher), FORWARD_KL, [DATUM])
-    (dropped,) = ask_teacher(session(tmp_path, teacher), Objective(ForwardKL(), "drop"), [DATUM])
+    (dropped,) = ask_teacher(session(tmp_path, teacher), TailedLoss(ForwardKL(), "drop"), [DATUM])
     draws = resolve("mock").config.train.tail_draws
     assert sampled.columns.ids.shape == (2, 3 + draws)
     assert dropped.columns.ids.shape == (2, 3)
@@ -235,7 +235,9 @@ def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
 
 def test_a_loss_on_the_response_asks_nobody(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    (example,) = ask_teacher(session(tmp_path, teacher), Objective(CrossEntropy(), "drop"), [DATUM])
+    (example,) = ask_teacher(
+        session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM]
+    )
     assert example.columns.ids.tolist() == [[1], [2]]
     assert teacher.asked == []
     assert not (tmp_path / "targets").exists()

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import pytest
 
 from promptbake.bake import steps
-from promptbake.config import Tail
 from promptbake.datums import align_all
 from promptbake.divergence import Yardstick, gap_closed
 from promptbake.interfaces import Generation
-from promptbake.objective import Objective
+from promptbake.objective import TailedLoss
 from promptbake.queries import load_queries, plan, split
 from promptbake.responses import generate
 from promptbake.schedule import Schedule
-from promptbake.types import Datum, Example, Prompt
+from promptbake.types import Datum, Example, Prompt, Tail
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
 
@@ -46,7 +45,7 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
     """The full vocabulary's held-out gap that 20 steps close, with K = 5."""
     backend = tiny_backend()
     base = backend.open_model(NAME)
-    objective = Objective(ForwardKL(), tail)
+    objective = TailedLoss(ForwardKL(), tail)
     seeds = range(len(material.training))
     teacher = [datum.teacher for datum in material.training]
     targets = base.top_k(teacher, k=TOP_K, draws=4, seeds=seeds)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
-from promptbake.objective import Objective, full_kl
+from promptbake.objective import TailedLoss, full_kl
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
 from promptbake.types import Columns, Datum, Example, Message, Span
 from promptbake_losses.divergences import ForwardKL
@@ -162,7 +162,7 @@ def examples(model: TorchModel) -> list[Example]:
     return found
 
 
-OBJECTIVE = Objective(ForwardKL(), "bucket")
+OBJECTIVE = TailedLoss(ForwardKL(), "bucket")
 
 
 def test_the_gradient_is_that_of_the_mean_over_response_tokens(model: TorchModel) -> None:
