@@ -41,7 +41,11 @@ def test_later_layers_win_and_each_value_tells_its_source(tmp_path: Path) -> Non
     file = write(tmp_path / "mine.toml", train.format(3))
     resolved = resolve("mock", sidecar, file, ["train.rank=4", "train.epochs=4", "train.epochs=5"])
     values = resolved.config.train
-    assert (values.lr, values.batch_size, values.save_every) == (1e-2, 2, 3)
+    assert (values.lr, values.batch_size, values.save_every) == (
+        resolve("mock").config.train.lr,
+        2,
+        3,
+    )
     assert (values.tail_draws, values.rank, values.epochs) == (4, 4, 5)
     told = {
         "tail_draws": "default",

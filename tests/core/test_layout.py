@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from graphlib import TopologicalSorter
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -42,3 +44,31 @@ def test_a_source_root_holds_packages_only(folder: str) -> None:
 def test_the_sdist_holds_what_the_project_has() -> None:
     included = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
     assert {"core", "plugins", "tests", "prompts"} <= set(included)
+
+
+def test_imports_go_down_and_never_round_in_a_circle() -> None:
+    package = ROOT / "core" / "promptbake"
+    names = {path: module_name(path) for path in package.rglob("*.py")}
+    below = {names[path]: imported(path) & set(names.values()) for path in names}
+    TopologicalSorter(below).prepare()  # raises CycleError
+
+
+def test_the_core_imports_no_plugin() -> None:
+    for path in (ROOT / "core").rglob("*.py"):
+        assert not {name for name in imported(path) if name.startswith("promptbake_")}, path
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT / "core").with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, at its top or within, for the type checker or for real."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found - {module_name(path), "promptbake"}
