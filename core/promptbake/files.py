@@ -59,6 +59,15 @@ def delete_partial(folder: Path) -> None:
             path.unlink()
 
 
+def check_free(folder: Path, needed: int) -> None:
+    """Raise BakeError where a folder's disk has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BakeError(
+            f"{folder}: {needed / 1e6:,.0f} MB are needed there, and {free / 1e6:,.0f} MB are free"
+        )
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, indented, atomically."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from promptbake.types import (
     Answer,
@@ -72,7 +72,6 @@ class Renderer(Protocol):
         ...
 
 
-@runtime_checkable
 class Model(Protocol):
     """A language model that can be sampled from and scored: the base model, or a baked one."""
 

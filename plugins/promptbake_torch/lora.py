@@ -97,7 +97,9 @@ class LoraTrainer:
         """Go on from what `save_state` wrote."""
         state = safetensors.torch.load((folder / WEIGHTS).read_bytes())
         peft.set_peft_model_state_dict(self._engine.module, state, adapter_name=self._adapter)
-        self._optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        self._optimizer.load_state_dict(
+            torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        )
         self._engine.forget(self._adapter)
 
     def save_adapter(self, folder: Path) -> Checkpoint:

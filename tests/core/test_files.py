@@ -18,6 +18,7 @@ from promptbake.errors import BakeError
 from promptbake.files import (
     JsonLines,
     atomic_folder,
+    check_free,
     delete_partial,
     digest_file,
     read_json_lines,
@@ -181,3 +182,9 @@ def test_a_files_digest_is_sha256(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 100_000)
     assert digest_file(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_disk_with_too_little_room_is_refused(tmp_path: Path) -> None:
+    check_free(tmp_path, 1)
+    with pytest.raises(BakeError, match="1,000,000,000,000 MB are needed there"):
+        check_free(tmp_path, 10**18)
