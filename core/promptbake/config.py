@@ -83,6 +83,13 @@ class VerifySection(_Section):
     min_gap_closed: float = Field(0.5, le=1, description="the bar: exit 1 below it")
     questions: str = Field("builtin", description="'builtin', or a file of test questions")
     max_tokens: Count = Field(256, description="the longest answer to a test question, in tokens")
+    temperature: float = Field(
+        0.7,
+        ge=0,
+        le=2,
+        strict=True,
+        description="at which test questions are answered; 0 is greedy",
+    )
     evaluators: tuple[str, ...] = Field((), description="measurements beside the KL")
 
 

@@ -37,14 +37,24 @@ def _generate(job: Generation, model: Model) -> Iterator[Conversation]:
 
 
 def answer(
-    model: Model, queries: Sequence[Query], *, system: str | None, max_tokens: int
+    model: Model,
+    queries: Sequence[Query],
+    *,
+    system: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> tuple[str, ...]:
-    """The model's most likely (greedy) answer to each query, with a system prompt or without."""
+    """The model's answer to each query, with a system prompt or without.
+
+    A query's random numbers depend on the seed and the query alone, so that two models that agree
+    give the same answer.
+    """
     completions = model.sample(
         [model.renderer.prompt(query.messages, system) for query in queries],
         max_tokens=max_tokens,
-        temperatures=[0.0] * len(queries),
-        seeds=[0] * len(queries),
+        temperatures=[temperature] * len(queries),
+        seeds=[derive(seed, "answer", query.id) for query in queries],
     )
     return tuple(model.renderer.text(completion.tokens) for completion in completions)
 

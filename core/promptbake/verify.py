@@ -96,8 +96,9 @@ def measure_kl(
 
 
 def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
-    """The test questions, answered greedily by all four arms."""
-    questions = load_questions(session.config.verify.questions)
+    """The test questions, answered by all four arms."""
+    config = session.config.verify
+    questions = load_questions(config.questions)
     arms: dict[Arm, tuple[Model, str | None]] = {
         "base": (base, None),
         "prompted": (base, session.prompt.text),
@@ -108,7 +109,12 @@ def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
     with session.reporter.bar("test questions", len(arms)) as bar:
         for arm, (model, system) in arms.items():
             texts[arm] = answer(
-                model, questions, system=system, max_tokens=session.config.verify.max_tokens
+                model,
+                questions,
+                system=system,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=session.config.seed,
             )
             bar.advance(note=arm)
     return tuple(
