@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ class Engine:
         self.context_tokens: int = getattr(
             module.config.get_text_config(), "max_position_embeddings", 2**31
         )
+        self._window = _window(module.config.get_text_config())
         self._adapters = 0
         self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
 
@@ -48,7 +50,14 @@ class Engine:
             yield self.module
 
     def pad(self, rows: Sequence[TokenIds]) -> Rows:
-        """The rows behind the system prompt that they share."""
+        """The rows behind the system prompt that they share.
+
+        Padding stands between the two, and a sliding window would count it: where rows of
+        different lengths are longer than the window, nothing is shared and it stands in front.
+        """
+        lengths = {len(row) for row in rows}
+        if len(lengths) > 1 and max(lengths) > self._window:
+            return forward.pad_rows(rows, (), self.device)
         prefixes = [self.renderer.known_prefix(row) for row in rows]
         return forward.pad_rows(rows, forward.shared_prefix(rows, prefixes), self.device)
 
@@ -71,3 +80,9 @@ class Engine:
                 f"model {self.name}: a sequence of {tokens} tokens does not fit its context of "
                 f"{self.context_tokens}"
             )
+
+
+def _window(config: Any) -> float:
+    """The fewest tokens that a layer looks back on; infinity where all layers see everything."""
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((window for window in windows if window), default=math.inf)
