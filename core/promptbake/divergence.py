@@ -16,6 +16,7 @@ from promptbake.types import Datum, Span
 
 RESAMPLES = 2000
 KEEP_BYTES = 2**30
+CHUNK = 4  # datums that a model is asked about at a time
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ class Yardstick:
         return self._measure(model, lambda datum: datum.teacher)
 
     def _measure(self, model: Model, side: Callable[[Datum], Span]) -> Divergence:
-        nats = []
-        for datum, reference in zip(self._datums, self._references(), strict=True):
-            ids = None if reference.ids is None else [reference.ids]
-            (student,) = model.logprobs([side(datum)], ids)
-            if ids is not None:
-                student = _with_rest(student)
-            nats.append(float(full_kl(reference.logprobs, student).sum()))
+        nats: list[float] = []
+        pairs = zip(self._datums, self._references(), strict=True)
+        while chunk := list(islice(pairs, CHUNK)):
+            spans = [side(datum) for datum, _ in chunk]
+            ids = [reference.ids for _, reference in chunk if reference.ids is not None]
+            students = model.logprobs(spans, ids or None)
+            for (_, reference), student in zip(chunk, students, strict=True):
+                arm = _with_rest(student) if ids else student
+                nats.append(float(full_kl(reference.logprobs, arm).sum()))
         return Divergence(tuple(nats), tuple(datum.n_response for datum in self._datums))
 
     def _references(self) -> Iterator[_Reference]:

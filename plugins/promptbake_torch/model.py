@@ -13,6 +13,7 @@ from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 from promptbake_torch.renderer import ChatRenderer
 
+SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
 SCORE_BATCH_ON_GPU = 16
 
 
@@ -84,8 +85,12 @@ class TorchModel:
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
     ) -> Iterator[Targets]:
-        """The top K at each response position, and draws from the rest."""
-        for logprobs, seed in zip(self.logprobs(spans), seeds, strict=True):
+        """The top K at each response position, and draws from the rest.
+
+        One span at a time on a CPU, so that no result depends on its company by rounding.
+        """
+        batch = 1 if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
+        for logprobs, seed in zip(self._scores(spans, batch), seeds, strict=True):
             top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
             drawn = _draw_outside(logprobs, top.indices, draws, seed)
             yield Targets(top.indices, top.values, drawn, logprobs.gather(1, drawn))
@@ -93,19 +98,15 @@ class TorchModel:
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """Log-probabilities at the response positions, on the CPU.
+        """Log-probabilities at the response positions, on the CPU."""
+        batch = SCORE_BATCH_ON_CPU if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
+        for index, logprobs in enumerate(self._scores(spans, batch)):
+            yield logprobs if ids is None else logprobs.gather(1, ids[index])
 
-        One span at a time on a CPU, where a row of its own costs no time and no result then
-        depends on its company.
-        """
-        batch = 1 if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
+    def _scores(self, spans: Sequence[Span], batch: int) -> Iterator[Tensor]:
         for start in range(0, len(spans), batch):
-            part = spans[start : start + batch]
-            for index, logits in enumerate(self._logits(part)):
-                logprobs = logits.log_softmax(dim=1)
-                if ids is not None:
-                    logprobs = logprobs.gather(1, ids[start + index].to(logprobs.device))
-                yield logprobs.cpu()
+            for logits in self._logits(spans[start : start + batch]):
+                yield logits.log_softmax(dim=1).cpu()
 
     @torch.inference_mode()
     def _logits(self, spans: Sequence[Span]) -> list[Tensor]:
