@@ -172,10 +172,11 @@ def chat(
     while True:
         try:
             text = out.input("you: " if sys.stdin.isatty() else "")
-        except EOFError:
+            if text.strip():
+                _stream(talk.say(text))
+        except (EOFError, KeyboardInterrupt):
+            out.print()
             return
-        if text.strip():
-            _stream(talk.say(text))
 
 
 @app.command()
