@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from promptbake import checkpoints, data
 from promptbake.checkpoints import CHECKPOINT
 from promptbake.datums import align_all, check_room
 from promptbake.divergence import Yardstick
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, BudgetError
 from promptbake.files import atomic_folder, digest_file, write_json
-from promptbake.interfaces import Objective, Tracker, Trainer
+from promptbake.interfaces import Model, Objective, Pending, State, Tracker, Trainer
 from promptbake.objective import TailedLoss
 from promptbake.schedule import Schedule
 from promptbake.session import Session
@@ -47,9 +48,15 @@ def run(session: Session) -> None:
     if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
         _clear(session, changed)
     folder.begin("bake", inputs, config.model_dump(mode="json"))
+    for line in session.backend.preflight(
+        base, k=config.teacher.top_k, draws=objective.draws(config.train.tail_draws)
+    ):
+        session.reporter.say(f"model {base.name}: {line}")
     examples = ask_teacher(session, objective, training)
     yardstick = Yardstick(base, held_out, config.teacher.top_k)
-    student = session.backend.new_lora(base, rank=config.train.rank, seed=config.seed)
+    student = session.backend.new_lora(
+        base, rank=config.train.rank, seed=config.seed, datums=config.train.datums
+    )
     schedule = Schedule(
         len(examples), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
@@ -60,35 +67,74 @@ def run(session: Session) -> None:
     folder.finish("bake", time.monotonic() - started, steps=schedule.steps)
 
 
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step under way, and what is wanted of the student as it stands behind it."""
+
+    metrics: StepMetrics
+    loss: Pending[float]
+    stepped: Pending[None]
+    snapshot: Pending[Model] | None = None
+    state: Pending[State] | None = None
+
+    def wait(self, since: float) -> Step:
+        """The step taken, with its loss; `since` is when it could begin at the earliest."""
+        self.stepped.result()
+        loss, seconds = self.loss.result(), time.monotonic() - since
+        if not math.isfinite(loss):
+            raise BakeError(
+                f"step {self.metrics.step}: the loss is {loss}; lower train.lr and bake again"
+            )
+        return replace(self, metrics=replace(self.metrics, loss=loss, seconds=seconds))
+
+
 def steps(
     student: Trainer,
     examples: Sequence[Example],
     objective: Objective,
     schedule: Schedule,
     first: int = 0,
-) -> Iterator[StepMetrics]:
-    """The loop of prompt baking, from step `first` on: a gradient, a step, a line of metrics."""
+    eval_every: int = 0,
+    save_every: int = 0,
+) -> Iterator[Step]:
+    """The loop of prompt baking, from step `first` on: a gradient, a step, again.
+
+    The next step is sent before the last one is waited for, as far as the trainer has use for
+    it. Where the budget is reached, what was sent is waited for before BudgetError goes on.
+    """
+    under_way: deque[Step] = deque()
+    over_budget: BudgetError | None = None
     for step in range(first, schedule.steps):
-        started = time.monotonic()
+        since = time.monotonic()
         batch = [examples[index] for index in schedule.batch(step)]
-        lr = schedule.learning_rate(step)
-        loss = student.forward_backward(batch, objective)
-        stepped = student.optim_step(lr)
-        stepped.result()
-        if not math.isfinite(loss.result()):
-            raise BakeError(
-                f"step {step + 1}: the loss is {loss.result()}; lower train.lr, which is "
-                f"{schedule.lr:g}, and bake again"
+        try:
+            loss = student.forward_backward(batch, objective)
+        except BudgetError as reached:
+            over_budget = reached
+            break
+        stepped = student.optim_step(schedule.learning_rate(step))
+        taken, last = step + 1, step + 1 == schedule.steps
+        under_way.append(
+            Step(
+                StepMetrics(
+                    step=taken,
+                    steps=schedule.steps,
+                    epoch=schedule.epoch(step) + 1,
+                    lr=schedule.learning_rate(step),
+                    tokens=sum(example.datum.n_response for example in batch),
+                ),
+                loss,
+                stepped,
+                student.snapshot() if eval_every and (last or taken % eval_every == 0) else None,
+                student.save_state(taken) if save_every and taken % save_every == 0 else None,
             )
-        yield StepMetrics(
-            step=step + 1,
-            steps=schedule.steps,
-            epoch=schedule.epoch(step) + 1,
-            loss=loss.result(),
-            lr=lr,
-            tokens=sum(example.datum.n_response for example in batch),
-            seconds=time.monotonic() - started,
         )
+        while len(under_way) >= student.steps_in_flight:
+            yield under_way.popleft().wait(since)
+    while under_way:
+        yield under_way.popleft().wait(time.monotonic())
+    if over_budget:
+        raise over_budget
 
 
 def _train(
@@ -105,25 +151,41 @@ def _train(
         session.make("trackers", name, "train.trackers") for name in dict.fromkeys(config.trackers)
     ]
 
-    def log(metrics: StepMetrics) -> None:
-        measured = metrics.step % config.eval_every == 0 or metrics.step == metrics.steps
-        if measured:
-            kl = yardstick.unprompted(student.model).per_token
-            metrics = replace(metrics, held_out_kl=kl)
+    def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
+        if snapshot is not None:
+            metrics = replace(metrics, held_out_kl=_held_out_kl(session, yardstick, snapshot))
         for tracker in trackers:
             tracker.log(metrics)
 
+    taken = saved = first
     with ExitStack() as ending, session.reporter.bar("bake", schedule.steps, first) as bar:
         for tracker in trackers:
             tracker.start(folder.path, session.config.model_dump(mode="json"), first)
             ending.callback(tracker.finish)
         if not first:
-            log(StepMetrics(step=0, steps=schedule.steps, epoch=0))
-        for metrics in steps(student, examples, objective, schedule, first):
-            log(metrics)
-            if metrics.step % config.save_every == 0:
-                checkpoints.save(folder.checkpoints, metrics.step, student)
-            bar.advance(note=f"{metrics.loss:.3f} nats/token")
+            log(StepMetrics(step=0, steps=schedule.steps, epoch=0), student.snapshot())
+        every = config.eval_every, config.save_every
+        try:
+            for step in steps(student, examples, objective, schedule, first, *every):
+                taken = step.metrics.step
+                log(step.metrics, step.snapshot)
+                if step.state is not None:
+                    checkpoints.save(folder.checkpoints, taken, step.state.result())
+                    saved = taken
+                bar.advance(note=f"{step.metrics.loss:.3f} nats/token")
+        except BudgetError:  # nothing is under way any more: what was paid for is kept
+            if taken > saved:
+                checkpoints.save(folder.checkpoints, taken, student.save_state(taken).result())
+            raise
+
+
+def _held_out_kl(session: Session, yardstick: Yardstick, snapshot: Pending[Model]) -> float | None:
+    """Nats per response token; None where the budget has no room for it."""
+    try:
+        return yardstick.unprompted(snapshot.result()).per_token
+    except BudgetError as reached:
+        session.reporter.say(f"held-out KL not measured: {reached}")
+        return None
 
 
 def _clear(session: Session, changed: list[str]) -> None:

@@ -8,18 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from promptbake.errors import BakeError
-from promptbake.files import atomic_folder
-from promptbake.interfaces import Model, Trainer
+from promptbake.files import atomic_folder, write_atomic
+from promptbake.interfaces import Model, State, Trainer
 from promptbake.types import Checkpoint
 
 PREFIX = "step-"
 CHECKPOINT = "promptbake.json"
 
 
-def save(folder: Path, step: int, trainer: Trainer) -> None:
+def save(folder: Path, step: int, state: State) -> None:
     """Write the state after `step` steps, then delete the earlier ones."""
     with atomic_folder(folder / f"{PREFIX}{step:06}") as new:
-        trainer.save_state(new)
+        for name, content in state.items():
+            write_atomic(new / name, content)
     for old in _states(folder)[:-1]:
         shutil.rmtree(old)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,9 @@ from promptbake.hookspecs import HOOKS
 from promptbake.plugins import load
 from promptbake.progress import RichReporter
 from promptbake.session import Session, open_session, read_prompt
+
+if TYPE_CHECKING:
+    from promptbake.plan import Plan
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -109,7 +112,7 @@ def data(session: Session) -> None:
     """Let the prompted model answer the queries, and save the answers without the prompt."""
     from promptbake import data
 
-    with session.run.locked():
+    with session.at_work("data"):
         data.run(session)
     results = session.run.stage("data")
     out.print(
@@ -124,7 +127,7 @@ def bake(session: Session) -> None:
     """Train a LoRA to answer without the prompt as the model does with it."""
     from promptbake import bake
 
-    with session.run.locked():
+    with session.at_work("bake"):
         bake.run(session)
     steps = session.run.stage("bake")["steps"]
     out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
@@ -135,7 +138,7 @@ def verify(session: Session, as_json: Json = False) -> None:
     """Measure the four arms on held-out queries; exit 1 where the result misses its bar."""
     from promptbake import verify
 
-    with session.run.locked():
+    with session.at_work("verify"):
         result = verify.run(session)
     if as_json:
         _print_json(result)
@@ -152,6 +155,18 @@ def report(session: Session) -> None:
 
     report.write(session.run)
     out.print(str(session.run.report), soft_wrap=True)
+
+
+@stage
+def plan(session: Session, as_json: Json = False) -> None:
+    """Say what the job will take before anything is sent, and what it has come to so far."""
+    from promptbake import plan
+
+    made = plan.make(session)
+    if as_json:
+        _print_json(made.as_json())
+    else:
+        _print_plan(made)
 
 
 @stage
@@ -299,6 +314,35 @@ def _print_proof(session: Session, result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     out.print(str(session.run.report), soft_wrap=True)
+
+
+def _print_plan(plan: Plan) -> None:
+    amounts = ("calls", "prefill", "cached_prefill", "sampled", "trained")
+    heads = ("stage", "work", *(name.replace("_", " ") for name in amounts))
+    table = Table(*heads, "dollars", "minutes", "spent", box=None, pad_edge=False)
+    for row in plan.rows:
+        usage = row.quote.usage
+        table.add_row(
+            row.stage,
+            row.work,
+            *(f"{getattr(usage, name):,}" for name in amounts),
+            f"{usage.dollars:.4f}" if row.quote.priced else "?",
+            _minutes(row.quote.seconds),
+            f"{row.spent.dollars:.4f}" if row.spent else "-",
+        )
+    out.print(table)
+    dollars = "an unknown price" if plan.dollars is None else f"${plan.dollars:.4f}"
+    out.print(f"in all: {dollars}, {_minutes(plan.seconds)} minutes; {plan.basis}", soft_wrap=True)
+    if plan.spent:
+        out.print(f"spent so far: ${plan.spent:.4f}", soft_wrap=True)
+    if plan.max_dollars is not None:
+        out.print(f"budget.max_dollars: ${plan.max_dollars:.4f}", soft_wrap=True)
+    for source in plan.sources:
+        out.print(f"prices: {source}", soft_wrap=True)
+
+
+def _minutes(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def _stream(pieces: Iterator[str]) -> None:

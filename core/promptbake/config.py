@@ -20,7 +20,7 @@ from promptbake.conversations import read_text
 from promptbake.errors import BakeError
 from promptbake.hookspecs import HOOKS
 from promptbake.plugins import nearest
-from promptbake.types import Tail
+from promptbake.types import Datums, Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 SHAPES = {  # what pydantic says in Python's words
@@ -66,6 +66,9 @@ class TrainSection(_Section):
     loss: str = Field(description="what is minimised")
     tail: Tail = Field("sampled", description="what stands for the tokens outside the top K")
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
+    datums: Datums = Field(
+        "one", description="'one' a conversation, or 'per_token' of the top K, as some servers need"
+    )
     rank: Count = Field(32, description="the LoRA's rank")
     lr: float = Field(
         1e-4, gt=0, strict=True, description="the first step's learning rate; it falls to 0"
@@ -75,6 +78,17 @@ class TrainSection(_Section):
     save_every: Count = Field(10, description="steps between checkpoints")
     eval_every: Count = Field(10, description="steps between points of the held-out curve")
     trackers: tuple[str, ...] = Field(("jsonl",), description="who is told the metrics")
+
+
+class BudgetSection(_Section):
+    """What a run may spend."""
+
+    max_dollars: float | None = Field(
+        None,
+        gt=0,
+        strict=True,
+        description="a hard cap over all stages; none where it is not set",
+    )
 
 
 class VerifySection(_Section):
@@ -104,6 +118,7 @@ class Config(_Section):
     teacher: TeacherSection
     train: TrainSection
     verify: VerifySection
+    budget: BudgetSection = BudgetSection()  # type: ignore[call-arg]
     options: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict, description="the plugins' own, under <kind>.<name>.<option>"
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptbake import conversations
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, digest_file, read_json_lines
-from promptbake.interfaces import DataProvider, Generation
+from promptbake.interfaces import DataProvider, Generation, nobody
 from promptbake.progress import Bar, Relay
 from promptbake.queries import Split, digest, load_queries, plan, split
 from promptbake.runs import Run
@@ -27,18 +27,47 @@ class Dataset:
     held_out: tuple[Conversation, ...]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Who answers which queries."""
+
+    provider: DataProvider
+    brought: bool  # whether the provider brings its own queries
+    queries: tuple[Query, ...]
+    split: Split
+    job: Generation
+
+
+def prepare(
+    session: Session, done: frozenset[str], progress: Callable[[float], None] = nobody
+) -> Prepared:
+    """Load the queries, split them, and say what is to be answered. Nothing is sent."""
+    config = session.config
+    provider: DataProvider = session.make("data_providers", config.data.provider, "data.provider")
+    brought = tuple(provider.queries())
+    queries = brought or load_queries(config.data.queries)
+    parts = split(queries, config.data.held_out, config.seed)
+    job = Generation(
+        prompt=session.prompt,
+        plan=plan(parts, config.data.temperatures),
+        done=done,
+        max_tokens=config.data.max_tokens,
+        seed=config.seed,
+        open_model=session.open_model,
+        budget=session.budget,
+        progress=progress,
+    )
+    return Prepared(provider, bool(brought), queries, parts, job)
+
+
 def run(session: Session) -> None:
     """Fill data.jsonl and held_out.jsonl with what is not in them yet.
 
     Raises BakeError for wrong input; what was generated before it stays, and the next run goes on.
     """
-    provider: DataProvider = session.make(
-        "data_providers", session.config.data.provider, "data.provider"
-    )
-    brought = tuple(provider.queries())
-    queries = brought or load_queries(session.config.data.queries)
-    parts = split(queries, session.config.data.held_out, session.config.seed)
-    inputs = _inputs(session, queries)
+    relay = Relay()
+    prepared = prepare(session, frozenset(), relay.foresee)
+    inputs = _inputs(session, prepared.queries)
     state, changed = session.run.state("data", inputs)
     if state == "done" and session.run.data.exists() and session.run.held_out.exists():
         session.reporter.say(f"data: {session.run.data} is complete already")
@@ -47,9 +76,9 @@ def run(session: Session) -> None:
         _refuse_strangers(session.run)
     started = time.monotonic()
     done = frozenset() if state == "fresh" else _stored(session.run)
-    relay = Relay()
-    job = _job(session, parts, done, relay)
-    answers = provider.generate(job)  # refuses what cannot work, while nothing is written yet
+    job = replace(prepared.job, done=done)
+    # What cannot work is refused here, while nothing is written yet.
+    answers = prepared.provider.generate(job)
     if changed:
         aside = session.run.set_aside()
         session.reporter.say(
@@ -57,8 +86,9 @@ def run(session: Session) -> None:
             f"that run is kept as {aside}, and a new one begins"
         )
     session.run.begin("data", inputs, session.config.model_dump(mode="json"))
-    held_out = {query.id for query in parts.held_out}
-    total = None if brought else len(job.plan)  # a provider with queries of its own may know better
+    held_out = {query.id for query in prepared.split.held_out}
+    # A provider with queries of its own may know better how many there will be.
+    total = None if prepared.brought else len(job.plan)
     with session.reporter.bar("data", total, len(done)) as bar:
         relay.bar = bar
         counts = _store(session, job, answers, held_out, bar)
@@ -91,19 +121,6 @@ def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
     if any(quote in _on_one_line(message.content) for message in conversation.messages):
         return "it quotes the whole prompt"
     return None
-
-
-def _job(session: Session, parts: Split, done: frozenset[str], relay: Relay) -> Generation:
-    config = session.config
-    return Generation(
-        prompt=session.prompt,
-        plan=plan(parts, config.data.temperatures),
-        done=done,
-        max_tokens=config.data.max_tokens,
-        seed=config.seed,
-        open_model=session.open_model,
-        progress=relay.foresee,
-    )
 
 
 def _store(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.types import Conversation, Datum, Message, Prompt
+from promptbake.types import Conversation, Datum, Message, Prompt, TokenIds
 
 
 def align(conversation: Conversation, prompt: Prompt, model: Model) -> Datum:
@@ -34,6 +35,12 @@ def align_all(
     """Every conversation's datum, in the order of their ids."""
     ordered = sorted(conversations, key=lambda conversation: conversation.id)
     return tuple(align(conversation, prompt, model) for conversation in ordered)
+
+
+def common_prefix(rows: Sequence[TokenIds]) -> TokenIds:
+    """The tokens that all rows begin with."""
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return tuple(column[0] for column in columns)
 
 
 def check_room(prompt: Prompt, model: Model, max_tokens: int) -> None:

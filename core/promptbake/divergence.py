@@ -89,8 +89,9 @@ class Yardstick:
                 yield _Reference(None, logprobs)
             return
         seeds = [0] * len(spans)
-        for targets in self._teacher.top_k(spans, k=self._top_k, draws=0, seeds=seeds):
-            yield _Reference(targets.ids, _with_rest(targets.logprobs))
+        found = dict(self._teacher.top_k(spans, k=self._top_k, draws=0, seeds=seeds))
+        for index in range(len(spans)):
+            yield _Reference(found[index].ids, _with_rest(found[index].logprobs))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""The error that a user can mend."""
 
 
 class BakeError(Exception):
@@ -7,3 +7,7 @@ class BakeError(Exception):
     The command line prints the message without a traceback and exits with 2. Everything else is a
     defect of ours or of a plugin, and crashes loudly.
     """
+
+
+class BudgetError(BakeError):
+    """`budget.max_dollars` would be passed; work stops before it is, and goes on when it rises."""

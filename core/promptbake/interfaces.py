@@ -17,6 +17,7 @@ from promptbake.types import (
     Columns,
     Completion,
     Conversation,
+    Datums,
     Example,
     Measurement,
     Message,
@@ -27,12 +28,15 @@ from promptbake.types import (
     StepMetrics,
     Targets,
     TokenIds,
+    Usage,
+    Work,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T_co = TypeVar("T_co", covariant=True)
+State = Mapping[str, bytes]  # a training state: the files that it is written to, by name
 
 
 def nobody(done: float) -> None:
@@ -44,6 +48,26 @@ class Pending(Protocol[T_co]):
 
     def result(self) -> T_co:
         """Wait for the value."""
+        ...
+
+
+class Hold(Protocol):
+    """Money that is kept back for work that has been sent."""
+
+    def settle(self, usage: Usage) -> None:
+        """The work is done, and this is what it came to; `Usage()` where it came to nothing."""
+        ...
+
+
+class Budget(Protocol):
+    """What a run may spend, and what it has spent."""
+
+    def hold(self, what: str, usage: Usage) -> Hold:
+        """Keep back what the work may come to at most, before it is sent.
+
+        `what` is the kind of work, as in `types.Work`. Raises BudgetError where the cap would be
+        passed. Work that is never settled counts as spent.
+        """
         ...
 
 
@@ -106,11 +130,11 @@ class Model(Protocol):
         ...
 
     @property
-    def sample_batch(self) -> int:
-        """How many prompts are best answered in one call of `sample`.
+    def sample_batch(self) -> int | None:
+        """How many prompts are best answered in one call of `sample`; None for any number.
 
         Rounding may let an answer depend on its company, so a caller that wants the same answers
-        again asks for the same batches again.
+        again asks for the same batches again. None promises that it does not.
         """
         ...
 
@@ -122,8 +146,10 @@ class Model(Protocol):
         temperatures: Sequence[float],
         seeds: Sequence[int],
         progress: Callable[[float], None] = nobody,
-    ) -> Iterator[Completion]:
-        """Sample one response a prompt, in the order of the prompts. Temperature 0 is greedy.
+    ) -> Iterator[tuple[int, Completion]]:
+        """Sample one response a prompt: each with its prompt's index, as it is ready.
+
+        Temperature 0 is greedy.
 
         `progress` is told how many responses' worth of work is done, parts of one included.
         """
@@ -137,11 +163,11 @@ class Model(Protocol):
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[Targets]:
-        """The K most likely tokens at each response position and draws from the others.
+    ) -> Iterator[tuple[int, Targets]]:
+        """The K most likely tokens at each response position and draws for the others.
 
-        In the order of the spans. A span's result does not depend on the other spans, but for
-        rounding on a GPU.
+        Each with its span's index, as it is ready. A span's result does not depend on the other
+        spans, but for rounding on a GPU.
         """
         ...
 
@@ -154,6 +180,20 @@ class Model(Protocol):
         vocabulary as [N, V], where `full_vocabulary` says that this can be had.
         """
         ...
+
+    def quote(self, work: Work) -> Quote:
+        """What such work would take, before any of it is sent."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What work is expected to take. None is what nobody knows."""
+
+    usage: Usage
+    priced: bool  # whether `usage.dollars` is known
+    seconds: float | None
+    source: str = ""  # of the prices, with their date
 
 
 class Objective(Protocol):
@@ -172,11 +212,19 @@ class Objective(Protocol):
 
 
 class Trainer(Protocol):
-    """A LoRA in training on a base model: Tinker's verbs, so that every backend shares one loop."""
+    """A LoRA in training on a base model: Tinker's verbs, so that every backend shares one loop.
+
+    What is asked of it is done in the order in which it is asked, whenever the result is waited
+    for: a snapshot or a state is that of the moment at which it was asked for.
+    """
 
     @property
-    def model(self) -> Model:
-        """The student as it stands."""
+    def steps_in_flight(self) -> int:
+        """How many steps are best under way at a time: 1 where nothing is gained by more."""
+        ...
+
+    def snapshot(self) -> Pending[Model]:
+        """The student as it stands. A local one may change with the next step."""
         ...
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
@@ -187,12 +235,12 @@ class Trainer(Protocol):
         """Take one AdamW step with the gradient that has gathered, and clear it."""
         ...
 
-    def save_state(self, folder: Path) -> None:
-        """Write all that training needs to go on from here into an empty folder."""
+    def save_state(self, step: int) -> Pending[State]:
+        """All that training needs to go on after `step` steps."""
         ...
 
     def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote."""
+        """Go on from the files of a state."""
         ...
 
     def save_adapter(self, folder: Path) -> Checkpoint:
@@ -208,16 +256,35 @@ class Backend(Protocol):
         """As in `train.backend`."""
         ...
 
-    def open_model(self, name: str) -> Model:
-        """Open a base model, frozen. Raises BakeError for what is no model."""
+    def open_model(self, name: str, budget: Budget) -> Model:
+        """Open a base model, frozen. Raises BakeError for what is no model.
+
+        All that is paid for through this model, and through those made from it, is held against
+        the budget first.
+        """
         ...
 
-    def new_lora(self, base: Model, *, rank: int, seed: int) -> Trainer:
-        """A fresh LoRA on `base`, which goes on to answer as the base model."""
+    def preflight(self, base: Model, *, k: int, draws: int) -> Sequence[str]:
+        """Find out, before the teacher is asked and paid, what would fail later: BakeError.
+
+        `k` and `draws` are what the teacher will be asked for. Returns lines for the user: what
+        was found, and what is done another way because of it.
+        """
+        ...
+
+    def new_lora(self, base: Model, *, rank: int, seed: int, datums: Datums = "one") -> Trainer:
+        """A fresh LoRA on `base`, which goes on to answer as the base model.
+
+        `datums` is `train.datums`; a backend that has no use for it refuses by BakeError.
+        """
         ...
 
     def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
         """The baked model; `base` goes on to answer as the base model."""
+        ...
+
+    def export(self, base: Model, checkpoint: Checkpoint, folder: Path) -> None:
+        """Bring the adapter home: a PEFT adapter in an empty folder."""
         ...
 
 
@@ -228,8 +295,9 @@ class Generation:
     `plan` is the whole of it, in the same order each time, so that a provider that works in
     batches can form the same batches after a kill; requests whose id is in `done` are stored
     already and are not to be yielded again. `open_model` opens the configured base model, for
-    providers that use it. `progress` may be told how many responses' worth of work is done
-    between two that are yielded, parts of one included.
+    providers that use it; what is paid for elsewhere is held against `budget` first. `progress`
+    may be told how many responses' worth of work is done between two that are yielded, parts of
+    one included.
     """
 
     prompt: Prompt
@@ -238,6 +306,7 @@ class Generation:
     max_tokens: int
     seed: int
     open_model: Callable[[], Model]
+    budget: Budget
     progress: Callable[[float], None] = nobody
 
 
@@ -246,6 +315,10 @@ class DataProvider(Protocol):
 
     def queries(self) -> Sequence[Query]:
         """Queries that the provider brings along; empty where it answers those it is given."""
+        ...
+
+    def quote(self, job: Generation) -> Quote:
+        """What `generate` would take for all that is not done, responses at their longest."""
         ...
 
     def generate(self, job: Generation) -> Iterator[Conversation]:
@@ -268,8 +341,11 @@ class Teacher(Protocol):
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[Targets]:
-        """One `Targets` a span, in order. A span's result does not depend on the other spans."""
+    ) -> Iterator[tuple[int, Targets]]:
+        """One `Targets` a span, each with its span's index, as it is ready.
+
+        A span's result does not depend on the other spans.
+        """
         ...
 
 

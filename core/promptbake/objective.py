@@ -3,8 +3,8 @@
 The forward KL of Eq. 3 (arXiv 2409.13697) is a sum over the whole vocabulary. The teacher's top K
 tokens are summed exactly; `tail` says what becomes of the others:
 
-- `sampled`: M tokens drawn from the teacher's tail share its mass, each with importance weight
-  P_tail / (M p). Linear where the loss is, and unbiased.
+- `sampled`: M tokens drawn by the teacher stand for it, each with its importance weight: P_tail /
+  (M p) where they come from the tail alone. Linear where the loss is, and unbiased.
 - `bucket`: the tail is one more outcome, of mass 1 - sum_k. A lower bound of the full divergence
   (data processing), exact at K = V.
 - `renormalize`: teacher and student are renormalised over the K.
@@ -37,10 +37,9 @@ class TailedLoss:
         """Whether the teacher's distribution is needed."""
         return self.loss.targets == "teacher"
 
-    @property
-    def draws_tail(self) -> bool:
-        """Whether tokens drawn from the teacher's tail are needed."""
-        return self.asks_teacher and self.tail == "sampled"
+    def draws(self, tail_draws: int) -> int:
+        """How many draws for the tail are needed at each position, of `train.tail_draws`."""
+        return tail_draws if self.asks_teacher and self.tail == "sampled" else 0
 
     def columns(self, datum: Datum, targets: Targets | None) -> Columns:
         """The columns [N, C] that the loss needs the student's log-probabilities of."""
@@ -51,13 +50,10 @@ class TailedLoss:
             raise ValueError(f"{datum.conversation_id}: the loss needs the teacher's targets")
         if self.tail != "sampled":
             return Columns(targets.ids, targets.logprobs, torch.ones_like(targets.logprobs))
-        n_draws = targets.drawn_ids.shape[1]
-        # A draw stands for P_tail / (M p) entries of the vocabulary, in logarithms.
-        log_share = rest(targets.logprobs) - math.log(max(n_draws, 1)) - targets.drawn_logprobs
         return Columns(
             torch.cat([targets.ids, targets.drawn_ids], dim=1),
             torch.cat([targets.logprobs, targets.drawn_logprobs], dim=1),
-            torch.cat([torch.ones_like(targets.logprobs), log_share.exp()], dim=1),
+            torch.cat([torch.ones_like(targets.logprobs), targets.drawn_measure], dim=1),
         )
 
     def nats(self, student: Tensor, columns: Columns) -> Tensor:
@@ -83,6 +79,12 @@ class TailedLoss:
         student = torch.zeros_like(columns.logprobs, requires_grad=True)
         (gradient,) = torch.autograd.grad(self.nats(student, columns).sum(), student)
         return -gradient
+
+
+def tail_measure(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
+    """The measure [N, M] of draws from outside the top K [N, K]: P_tail / (M p) each."""
+    n_draws = max(drawn_logprobs.shape[1], 1)
+    return (rest(logprobs) - math.log(n_draws) - drawn_logprobs).exp()
 
 
 def rest(logprobs: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from promptbake.datums import check_room
+from promptbake.datums import check_room, common_prefix
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import Generation, Model, Quote
 from promptbake.seeds import derive
-from promptbake.types import Conversation, Message, Query, Request
+from promptbake.types import Conversation, Message, Query, Request, Work
 
 
 def generate(job: Generation) -> Iterator[Conversation]:
@@ -27,13 +27,29 @@ def generate(job: Generation) -> Iterator[Conversation]:
 
 def _generate(job: Generation, model: Model) -> Iterator[Conversation]:
     plan = sorted(job.plan, key=lambda request: _length(request.query))  # little padding
+    if model.sample_batch is None:
+        missing = [request for request in plan if request.id not in job.done]
+        yield from _answer(job, model, missing)
+        return
     for start in range(0, len(plan), model.sample_batch):
         batch = plan[start : start + model.sample_batch]
         if all(request.id in job.done for request in batch):
             continue
-        for request, conversation in zip(batch, _answer(job, model, batch), strict=True):
-            if request.id not in job.done:
+        for conversation in _answer(job, model, batch):
+            if conversation.id not in job.done:
                 yield conversation
+
+
+def quote(job: Generation) -> Quote:
+    """What `generate` would take of the base model, with every response at its longest."""
+    model = job.open_model()
+    prompts = [
+        model.renderer.prompt(request.query.messages, job.prompt.text)
+        for request in job.plan
+        if request.id not in job.done
+    ]
+    rows = tuple((len(prompt), job.max_tokens) for prompt in prompts)
+    return model.quote(Work("sample", rows, len(common_prefix(prompts))))
 
 
 def answer(
@@ -50,13 +66,15 @@ def answer(
     A query's random numbers depend on the seed and the query alone, so that two models that agree
     give the same answer.
     """
-    completions = model.sample(
-        [model.renderer.prompt(query.messages, system) for query in queries],
-        max_tokens=max_tokens,
-        temperatures=[temperature] * len(queries),
-        seeds=[derive(seed, "answer", query.id) for query in queries],
+    completions = dict(
+        model.sample(
+            [model.renderer.prompt(query.messages, system) for query in queries],
+            max_tokens=max_tokens,
+            temperatures=[temperature] * len(queries),
+            seeds=[derive(seed, "answer", query.id) for query in queries],
+        )
     )
-    return tuple(model.renderer.text(completion.tokens) for completion in completions)
+    return tuple(model.renderer.text(completions[i].tokens) for i in range(len(queries)))
 
 
 def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator[Conversation]:
@@ -67,7 +85,8 @@ def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator
         seeds=[derive(job.seed, "response", request.id) for request in batch],
         progress=job.progress,
     )
-    for request, completion in zip(batch, completions, strict=True):
+    for index, completion in completions:
+        request = batch[index]
         text = model.renderer.text(completion.tokens)
         yield Conversation(
             request.id,

@@ -37,6 +37,7 @@ class Run:
         self.targets = path / "targets"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.costs = path / "costs.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.verify = path / "verify.json"
         self.report = path / "report.html"

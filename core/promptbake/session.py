@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptbake.budget import Ledger
 from promptbake.config import Config, Resolved, resolve
 from promptbake.conversations import read_text
 from promptbake.errors import BakeError
@@ -41,6 +43,13 @@ class Session:
         """The resolved configuration."""
         return self.resolved.config
 
+    @contextmanager
+    def at_work(self, stage: str) -> Iterator[None]:
+        """Keep others out while a stage works in the run; what it pays for is on its account."""
+        with self.run.locked():
+            self.budget.stage = stage
+            yield
+
     def make(self, kind: str, name: str, key: str) -> Any:
         """The plugin's object of that kind and name, with its options; `key` named it."""
         offer = self.registry.choose(kind, name, key)
@@ -53,9 +62,14 @@ class Session:
         return backend
 
     @cached_property
+    def budget(self) -> Ledger:
+        """What the run has spent, and may spend."""
+        return Ledger(self.run.costs, self.config.budget.max_dollars)
+
+    @cached_property
     def base(self) -> Model:
         """The base model, opened at first use."""
-        base = self.backend.open_model(self.config.model.name)
+        base = self.backend.open_model(self.config.model.name, self.budget)
         for notice in base.notices:
             self.reporter.say(f"model {base.name}: {notice}")
         return base

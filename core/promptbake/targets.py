@@ -45,6 +45,7 @@ class TargetStore:
             "logprobs": targets.logprobs.float(),
             "drawn_ids": targets.drawn_ids.to(torch.int32),
             "drawn_logprobs": targets.drawn_logprobs.float(),
+            "drawn_measure": targets.drawn_measure.float(),
         }
         write_atomic(self._path(datum), safetensors.torch.save(tensors))
 
@@ -56,6 +57,7 @@ class TargetStore:
             tensors["logprobs"],
             tensors["drawn_ids"].long(),
             tensors["drawn_logprobs"],
+            tensors["drawn_measure"],
         )
 
     def _path(self, datum: Datum) -> Path:
@@ -64,16 +66,17 @@ class TargetStore:
 
 def check(datum: Datum, targets: Targets) -> None:
     """Raise ValueError for targets that are no N rows of sorted log-probabilities."""
-    drawn = targets.drawn_ids, targets.drawn_logprobs
+    drawn = targets.drawn_ids, targets.drawn_logprobs, targets.drawn_measure
     rows = {len(part) for part in (targets.ids, targets.logprobs, *drawn)}
-    shapes_fit = targets.ids.shape == targets.logprobs.shape and drawn[0].shape == drawn[1].shape
+    shapes_fit = targets.ids.shape == targets.logprobs.shape
+    shapes_fit &= len({part.shape for part in drawn}) == 1
     if rows != {datum.n_response} or not shapes_fit:
         raise ValueError(
             f"{datum.conversation_id}: the teacher gave {tuple(targets.ids.shape)} ids and "
             f"{tuple(targets.logprobs.shape)} log-probabilities for {datum.n_response} tokens, "
             f"and {tuple(drawn[0].shape)} draws with {tuple(drawn[1].shape)}"
         )
-    if not all(bool(part.isfinite().all()) for part in (targets.logprobs, targets.drawn_logprobs)):
+    if not all(bool(part.isfinite().all()) for part in (targets.logprobs, *drawn[1:])):
         raise ValueError(f"{datum.conversation_id}: a log-probability of the teacher is not finite")
     if bool((targets.logprobs > 1e-4).any()) or bool((targets.logprobs.diff(dim=1) > 0).any()):
         raise ValueError(
@@ -86,7 +89,7 @@ def ask_teacher(session: Session, objective: TailedLoss, datums: Sequence[Datum]
     if not objective.asks_teacher:
         return [Example(datum, objective.columns(datum, None)) for datum in datums]
     config = session.config
-    draws = config.train.tail_draws if objective.draws_tail else 0
+    draws = objective.draws(config.train.tail_draws)
     store = TargetStore(
         session.run.targets,
         teacher=config.teacher.source,
@@ -117,6 +120,9 @@ def _fill(session: Session, store: TargetStore, datums: Sequence[Datum], draws: 
         open_model=session.open_model,
     )
     with session.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:
-        for datum, answer in zip(wanted, answers, strict=True):
-            store.put(datum, answer)
+        for index, answer in answers:
+            store.put(wanted[index], answer)
             bar.advance()
+    missing = [datum.conversation_id for datum in wanted if datum not in store]
+    if missing:
+        raise ValueError(f"the teacher gave no targets for {', '.join(missing)}")

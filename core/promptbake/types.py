@@ -14,6 +14,7 @@ TokenIds = tuple[int, ...]
 Role = Literal["system", "user", "assistant"]
 Arm = Literal["base", "prompted", "baked", "reprompted"]
 Tail = Literal["sampled", "bucket", "renormalize", "drop"]
+Datums = Literal["one", "per_token"]
 ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
 
 T = TypeVar("T")
@@ -139,15 +140,19 @@ class Datum:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """The teacher's distribution at N response positions: its top K, and M draws from the rest.
+    """The teacher's distribution at N response positions: its top K, and M draws for the rest.
 
-    Log-probabilities in nats, at temperature 1, of the whole vocabulary's distribution.
+    Log-probabilities in nats, at temperature 1, of the whole vocabulary's distribution. A draw's
+    measure is what makes the sum of `measure * f(token)` over the draws an unbiased estimate of
+    the sum of f over all tokens outside the top K: the reciprocal of M times the probability that
+    it was drawn with, and 0 for one that fell into the top K.
     """
 
     ids: Tensor  # int64 [N, K], most likely first
     logprobs: Tensor  # float32 [N, K]
-    drawn_ids: Tensor  # int64 [N, M], drawn with replacement from what is outside the top K
+    drawn_ids: Tensor  # int64 [N, M]
     drawn_logprobs: Tensor  # float32 [N, M]
+    drawn_measure: Tensor  # float32 [N, M], how many vocabulary entries each draw stands for
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +170,39 @@ class Example:
 
     datum: Datum
     columns: Columns
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a service is asked for and bills: calls, tokens by kind, dollars."""
+
+    calls: int = 0
+    prefill: int = 0  # tokens that are read
+    cached_prefill: int = 0  # tokens that are read again, from the service's prefix cache
+    sampled: int = 0  # tokens
+    trained: int = 0  # tokens, of one forward and one backward pass
+    dollars: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        mine, others = vars(self), vars(other)
+        return Usage(**{name: mine[name] + others[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class Work:
+    """A kind of work, and how much of it: what a model is asked to quote for.
+
+    - `sample`: each row reads so many tokens and may answer with so many.
+    - `top_k`, `logprobs`: each row reads so many tokens, of which the last so many are scored.
+    - `train`: each row trains on so many tokens, of which the last so many are the response.
+    """
+
+    kind: Literal["sample", "top_k", "logprobs", "train"]
+    rows: tuple[tuple[int, int], ...]
+    shared: int = 0  # tokens that all rows begin with
+    times: int = 1  # how often all of it is done
+    draws: int = 0  # from the tail, for top_k
+    steps: int = 0  # optimiser steps in all, for train
 
 
 @dataclass(frozen=True)

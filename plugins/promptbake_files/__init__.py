@@ -10,8 +10,8 @@ from pathlib import Path
 from promptbake.conversations import check_messages, read_objects
 from promptbake.errors import BakeError
 from promptbake.hookspecs import Factories, hookimpl
-from promptbake.interfaces import DataProvider, Generation
-from promptbake.types import Conversation, Message, Query
+from promptbake.interfaces import DataProvider, Generation, Quote
+from promptbake.types import Conversation, Message, Query, Usage
 
 
 class FilesProvider:
@@ -48,15 +48,28 @@ class FilesProvider:
         """What the file's users asked."""
         return tuple(self._queries.values())
 
+    def quote(self, job: Generation) -> Quote:
+        """The file costs nothing; its queries what the model asks for them."""
+        asked = self._asked(job)
+        if not asked.plan:
+            return Quote(Usage(), priced=True, seconds=0.0)
+        from promptbake.responses import quote
+
+        return quote(asked)
+
     def generate(self, job: Generation) -> Iterator[Conversation]:
         """The file's conversations, then the model's answers to the file's queries."""
         stored = (found for found in self._conversations if found.id not in job.done)
-        asked = tuple(request for request in job.plan if request.query.id in self._unanswered)
-        if not asked:
+        asked = self._asked(job)
+        if not asked.plan:
             return stored
         from promptbake.responses import generate
 
-        return chain(stored, generate(replace(job, plan=asked)))
+        return chain(stored, generate(asked))
+
+    def _asked(self, job: Generation) -> Generation:
+        asked = (request for request in job.plan if request.query.id in self._unanswered)
+        return replace(job, plan=tuple(asked))
 
 
 def files(*, path: Path) -> DataProvider:

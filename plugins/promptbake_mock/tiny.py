@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from promptbake.interfaces import Generation
-from promptbake.responses import generate
+from promptbake.interfaces import Generation, Quote
+from promptbake.responses import generate, quote
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
 from promptbake.types import Conversation, Query
 from promptbake_torch.backend import TorchBackend
@@ -29,9 +29,17 @@ class TinyProvider:
         """None of its own."""
         return ()
 
+    def quote(self, job: Generation) -> Quote:
+        """What the tiny model takes for it."""
+        return quote(_with_tiny(job))
+
     def generate(self, job: Generation) -> Iterator[Conversation]:
         """One conversation a request."""
-        return generate(replace(job, open_model=lambda: tiny_backend().open_model(NAME)))
+        return generate(_with_tiny(job))
+
+
+def _with_tiny(job: Generation) -> Generation:
+    return replace(job, open_model=lambda: tiny_backend().open_model(NAME, job.budget))
 
 
 def _load(name: str) -> Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from promptbake.hookspecs import Factories, hookimpl
-from promptbake.interfaces import DataProvider, Generation, Model, Teacher
+from promptbake.interfaces import DataProvider, Generation, Model, Quote, Teacher
 from promptbake.types import Conversation, Query, Span, Targets
 
 
@@ -15,6 +15,12 @@ class SelfProvider:
     def queries(self) -> Sequence[Query]:
         """None of its own."""
         return ()
+
+    def quote(self, job: Generation) -> Quote:
+        """What the base model asks for it."""
+        from promptbake.responses import quote
+
+        return quote(job)
 
     def generate(self, job: Generation) -> Iterator[Conversation]:
         """One conversation a request."""
@@ -34,7 +40,7 @@ class SelfTeacher:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[Targets]:
+    ) -> Iterator[tuple[int, Targets]]:
         """One `Targets` a span."""
         return open_model().top_k(spans, k=k, draws=draws, seeds=seeds)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from promptbake.errors import BakeError
 from promptbake.files import write_atomic, write_json
-from promptbake.interfaces import Objective, Pending
+from promptbake.interfaces import Model, Objective, Pending, State
 from promptbake.types import Checkpoint, Done, Example
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
@@ -44,6 +44,8 @@ class LoraSettings:
 class LoraTrainer:
     """A fresh LoRA on all linear layers of the upper part of the model."""
 
+    steps_in_flight = 1
+
     def __init__(
         self, base: TorchModel, backend: str, settings: LoraSettings, rank: int, seed: int
     ) -> None:
@@ -52,13 +54,17 @@ class LoraTrainer:
         self._settings = settings
         self._adapter = self._engine.next_adapter()
         _attach(self._engine, self._adapter, settings, rank, seed)
-        self.model = TorchModel(self._engine, self._adapter, base.sample_batch)
+        self._model = TorchModel(self._engine, self._adapter, base.sample_batch)
         self._parameters = [
             parameter
             for name, parameter in self._engine.module.named_parameters()
             if f".{self._adapter}." in name
         ]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
+
+    def snapshot(self) -> Pending[Model]:
+        """The student: the same weights that go on to be trained."""
+        return Done(self._model)
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """Add the gradient of the mean over the batch's response tokens."""
@@ -86,15 +92,15 @@ class LoraTrainer:
         self._engine.forget(self._adapter)
         return Done(None)
 
-    def save_state(self, folder: Path) -> None:
+    def save_state(self, step: int) -> Pending[State]:
         """The adapter's weights and the optimiser's moments."""
-        moments = BytesIO()  # torch.save to a path tells nobody that the disk is full
+        moments = BytesIO()
         torch.save(self._optimizer.state_dict(), moments)
-        write_atomic(folder / WEIGHTS, safetensors.torch.save(self._state()))
-        write_atomic(folder / OPTIMIZER, moments.getvalue())
+        weights = safetensors.torch.save(self._state())
+        return Done({WEIGHTS: weights, OPTIMIZER: moments.getvalue()})
 
     def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote."""
+        """Go on from the files of a state."""
         state = safetensors.torch.load((folder / WEIGHTS).read_bytes())
         peft.set_peft_model_state_dict(self._engine.module, state, adapter_name=self._adapter)
         self._optimizer.load_state_dict(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from promptbake.interfaces import nobody
-from promptbake.types import Completion, Span, Targets, TokenIds
+from promptbake.interfaces import Quote, nobody
+from promptbake.objective import tail_measure
+from promptbake.types import Completion, Message, Span, Targets, TokenIds, Usage, Work
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 from promptbake_torch.renderer import ChatRenderer
 
 SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
 SCORE_BATCH_ON_GPU = 16
+TRAINING_PASSES = 3  # a forward pass, and a backward pass of about twice as much work
 
 
 class TorchModel:
@@ -65,13 +70,14 @@ class TorchModel:
         temperatures: Sequence[float],
         seeds: Sequence[int],
         progress: Callable[[float], None] = nobody,
-    ) -> Iterator[Completion]:
-        """Sample `sample_batch` responses at a time."""
+    ) -> Iterator[tuple[int, Completion]]:
+        """Sample `sample_batch` responses at a time, in the order of the prompts."""
         for start in range(0, len(prompts), self.sample_batch):
             part = slice(start, start + self.sample_batch)
-            yield from self._sample(
+            found = self._sample(
                 prompts[part], max_tokens, temperatures[part], seeds[part], progress
             )
+            yield from enumerate(found, start)
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
@@ -84,16 +90,20 @@ class TorchModel:
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[Targets]:
+    ) -> Iterator[tuple[int, Targets]]:
         """The top K at each response position, and draws from the rest.
 
-        One span at a time on a CPU, so that no result depends on its company by rounding.
+        In the order of the spans. One at a time on a CPU, so that no result depends on its company
+        by rounding.
         """
         batch = 1 if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
-        for logprobs, seed in zip(self._scores(spans, batch), seeds, strict=True):
+        scores = zip(self._scores(spans, batch), seeds, strict=True)
+        for index, (logprobs, seed) in enumerate(scores):
             top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
             drawn = _draw_outside(logprobs, top.indices, draws, seed)
-            yield Targets(top.indices, top.values, drawn, logprobs.gather(1, drawn))
+            drawn_logprobs = logprobs.gather(1, drawn)
+            measure = tail_measure(top.values, drawn_logprobs)
+            yield index, Targets(top.indices, top.values, drawn, drawn_logprobs, measure)
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
@@ -102,6 +112,43 @@ class TorchModel:
         batch = SCORE_BATCH_ON_CPU if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
         for index, logprobs in enumerate(self._scores(spans, batch)):
             yield logprobs if ids is None else logprobs.gather(1, ids[index])
+
+    def quote(self, work: Work) -> Quote:
+        """Free; the seconds follow from timing a short forward pass and a short answer."""
+        tokens = sum(read for read, _ in work.rows) * work.times
+        if work.kind == "sample":
+            batches = math.ceil(len(work.rows) / self.sample_batch) * work.times
+            longest = max((answer for _, answer in work.rows), default=0)
+            seconds = batches * longest * self._seconds_per_decoded_column
+            usage = Usage(len(work.rows) * work.times, prefill=tokens, sampled=_second(work))
+        else:
+            passes = TRAINING_PASSES if work.kind == "train" else 1
+            seconds = tokens * passes * self._seconds_per_token
+            read = {"trained": tokens} if work.kind == "train" else {"prefill": tokens}
+            usage = Usage(work.steps or len(work.rows) * work.times, **read)
+        return Quote(usage, priced=True, seconds=seconds)
+
+    @cached_property
+    def _seconds_per_token(self) -> float:
+        spans = [Span(self._probe * 8, len(self._probe))] * SCORE_BATCH_ON_CPU
+        read = sum(len(span.tokens) for span in spans)
+        return _timed(lambda: self._logits(spans)) / read
+
+    @cached_property
+    def _seconds_per_decoded_column(self) -> float:
+        prompts, columns = [self._probe] * self.sample_batch, 4
+        return (
+            _timed(
+                lambda: list(
+                    self._decode(prompts, columns, [1.0] * len(prompts), range(len(prompts)))
+                )
+            )
+            / columns
+        )
+
+    @property
+    def _probe(self) -> TokenIds:
+        return self.renderer.prompt((Message("user", "?"),))
 
     def _scores(self, spans: Sequence[Span], batch: int) -> Iterator[Tensor]:
         for start in range(0, len(spans), batch):
@@ -171,6 +218,18 @@ class TorchModel:
                     "position_ids": arguments["position_ids"][:, -1:] + 1,
                 }
             yield chosen.squeeze(1).tolist()
+
+
+def _second(work: Work) -> int:
+    return sum(answer for _, answer in work.rows) * work.times
+
+
+def _timed(action: Callable[[], object]) -> float:
+    """Seconds of the second time, when nothing has to be set up any more."""
+    action()
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
 
 
 def _uniform(seed: int, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from promptbake.datums import common_prefix
 from promptbake.errors import BakeError
 from promptbake.types import Message, TokenIds
 
@@ -49,11 +50,12 @@ class ChatRenderer:
     def prefix(self, system: str | None) -> TokenIds:
         """The tokens that every rendering with this system prompt begins with."""
         if system not in self._prefixes:
-            one, other = (
-                self._render(_with_system((Message("user", text),), system, self.folds_system))
-                for text in ("a", "Z")
+            self._prefixes[system] = common_prefix(
+                [
+                    self._render(_with_system((Message("user", text),), system, self.folds_system))
+                    for text in ("a", "Z")
+                ]
             )
-            self._prefixes[system] = _common_prefix(one, other)
         return self._prefixes[system]
 
     def known_prefix(self, tokens: TokenIds) -> TokenIds:
@@ -104,10 +106,3 @@ def _with_system(
         return (Message("system", system), *messages)
     first, *others = messages
     return (Message("user", f"{system}\n\n{first.content}"), *others)
-
-
-def _common_prefix(one: TokenIds, other: TokenIds) -> TokenIds:
-    length = 0
-    while length < min(len(one), len(other)) and one[length] == other[length]:
-        length += 1
-    return one[:length]

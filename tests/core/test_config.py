@@ -184,7 +184,7 @@ def test_every_key_says_what_it_is() -> None:
         assert section.__doc__
         for name, info in section.model_fields.items():
             assert info.description, f"{section.__name__}.{name} has no description"
-    assert len(sections) == 5
+    assert len(sections) == 6
 
 
 def test_known_keys_are_those_that_a_setting_may_name() -> None:

@@ -38,13 +38,13 @@ class TableModel:
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[Targets]:
+    ) -> Iterator[tuple[int, Targets]]:
         """The top K; nothing is drawn."""
-        for span in spans:
+        for index, span in enumerate(spans):
             self.asked += 1
             top = self._table[span.tokens].topk(k, dim=1)
             nothing = top.values.new_zeros(len(top.values), draws)
-            yield Targets(top.indices, top.values, nothing.long(), nothing)
+            yield index, Targets(top.indices, top.values, nothing.long(), nothing, nothing)
 
 
 def datum(name: int, n_response: int) -> Datum:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.objective import TailedLoss, full_kl, rest
+from promptbake.objective import TailedLoss, full_kl, rest, tail_measure
 from promptbake.types import Columns, Datum, Tail, Targets
 from promptbake_losses.divergences import JSD, CrossEntropy, ForwardKL, ReverseKL
 
@@ -33,7 +33,9 @@ def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> Targe
         drawn = others.multinomial(
             draws, replacement=True, generator=torch.Generator().manual_seed(seed)
         )
-    return Targets(top.indices, top.values, drawn, teacher.gather(1, drawn))
+    drawn_logprobs = teacher.gather(1, drawn)
+    measure = tail_measure(top.values, drawn_logprobs)
+    return Targets(top.indices, top.values, drawn, drawn_logprobs, measure)
 
 
 def loss_of(objective: TailedLoss, teacher: Tensor, student: Tensor, targets: Targets) -> Tensor:
@@ -194,7 +196,7 @@ def test_the_weights_of_the_sampled_tail_sum_to_one() -> None:
 def test_cross_entropy_looks_at_the_response_alone() -> None:
     objective = TailedLoss(CrossEntropy(), "sampled")
     assert not objective.asks_teacher
-    assert not objective.draws_tail
+    assert objective.draws(4) == 0
     columns = objective.columns(DATUM, None)
     assert columns.ids.tolist() == [[1], [2]]
     student = torch.tensor([[0.25], [0.5]]).log()

@@ -34,6 +34,7 @@ def targets(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> Targets:
         LOGPROBS[:k].repeat(n, 1),
         torch.full((n, draws), first + 10),
         torch.full((n, draws), -4.0),
+        torch.full((n, draws), 2.5),
     )
 
 
@@ -53,14 +54,14 @@ class CountingTeacher:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[Targets]:
+    ) -> Iterator[tuple[int, Targets]]:
         """One a span."""
-        for span, seed in zip(spans, seeds, strict=True):
+        for index, (span, seed) in enumerate(zip(spans, seeds, strict=True)):
             if len(self.asked) == self.answers_before_it_breaks:
                 raise ConnectionError
             self.asked.append(span)
             self.seeds.append(seed)
-            yield targets(span.n_response, k, draws, first=len(span.tokens))
+            yield index, targets(span.n_response, k, draws, first=len(span.tokens))
 
 
 class NamedBackend:
@@ -68,7 +69,7 @@ class NamedBackend:
 
     name = "named"
 
-    def open_model(self, name: str) -> Any:
+    def open_model(self, name: str, budget: Any) -> Any:
         """A digest."""
         return SimpleNamespace(digest=f"digest of {name}", notices=())
 
@@ -216,11 +217,11 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
     class Short(CountingTeacher):
         """Forgets the last span."""
 
-        def targets(self, spans: Sequence[Span], **how: Any) -> Iterator[Targets]:
+        def targets(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, Targets]]:
             how["seeds"] = how["seeds"][:-1]
             return super().targets(spans[:-1], **how)
 
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="no targets for c1"):
         ask_teacher(session(tmp_path, Short()), FORWARD_KL, datums(2))
 
 

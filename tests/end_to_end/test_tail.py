@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from promptbake.bake import steps
+from promptbake.budget import NoBudget
 from promptbake.datums import align_all
 from promptbake.divergence import Yardstick, gap_closed
 from promptbake.interfaces import Generation
@@ -32,7 +33,7 @@ class Material:
 def material() -> Material:
     parts = split(load_queries("builtin"), held_out=10, seed=0)
     base = tiny_backend().open_model(NAME)
-    job = Generation(PROMPT, plan(parts, [1.0]), frozenset(), 24, 0, lambda: base)
+    job = Generation(PROMPT, plan(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget())
     kept_out = {query.id for query in parts.held_out}
     conversations = list(generate(job))
     return Material(
@@ -48,10 +49,10 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
     objective = TailedLoss(ForwardKL(), tail)
     seeds = range(len(material.training))
     teacher = [datum.teacher for datum in material.training]
-    targets = base.top_k(teacher, k=TOP_K, draws=4, seeds=seeds)
+    answers = base.top_k(teacher, k=TOP_K, draws=4, seeds=seeds)
     examples = [
         Example(datum, objective.columns(datum, target))
-        for datum, target in zip(material.training, targets, strict=True)
+        for datum, (_, target) in zip(material.training, answers, strict=True)
     ]
     yardstick = Yardstick(base, material.held_out, TOP_K)
     assert yardstick.kind == "full"
@@ -59,7 +60,7 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
     schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)
     for _ in steps(student, examples, objective, schedule):
         pass
-    return gap_closed(yardstick.unprompted(base), yardstick.unprompted(student.model))
+    return gap_closed(yardstick.unprompted(base), yardstick.unprompted(student.snapshot().result()))
 
 
 def test_a_kept_tail_closes_more_of_the_gap_than_a_dropped_one(material: Material) -> None:

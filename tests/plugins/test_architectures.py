@@ -88,7 +88,7 @@ def test_scores_and_samples_are_those_of_plain_forward_passes(
         torch.testing.assert_close(together.log_softmax(1), expected, rtol=1e-4, atol=1e-4)
     prompts = [span.tokens[: -span.n_response] for span in asked]
     sampled = model.sample(prompts, max_tokens=5, temperatures=[0.0, 0.0], seeds=[0, 0])
-    for prompt, completion in zip(prompts, sampled, strict=True):
+    for prompt, (_, completion) in zip(prompts, sampled, strict=True):
         ids = prompt
         for token in completion.tokens:
             assert plain(module, ids)[-1].argmax() == token
@@ -106,7 +106,7 @@ def test_it_trains(module: Any) -> None:
     examples = []
     for student, teacher in sides:
         datum = Datum("c", "q", student.tokens, teacher.tokens, student.n_response)
-        (targets,) = model.top_k([teacher], k=20, draws=4, seeds=[0])
+        ((_, targets),) = model.top_k([teacher], k=20, draws=4, seeds=[0])
         examples.append(Example(datum, loss.columns(datum, targets)))
     trainer = LoraTrainer(model, "torch", LoraSettings(frozen_share=0.34), rank=4, seed=0)
     losses = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from promptbake.budget import NoBudget
 from promptbake.conversations import to_line
 from promptbake.errors import BakeError
 from promptbake.interfaces import Generation, Model
@@ -30,7 +31,9 @@ def no_model() -> Model:
 
 
 def job(requests: Sequence[Request] = (), done: Sequence[str] = ()) -> Generation:
-    return Generation(Prompt("p", "Say hm."), tuple(requests), frozenset(done), 4, 0, no_model)
+    return Generation(
+        Prompt("p", "Say hm."), tuple(requests), frozenset(done), 4, 0, no_model, NoBudget()
+    )
 
 
 def test_conversations_are_yielded_as_they_stand_without_a_model(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import string
 import pytest
 import torch
 
+from promptbake.budget import NoBudget
 from promptbake.interfaces import Generation, Model
 from promptbake.types import Message, Prompt, Query, Request, Span
 from promptbake_mock import mock_backend, mock_provider
@@ -21,7 +22,7 @@ def no_model() -> Model:
 
 def job() -> Generation:
     plan = tuple(Request(f"q{n}", Query(f"q{n}", QUESTION), 1.0) for n in range(3))
-    return Generation(PROMPT, plan, frozenset(), 8, 0, no_model)
+    return Generation(PROMPT, plan, frozenset(), 8, 0, no_model, NoBudget())
 
 
 def next_token(model: Model, system: str | None) -> torch.Tensor:
@@ -51,7 +52,7 @@ def test_the_tiny_model_keeps_to_what_can_be_printed() -> None:
     completions = model.sample(
         [prompt] * 20, max_tokens=40, temperatures=[1.0] * 20, seeds=list(range(20))
     )
-    text = "".join(model.renderer.text(completion.tokens) for completion in completions)
+    text = "".join(model.renderer.text(completion.tokens) for _, completion in completions)
     printable = [char for char in text if char in string.printable]
     assert len(printable) > 0.95 * len(text) > 400
 

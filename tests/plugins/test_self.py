@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from promptbake.budget import NoBudget
 from promptbake.interfaces import Generation, Model
 from promptbake.types import Message, Prompt, Query, Request, Span
 from promptbake_mock.tiny import NAME, tiny_backend
@@ -26,7 +27,7 @@ def model() -> Model:
 
 
 def job(model: Model, done: Sequence[str] = (), seed: int = 0) -> Generation:
-    return Generation(PROMPT, PLAN, frozenset(done), 6, seed, lambda: model)
+    return Generation(PROMPT, PLAN, frozenset(done), 6, seed, lambda: model, NoBudget())
 
 
 def spans(model: Model) -> list[Span]:
@@ -69,7 +70,7 @@ def test_the_teacher_is_the_base_models_top_k(model: Model) -> None:
     answers = list(
         self_teacher().targets(asked, k=5, draws=2, seeds=[1, 2], open_model=lambda: model)
     )
-    for span, answer in zip(asked, answers, strict=True):
+    for span, (_, answer) in zip(asked, answers, strict=True):
         (whole,) = model.logprobs([span])  # alone, as the teacher is asked
         top = whole.topk(5, dim=1)
         assert torch.equal(answer.ids, top.indices)
@@ -84,7 +85,9 @@ def test_a_spans_targets_do_not_depend_on_its_company(model: Model) -> None:
         return self_teacher().targets(asked, k=4, draws=3, seeds=seeds, open_model=lambda: model)
 
     first, second = spans(model)
-    together = list(ask([first, second], [1, 2]))
-    for alone, company in zip((*ask([first], [1]), *ask([second], [2])), together, strict=True):
+    together = dict(ask([first, second], [1, 2]))
+    apart = dict(ask([first], [1]))[0], dict(ask([second], [2]))[0]
+    for index, alone in enumerate(apart):
+        company = together[index]
         for name, value in vars(alone).items():
             assert torch.equal(value, getattr(company, name))

@@ -82,7 +82,7 @@ def test_logprobs_of_chosen_ids_are_those_of_the_whole_vocabulary(model: TorchMo
 def test_the_top_k_is_sorted_and_the_draws_follow_the_tail(model: TorchModel) -> None:
     span = spans(model)[:1]
     (whole,) = model.logprobs(span)
-    (targets,) = model.top_k(span, k=5, draws=20_000, seeds=[1])
+    ((_, targets),) = model.top_k(span, k=5, draws=20_000, seeds=[1])
     torch.testing.assert_close(targets.logprobs, whole.sort(dim=1, descending=True).values[:, :5])
     torch.testing.assert_close(targets.drawn_logprobs, whole.gather(1, targets.drawn_ids))
     tail = whole.exp().scatter(1, targets.ids, 0.0)
@@ -95,7 +95,7 @@ def test_the_top_k_is_sorted_and_the_draws_follow_the_tail(model: TorchModel) ->
 
 
 def test_all_of_the_vocabulary_leaves_nothing_to_draw(model: TorchModel) -> None:
-    (targets,) = model.top_k(spans(model)[:1], k=10_000, draws=4, seeds=[1])
+    ((_, targets),) = model.top_k(spans(model)[:1], k=10_000, draws=4, seeds=[1])
     assert targets.ids.shape[1] == len(tiny_tokenizer())
     assert targets.drawn_ids.shape[1] == 0
 
@@ -107,7 +107,7 @@ def sample(
     completions = model.sample(
         asked, max_tokens=max_tokens, temperatures=[temperature] * 3, seeds=seeds
     )
-    return [completion.tokens for completion in completions]
+    return [completion.tokens for _, completion in completions]
 
 
 def test_a_seed_gives_the_same_sample_and_another_seed_another(model: TorchModel) -> None:
@@ -130,7 +130,7 @@ def test_samples_follow_the_models_distribution(model: TorchModel) -> None:
     n = 4_000
     wide = TorchModel(model.engine, None, sample_batch=n)
     drawn = wide.sample([prompt] * n, max_tokens=1, temperatures=[0.7] * n, seeds=range(n))
-    tokens = torch.tensor([next(iter(one.tokens), wide.renderer._end) for one in drawn])
+    tokens = torch.tensor([next(iter(one.tokens), wide.renderer._end) for _, one in drawn])
     found = tokens.bincount(minlength=len(tiny_tokenizer())) / n
     with torch.no_grad():
         logits = tiny_model()(input_ids=torch.tensor([prompt])).logits[0, -1]
@@ -140,7 +140,7 @@ def test_samples_follow_the_models_distribution(model: TorchModel) -> None:
 def test_a_stream_is_the_sample_token_by_token(model: TorchModel) -> None:
     alone = list(model.stream(prompts(model)[0], max_tokens=8, temperature=1.0, seed=1))
     completions = model.sample(prompts(model)[:1], max_tokens=8, temperatures=[1.0], seeds=[1])
-    assert [tuple(alone)] == [completion.tokens for completion in completions]
+    assert [tuple(alone)] == [completion.tokens for _, completion in completions]
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
@@ -157,7 +157,7 @@ def examples(model: TorchModel) -> list[Example]:
     found = []
     for student, teacher in zip(spans(model, None), spans(model), strict=True):
         datum = Datum("c", "q", student.tokens, teacher.tokens, student.n_response)
-        (targets,) = model.top_k([teacher], k=10, draws=0, seeds=[0])
+        ((_, targets),) = model.top_k([teacher], k=10, draws=0, seeds=[0])
         found.append(Example(datum, OBJECTIVE.columns(datum, targets)))
     return found
 
@@ -200,7 +200,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_model_alone(model: TorchMo
     assert losses[-1] < 0.5 * losses[0]
     (after,) = model.logprobs([spans(model)[0]])
     assert torch.equal(before, after)
-    (baked,) = trainer.model.logprobs([spans(model)[0]])
+    (baked,) = trainer.snapshot().result().logprobs([spans(model)[0]])
     assert not torch.equal(before, baked)
 
 
@@ -218,7 +218,8 @@ def test_a_saved_state_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     step(whole, batch, 4)
     first, batch = trainer()
     step(first, batch, 2)
-    first.save_state(tmp_path)
+    for name, content in first.save_state(2).result().items():
+        (tmp_path / name).write_bytes(content)
     second, batch = trainer()
     second.load_state(tmp_path)
     step(second, batch, 2)
@@ -235,7 +236,7 @@ def test_a_saved_adapter_is_peft_and_is_what_was_trained(model: TorchModel, tmp_
     checkpoint = trainer.save_adapter(tmp_path)
     assert (checkpoint.backend, checkpoint.base_model) == ("torch", "tiny")
     span = spans(model, None)[0]
-    (trained,) = trainer.model.logprobs([span])
+    (trained,) = trainer.snapshot().result().logprobs([span])
     loaded = peft.PeftModel.from_pretrained(tiny_model(), str(tmp_path))
     with torch.no_grad():
         torch.testing.assert_close(plain_logprobs(loaded, span), trained)
@@ -307,7 +308,9 @@ def test_the_backend_trains_and_loads_what_it_opened(tmp_path: Path) -> None:
     (kl,) = (
         full_kl(one, other).sum()
         for one, other in zip(
-            base.logprobs(spans(base)[:1]), trainer.model.logprobs(spans(base)[:1]), strict=True
+            base.logprobs(spans(base)[:1]),
+            trainer.snapshot().result().logprobs(spans(base)[:1]),
+            strict=True,
         )
     )
     assert kl == 0  # a fresh LoRA changes nothing

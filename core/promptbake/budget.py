@@ -1,0 +1,95 @@
+"""What a run has spent, on disk, and the cap that it stays under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from promptbake.errors import BudgetError
+from promptbake.files import JsonLines, read_json_lines
+from promptbake.types import Usage
+
+CENT = 1e-9  # dollars: rounding, and less than any service bills
+
+
+class Ledger:
+    """A budget in a run's costs.jsonl: a line when money is held back, one when it is settled.
+
+    What a kill left unsettled has been sent, so it counts as spent. Without `max_dollars` there is
+    no cap, and the ledger is kept all the same.
+    """
+
+    def __init__(self, path: Path, max_dollars: float | None) -> None:
+        self._path, self._cap = path, max_dollars
+        self.stage = ""  # the one at work, which names what is held
+        self._file: JsonLines | None = None
+        self._holds = [_usage(line) for line in _last_lines(path)]
+
+    @property
+    def dollars(self) -> float:
+        """Spent or held back so far."""
+        return sum(usage.dollars for _, usage in self._holds)
+
+    def by_work(self) -> dict[str, Usage]:
+        """What each kind of work came to so far."""
+        totals: dict[str, Usage] = {}
+        for what, usage in self._holds:
+            totals[what] = totals.get(what, Usage()) + usage
+        return totals
+
+    def hold(self, what: str, usage: Usage) -> LedgerHold:
+        """Keep back what the work may come to at most. Raises BudgetError."""
+        spent = self.dollars
+        if self._cap is not None and spent + usage.dollars > self._cap + CENT:
+            raise BudgetError(
+                f"budget.max_dollars = {self._cap:g}: ${spent:.4f} is spent, and the next piece of "
+                f"{what} may take ${usage.dollars:.4f}; raise it and run the same command again, "
+                "it goes on from here"
+            )
+        what = f"{self.stage}: {what}"
+        self._holds.append((what, usage))
+        number = len(self._holds) - 1
+        self.write(number, what, usage, settled=False)
+        return LedgerHold(self, number, what)
+
+    def write(self, number: int, what: str, usage: Usage, settled: bool) -> None:
+        """Put a hold, or what it came to, on record."""
+        self._holds[number] = (what, usage)
+        if self._file is None:
+            self._file = JsonLines(self._path)
+        line = {"id": number, "what": what, "settled": settled}
+        used = {name: value for name, value in vars(usage).items() if value}
+        self._file.append(line | used)
+
+
+class LedgerHold:
+    """One line that is not settled yet."""
+
+    def __init__(self, ledger: Ledger, number: int, what: str) -> None:
+        self._ledger, self._number, self._what = ledger, number, what
+
+    def settle(self, usage: Usage) -> None:
+        """What the work came to."""
+        self._ledger.write(self._number, self._what, usage, settled=True)
+
+
+class NoBudget:
+    """Keeps nothing back and no record: for what is outside a run."""
+
+    def hold(self, what: str, usage: Usage) -> NoBudget:
+        """Nothing is held."""
+        return self
+
+    def settle(self, usage: Usage) -> None:
+        """Nothing is settled."""
+
+
+def _last_lines(path: Path) -> list[dict[str, Any]]:
+    lines: dict[int, dict[str, Any]] = {}
+    for line in read_json_lines(path):
+        lines[line["id"]] = line
+    return [lines[number] for number in sorted(lines)]
+
+
+def _usage(line: dict[str, Any]) -> tuple[str, Usage]:
+    return line["what"], Usage(**{name: line[name] for name in vars(Usage()) if name in line})

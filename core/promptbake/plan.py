@@ -1,0 +1,211 @@
+"""What a job will take, before anything is sent: calls, tokens by kind, dollars, minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from promptbake import data
+from promptbake.datums import align_all, common_prefix
+from promptbake.interfaces import Model, Quote
+from promptbake.objective import TailedLoss
+from promptbake.queries import load_questions
+from promptbake.schedule import Schedule
+from promptbake.session import Session
+from promptbake.types import ARMS, Message, Usage, Work
+
+ANSWERS_ARE_KNOWN = "responses as they are in the run folder"
+ANSWERS_AT_THEIR_LONGEST = "responses at their longest"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work of one stage."""
+
+    stage: str
+    work: str
+    quote: Quote
+    spent: Usage | None  # what it came to so far, where anything was paid for
+
+    @property
+    def key(self) -> str:
+        """The name under which the ledger has it."""
+        return f"{self.stage}: {self.work}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole job."""
+
+    rows: tuple[Row, ...]
+    basis: str
+    max_dollars: float | None
+
+    @property
+    def dollars(self) -> float | None:
+        """Of all rows; None where the price of one is not known."""
+        if not all(row.quote.priced for row in self.rows):
+            return None
+        return sum(row.quote.usage.dollars for row in self.rows)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all rows; None where one is not known."""
+        known = [row.quote.seconds for row in self.rows if row.quote.seconds is not None]
+        return sum(known) if len(known) == len(self.rows) else None
+
+    @property
+    def spent(self) -> float:
+        """Dollars so far, whatever for."""
+        return sum(row.spent.dollars for row in self.rows if row.spent)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the prices are from."""
+        return tuple(dict.fromkeys(row.quote.source for row in self.rows if row.quote.source))
+
+    def as_json(self) -> dict[str, Any]:
+        """What `promptbake plan --json` prints."""
+        return {
+            "basis": self.basis,
+            "rows": [
+                {
+                    "stage": row.stage,
+                    "work": row.work,
+                    "predicted": vars(row.quote.usage),
+                    "priced": row.quote.priced,
+                    "seconds": row.quote.seconds,
+                    "spent": vars(row.spent) if row.spent else None,
+                }
+                for row in self.rows
+            ],
+            "dollars": self.dollars,
+            "seconds": self.seconds,
+            "spent_dollars": self.spent,
+            "max_dollars": self.max_dollars,
+            "prices": list(self.sources),
+        }
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """The conversations of one side of the split, as the student and the teacher read them."""
+
+    student: tuple[tuple[int, int], ...]  # tokens, and tokens of the response
+    teacher: tuple[tuple[int, int], ...]
+
+
+def make(session: Session) -> Plan:
+    """Plan the job that `data`, `bake` and `verify` would do with this config."""
+    prepared = data.prepare(session, frozenset())
+    known = bool(session.run.stage("data").get("done"))
+    if known:
+        dataset = data.load(session)
+        parts = [
+            _Sequences(
+                tuple((len(datum.student_ids), datum.n_response) for datum in datums),
+                tuple((len(datum.teacher_ids), datum.n_response) for datum in datums),
+            )
+            for datums in (
+                align_all(found, session.prompt, session.base)
+                for found in (dataset.training, dataset.held_out)
+            )
+        ]
+    else:
+        held_out = {query.id for query in prepared.split.held_out}
+        parts = [
+            _Sequences(
+                tuple(_longest(session, messages, None) for messages in side),
+                tuple(_longest(session, messages, session.prompt.text) for messages in side),
+            )
+            for side in (
+                [r.query.messages for r in prepared.job.plan if r.query.id not in held_out],
+                [r.query.messages for r in prepared.job.plan if r.query.id in held_out],
+            )
+        ]
+    spent = session.budget.by_work()
+    rows = [
+        Row(stage, work, quote, spent.get(f"{stage}: {work}"))
+        for stage, work, quote in (
+            ("data", "sample", prepared.provider.quote(prepared.job)),
+            *_bake(session, *parts),
+            *_verify(session, parts[1]),
+        )
+    ]
+    return Plan(
+        tuple(rows),
+        ANSWERS_ARE_KNOWN if known else ANSWERS_AT_THEIR_LONGEST,
+        session.config.budget.max_dollars,
+    )
+
+
+def _bake(
+    session: Session, training: _Sequences, held_out: _Sequences
+) -> Iterator[tuple[str, str, Quote]]:
+    base, config = session.base, session.config
+    train = config.train
+    objective = TailedLoss(session.make("losses", train.loss, "train.loss"), train.tail)
+    schedule = Schedule(
+        len(training.student), train.batch_size, train.epochs, train.lr, config.seed
+    )
+    prompted = _prefix(session, session.prompt.text)
+    top_k = _reference(base, held_out, prompted)
+    if objective.asks_teacher:
+        draws = objective.draws(train.tail_draws)
+        asked = Work("top_k", training.teacher, prompted, draws=draws)
+        top_k = _sum(base.quote(asked), top_k)
+    yield "bake", "top_k", top_k
+    yield (
+        "bake",
+        "train",
+        base.quote(Work("train", training.student, times=train.epochs, steps=schedule.steps)),
+    )
+    measured = {0, schedule.steps, *range(0, schedule.steps, train.eval_every)}
+    curve = Work("logprobs", held_out.student, _prefix(session, None), times=len(measured))
+    yield "bake", "logprobs", base.quote(curve)
+
+
+def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, Quote]]:
+    base, config = session.base, session.config.verify
+    bare, prompted = _prefix(session, None), _prefix(session, session.prompt.text)
+    yield "verify", "top_k", _reference(base, held_out, prompted)
+    arms = _sum(
+        base.quote(Work("logprobs", held_out.student, bare, times=2)),
+        base.quote(Work("logprobs", held_out.teacher, prompted)),
+    )
+    yield "verify", "logprobs", arms
+    questions = load_questions(config.questions)
+    rows = tuple(
+        (len(base.renderer.prompt(question.messages, system)), config.max_tokens)
+        for system in (None, session.prompt.text)
+        for question in questions
+    )
+    yield "verify", "sample", base.quote(Work("sample", rows, bare, times=len(ARMS) // 2))
+
+
+def _reference(base: Model, held_out: _Sequences, prompted: int) -> Quote:
+    """The yardstick's teacher, over the whole vocabulary where it can be had."""
+    return base.quote(
+        Work("logprobs" if base.full_vocabulary else "top_k", held_out.teacher, prompted)
+    )
+
+
+def _longest(session: Session, messages: Any, system: str | None) -> tuple[int, int]:
+    most = session.config.data.max_tokens
+    return len(session.base.renderer.prompt(messages, system)) + most, most
+
+
+def _prefix(session: Session, system: str | None) -> int:
+    """Tokens that every rendering with this system prompt begins with."""
+    renderer = session.base.renderer
+    rows = [renderer.prompt((Message("user", text),), system) for text in ("a", "Z")]
+    return len(common_prefix(rows))
+
+
+def _sum(one: Quote, other: Quote) -> Quote:
+    seconds = None
+    if one.seconds is not None and other.seconds is not None:
+        seconds = one.seconds + other.seconds
+    usage = one.usage + other.usage
+    return Quote(usage, one.priced and other.priced, seconds, one.source or other.source)
