@@ -28,7 +28,7 @@ $(READY): pyproject.toml ci/constraints.txt
 		{ echo "promptbake needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint ci/constraints.txt --editable '.[dev]'
+		--constraint ci/constraints.txt --editable '.[dev,tinker]'
 	@touch $@
 
 data: $(READY) ## let the prompted model answer the queries; saves the answers without the prompt

@@ -45,22 +45,20 @@ def run(session: Session) -> None:
     training = align_all(dataset.training, session.prompt, base)
     held_out = align_all(dataset.held_out, session.prompt, base)
 
-    if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
-        _clear(session, changed)
-    folder.begin("bake", inputs, config.model_dump(mode="json"))
-    for line in session.backend.preflight(
-        base, k=config.teacher.top_k, draws=objective.draws(config.train.tail_draws)
-    ):
-        session.reporter.say(f"model {base.name}: {line}")
-    examples = ask_teacher(session, objective, training)
-    yardstick = Yardstick(base, held_out, config.teacher.top_k)
     student = session.backend.new_lora(
         base, rank=config.train.rank, seed=config.seed, datums=config.train.datums
     )
+    first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student)
+    _preflight(session, student, objective)
+    if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
+        _clear(session, changed)
+    folder.begin("bake", inputs, config.model_dump(mode="json"))
+    examples = ask_teacher(session, objective, training)
+    yardstick = Yardstick(base, held_out, config.teacher.top_k)
     schedule = Schedule(
         len(examples), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
-    _train(session, student, examples, objective, schedule, yardstick)
+    _train(session, student, examples, objective, schedule, yardstick, first)
     with atomic_folder(folder.adapter) as new:
         checkpoint = student.save_adapter(new)
         write_json(new / CHECKPOINT, vars(checkpoint))
@@ -144,9 +142,9 @@ def _train(
     objective: Objective,
     schedule: Schedule,
     yardstick: Yardstick,
+    first: int,
 ) -> None:
     config, folder = session.config.train, session.run
-    first = checkpoints.restore(folder.checkpoints, student)
     trackers: list[Tracker] = [
         session.make("trackers", name, "train.trackers") for name in dict.fromkeys(config.trackers)
     ]
@@ -177,6 +175,13 @@ def _train(
             if taken > saved:
                 checkpoints.save(folder.checkpoints, taken, student.save_state(taken).result())
             raise
+
+
+def _preflight(session: Session, student: Trainer, objective: TailedLoss) -> None:
+    config = session.config
+    k = config.teacher.top_k if objective.asks_teacher else 0
+    for line in student.preflight(k=k, draws=objective.draws(config.train.tail_draws)):
+        session.reporter.say(f"train.backend = {config.train.backend}: {line}")
 
 
 def _held_out_kl(session: Session, yardstick: Yardstick, snapshot: Pending[Model]) -> float | None:

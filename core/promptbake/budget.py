@@ -26,6 +26,11 @@ class Ledger:
         self._holds = [_usage(line) for line in _last_lines(path)]
 
     @property
+    def capped(self) -> bool:
+        """Whether there is a cap."""
+        return self._cap is not None
+
+    @property
     def dollars(self) -> float:
         """Spent or held back so far."""
         return sum(usage.dollars for _, usage in self._holds)
@@ -75,6 +80,8 @@ class LedgerHold:
 
 class NoBudget:
     """Keeps nothing back and no record: for what is outside a run."""
+
+    capped = False
 
     def hold(self, what: str, usage: Usage) -> NoBudget:
         """Nothing is held."""

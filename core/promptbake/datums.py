@@ -26,7 +26,8 @@ def align(conversation: Conversation, prompt: Prompt, model: Model) -> Datum:
                 f"conversation {conversation.id}: {len(ids)} tokens {who} the prompt, and the "
                 f"context of {model.name} holds {model.context_tokens}"
             )
-    return Datum(conversation.id, conversation.query_id, student, teacher, len(tokens))
+    temperature = float(conversation.meta.get("temperature") or 1.0)
+    return Datum(conversation.id, conversation.query_id, student, teacher, len(tokens), temperature)
 
 
 def align_all(

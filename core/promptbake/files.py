@@ -59,6 +59,13 @@ def delete_partial(folder: Path) -> None:
             path.unlink()
 
 
+def cache() -> Path:
+    """Where what can be made again is kept: PROMPTBAKE_CACHE, or the user's cache folder."""
+    if chosen := os.environ.get("PROMPTBAKE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptbake"
+
+
 def check_free(folder: Path, needed: int) -> None:
     """Raise BakeError where a folder's disk has fewer than `needed` bytes left."""
     free = shutil.disk_usage(folder).free

@@ -62,6 +62,11 @@ class Hold(Protocol):
 class Budget(Protocol):
     """What a run may spend, and what it has spent."""
 
+    @property
+    def capped(self) -> bool:
+        """Whether there is a cap, so that a price must be known."""
+        ...
+
     def hold(self, what: str, usage: Usage) -> Hold:
         """Keep back what the work may come to at most, before it is sent.
 
@@ -223,6 +228,14 @@ class Trainer(Protocol):
         """How many steps are best under way at a time: 1 where nothing is gained by more."""
         ...
 
+    def preflight(self, *, k: int, draws: int) -> Sequence[str]:
+        """Find out, before the teacher is asked and paid, what would fail later: BakeError.
+
+        `k` and `draws` are what the teacher will be asked for, 0 where none is asked. Returns
+        lines for the user: what is done another way because of what was found.
+        """
+        ...
+
     def snapshot(self) -> Pending[Model]:
         """The student as it stands. A local one may change with the next step."""
         ...
@@ -261,14 +274,6 @@ class Backend(Protocol):
 
         All that is paid for through this model, and through those made from it, is held against
         the budget first.
-        """
-        ...
-
-    def preflight(self, base: Model, *, k: int, draws: int) -> Sequence[str]:
-        """Find out, before the teacher is asked and paid, what would fail later: BakeError.
-
-        `k` and `draws` are what the teacher will be asked for. Returns lines for the user: what
-        was found, and what is done another way because of it.
         """
         ...
 

@@ -89,10 +89,16 @@ class Completion:
 
 @dataclass(frozen=True)
 class Span:
-    """A token sequence whose last `n_response` tokens are the response to be scored."""
+    """A token sequence whose last `n_response` tokens are the response to be scored.
+
+    `name` says in a message whose it is; `temperature` is the one that the response was sampled
+    at.
+    """
 
     tokens: TokenIds
     n_response: int
+    name: str = field(default="", compare=False)
+    temperature: float = field(default=1.0, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.n_response < len(self.tokens):
@@ -113,6 +119,7 @@ class Datum:
     student_ids: TokenIds  # [S], without the prompt
     teacher_ids: TokenIds  # [T], with the prompt
     n_response: int  # N
+    temperature: float = 1.0  # at which the response was sampled
 
     def __post_init__(self) -> None:
         student, teacher = self.student.tokens, self.teacher.tokens
@@ -125,12 +132,16 @@ class Datum:
     @property
     def student(self) -> Span:
         """What the student reads: the conversation without the prompt."""
-        return Span(self.student_ids, self.n_response)
+        return Span(self.student_ids, self.n_response, self._name, self.temperature)
 
     @property
     def teacher(self) -> Span:
         """What the teacher reads: the conversation with the prompt."""
-        return Span(self.teacher_ids, self.n_response)
+        return Span(self.teacher_ids, self.n_response, self._name, self.temperature)
+
+    @property
+    def _name(self) -> str:
+        return f"conversation {self.conversation_id}"
 
     @property
     def response_ids(self) -> TokenIds:
@@ -213,6 +224,7 @@ class Checkpoint:
     base_model: str
     base_digest: str
     uri: str
+    details: Mapping[str, str] = field(default_factory=dict)  # what the backend wants to remember
 
 
 @dataclass(frozen=True)

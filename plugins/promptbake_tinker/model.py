@@ -1,0 +1,314 @@
+"""The core's Model on Tinker: sampling and scoring, many calls under way at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import tinker
+import torch
+from torch import Tensor
+
+from promptbake.errors import BakeError
+from promptbake.interfaces import Hold, Quote, Renderer, nobody
+from promptbake.types import Completion, Span, Targets, TokenIds, Usage, Work
+from promptbake_tinker.base import Base
+
+STEP_SECONDS = 10.0  # a clock cycle of the hosted service: a step that is queued in time takes one
+CALL_SECONDS = 2.0  # one call, beside what it samples: a guess
+TOKENS_PER_SECOND = 50.0  # one sampled response: a guess
+UNKNOWN_TO_IT = "may predate"  # how the SDK says that a service ignored a part of a request
+NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
+
+
+class TinkerModel:
+    """The base model (`uri` None), or the weights at an address of the service's."""
+
+    full_vocabulary = False
+    sample_batch = None  # no answer depends on another
+
+    def __init__(
+        self, base: Base, uri: str | None = None, sampler: tinker.SamplingClient | None = None
+    ) -> None:
+        self.base = base
+        self.uri = uri
+        self._given = sampler
+
+    @property
+    def name(self) -> str:
+        """As in `model.name`."""
+        return self.base.name
+
+    @property
+    def digest(self) -> str:
+        """Of its name: the service keeps the weights."""
+        return f"tinker:{self.base.name}"
+
+    @property
+    def context_tokens(self) -> int:
+        """As the service says."""
+        return self.base.offered.max_context_length or 2**31
+
+    @property
+    def renderer(self) -> Renderer:
+        """tinker-cookbook's, or the tokenizer's own."""
+        return self.base.renderer
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    @cached_property
+    def _sampler(self) -> tinker.SamplingClient:
+        return self._given or self.base.sampler(self.uri)
+
+    def sample(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        progress: Callable[[float], None] = nobody,
+    ) -> Iterator[tuple[int, Completion]]:
+        """Each response as it comes."""
+        stops = sorted(self.renderer.stop_ids)
+
+        def submit(index: int) -> Any:
+            params = tinker.SamplingParams(
+                max_tokens=max_tokens,
+                temperature=temperatures[index],
+                seed=seeds[index],
+                stop=stops,
+            )
+            return self._sampler.sample(_input(prompts[index]), 1, params)
+
+        calls = _Calls(self.base, "sample", [(len(prompt), max_tokens) for prompt in prompts])
+        for index, answer in calls.made(submit, lambda index: f"response {index + 1}"):
+            (sequence,) = answer.sequences
+            tokens = tuple(int(token) for token in sequence.tokens)
+            complete = sequence.stop_reason == "stop"
+            calls.settle(index, answer, sampled=len(tokens))
+            if complete and tokens and tokens[-1] in self.renderer.stop_ids:
+                tokens = tokens[:-1]
+            yield index, Completion(tokens, complete)
+
+    def stream(
+        self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[int]:
+        """The response's tokens; the service gives them all at once."""
+        found = self.sample(
+            [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
+        )
+        for _, completion in found:
+            yield from completion.tokens
+
+    def top_k(
+        self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Targets]]:
+        """The top K and the draws of one call a span.
+
+        `draws` tokens are drawn by `prompt_alt_tokens_k` from the whole distribution. Where the
+        service does not offer that, the response's own token stands for the tail, weighted for the
+        temperature that it was sampled at.
+        """
+        asked = draws if self.base.drawn_by_service else 0
+
+        def submit(index: int) -> Any:
+            return self._sampler.sample(
+                _input(spans[index].tokens),
+                1,
+                tinker.SamplingParams(max_tokens=1, temperature=1.0, seed=seeds[index]),
+                include_prompt_logprobs=True,
+                topk_prompt_logprobs=k,
+                prompt_alt_tokens_k=asked,
+                prompt_logprobs_last_n=spans[index].n_response,
+            )
+
+        calls = _Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
+        for index, answer in calls.made(submit, lambda index: f"the teacher's call {index + 1}"):
+            calls.settle(index, answer, sampled=1)
+            top = _top(answer, spans[index], k, index)
+            if draws and asked:
+                drawn = _alternatives(answer, spans[index], index)
+            elif draws:
+                drawn = _realised(spans[index], answer, *top, index)
+            else:
+                drawn = (torch.zeros(len(top[0]), 0, dtype=torch.long),) + 2 * (
+                    torch.zeros(len(top[0]), 0),
+                )
+            yield index, Targets(*top, *_outside(top[0], *drawn))
+
+    def draws_alternatives(self, span: Span, draws: int) -> bool:
+        """Whether the service draws tokens at a prompt's positions: asks it for one call's."""
+        try:
+            list(self.top_k([span], k=1, draws=draws, seeds=[0]))
+        except BakeError as error:
+            if UNKNOWN_TO_IT not in str(error):
+                raise
+            return False
+        return True
+
+    def logprobs(
+        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Log-probabilities [N, K] of the given ids, in the order of the spans."""
+        if ids is None:
+            raise ValueError("Tinker gives the log-probabilities of named tokens alone")
+
+        def submit(index: int) -> Any:
+            span, rows = spans[index], len(spans[index].tokens) - 1
+            wanted = torch.full((rows, ids[index].shape[1]), -1, dtype=torch.long)
+            wanted[-span.n_response :] = ids[index]
+            return self._sampler.sample(
+                _input(span.tokens),
+                1,
+                tinker.SamplingParams(max_tokens=1, seed=0),
+                include_prompt_logprobs=True,
+                target_prompt_logprobs=tinker.TensorData.from_torch_sparse(wanted, pad_value=-1),
+                prompt_logprobs_last_n=span.n_response,
+            )
+
+        calls = _Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
+        found: dict[int, Tensor] = {}
+        for index, answer in calls.made(submit, lambda index: f"scoring call {index + 1}"):
+            calls.settle(index, answer, sampled=1)
+            if answer.target_prompt_logprobs is None:
+                raise _misses("target_prompt_logprobs", index, spans[index])
+            scored = answer.target_prompt_logprobs.to_torch()[-spans[index].n_response :].float()
+            if scored.shape != ids[index].shape:
+                raise _misses("target_prompt_logprobs", index, spans[index], scored)
+            found[index] = scored
+        yield from (found[index] for index in range(len(spans)))
+
+    def quote(self, work: Work) -> Quote:
+        """By the price table; the seconds by the service's clock and two guesses."""
+        usage, seconds = Usage(), 0.0
+        count, read = len(work.rows) * work.times, sum(row[0] for row in work.rows) * work.times
+        if work.kind == "train":
+            usage = Usage(calls=2 * work.steps, trained=read - count)  # the last has no target
+            seconds = work.steps * STEP_SECONDS
+        else:
+            again = 0 if work.draws else work.shared * max(len(work.rows) - 1, 0) * work.times
+            sampled = sum(row[1] for row in work.rows) * work.times
+            sampled = sampled if work.kind == "sample" else count
+            usage = Usage(count, read - again, again, sampled)
+            longest = max((row[1] for row in work.rows), default=0) if work.kind == "sample" else 1
+            rounds = math.ceil(count / self.base.settings.calls_in_flight)
+            seconds = rounds * (CALL_SECONDS + longest / TOKENS_PER_SECOND)
+        hosted = not self.base.settings.loopback
+        prices = self.base.prices
+        return Quote(
+            prices.priced(usage) if prices else usage,
+            prices is not None,
+            seconds if hosted else None,
+            prices.source if prices else "",
+        )
+
+
+class _Calls:
+    """Calls of one kind, each held against the budget while it is under way."""
+
+    def __init__(self, base: Base, kind: str, sizes: Sequence[tuple[int, int]]) -> None:
+        self._base, self._kind, self._sizes = base, kind, sizes
+        self._holds: dict[int, Hold] = {}
+
+    def made(
+        self, submit: Callable[[int], Any], what: Callable[[int], str]
+    ) -> Iterator[tuple[int, Any]]:
+        """Each answer as it comes, with its index."""
+
+        def held(index: int) -> Any:
+            read, sampled = self._sizes[index]
+            usage = self._priced(Usage(calls=1, prefill=read, sampled=sampled))
+            self._holds[index] = self._base.budget.hold(self._kind, usage)
+            return submit(index)
+
+        def failed(index: int) -> None:
+            self._holds[index].settle(Usage())  # it is not billed
+
+        return self._base.service.gather(len(self._sizes), held, what, failed)
+
+    def settle(self, index: int, answer: Any, sampled: int) -> None:
+        """What the answer says that it came to."""
+        cached = answer.prompt_cache_hit_tokens
+        read = self._sizes[index][0] - cached
+        self._holds[index].settle(self._priced(Usage(1, read, cached, sampled)))
+
+    def _priced(self, usage: Usage) -> Usage:
+        return self._base.prices.priced(usage) if self._base.prices else usage
+
+
+def _input(tokens: TokenIds) -> tinker.ModelInput:
+    return tinker.ModelInput.from_ints(list(tokens))
+
+
+def _top(answer: Any, span: Span, k: int, index: int) -> tuple[Tensor, Tensor]:
+    """The top K [N, K] of the response positions, most likely first."""
+    found = answer.topk_prompt_logprobs_np
+    if found is None:
+        raise _misses("topk_prompt_logprobs", index, span)
+    ids = torch.from_numpy(found.token_ids).long()
+    logprobs = torch.from_numpy(found.logprobs).float()
+    if len(ids) != len(span.tokens) or not ids.shape == logprobs.shape:
+        raise _misses("topk_prompt_logprobs", index, span, logprobs)
+    ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
+    if ids.shape[1] > k or bool((logprobs < NOT_SCORED).any()):
+        raise _misses("topk_prompt_logprobs", index, span, logprobs)
+    if ids.shape[1] < k:
+        raise BakeError(
+            f"teacher.top_k = {k}: the service returns {ids.shape[1]} log-probabilities a "
+            "position; lower it"
+        )
+    order = logprobs.argsort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order), logprobs.gather(1, order)
+
+
+def _alternatives(answer: Any, span: Span, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, log-probabilities and measure [N, M] of draws from the whole distribution."""
+    ids = answer.prompt_alt_tokens.tokens.to_torch().long()
+    logprobs = answer.prompt_alt_tokens.logprobs.to_torch().float()
+    if len(ids) != len(span.tokens) - 1 or ids.shape != logprobs.shape:
+        raise _misses("prompt_alt_tokens", index, span, logprobs)
+    ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
+    return ids, logprobs, (-logprobs).exp() / ids.shape[1]
+
+
+def _realised(
+    span: Span, answer: Any, top_ids: Tensor, top: Tensor, index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The response's own token [N, 1], drawn with the probability p_T(y) of its temperature T.
+
+    p_T(y) = p(y)^(1/T) / Z. Of Z, the sum of p^(1/T) over the vocabulary, the top K's part is
+    known; the tail's is taken as if its tokens were half as likely as the K-th.
+    """
+    if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
+        raise _misses("prompt_logprobs", index, span)
+    ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
+    logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :].unsqueeze(1)
+    power = 1 / max(span.temperature, 1e-2)
+    tail = (-torch.expm1(top.logsumexp(dim=1, keepdim=True))).clamp(min=0)
+    typical = top[:, -1:] - math.log(2)
+    normaliser = (power * top).exp().sum(dim=1, keepdim=True)
+    normaliser = normaliser + tail * ((power - 1) * typical).exp()
+    return ids, logprobs, normaliser * (-power * logprobs).exp()
+
+
+def _outside(
+    top_ids: Tensor, ids: Tensor, logprobs: Tensor, measure: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same draws, with measure 0 for those that fell into the top K."""
+    inside = (ids.unsqueeze(2) == top_ids.unsqueeze(1)).any(dim=2)
+    return ids, logprobs, measure.masked_fill(inside, 0.0)
+
+
+def _misses(field: str, index: int, span: Span, found: Tensor | None = None) -> BakeError:
+    shape = "nothing" if found is None else f"{tuple(found.shape)}"
+    return BakeError(
+        f"{span.name or f'call {index + 1}'}: the service's answer has {shape} as {field}, for "
+        f"{span.n_response} response tokens at the end of {len(span.tokens)}; what it answered "
+        "otherwise is kept, and the same command asks for this one again"
+    )

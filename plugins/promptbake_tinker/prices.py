@@ -1,0 +1,52 @@
+"""What Tinker bills, in dollars: a table with its date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from promptbake.errors import BakeError
+from promptbake.types import Usage
+
+AS_OF = "2026-07"
+CACHED = 0.2  # of the price of prefill
+OPTION = "options.backends.tinker.prices"
+KINDS = ("prefill", "sample", "train")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars per million tokens."""
+
+    prefill: float
+    sample: float
+    train: float
+    source: str
+
+    def priced(self, usage: Usage) -> Usage:
+        """The same usage with its dollars."""
+        millionths = (
+            usage.prefill * self.prefill
+            + usage.cached_prefill * self.prefill * CACHED
+            + usage.sampled * self.sample
+            + usage.trained * self.train
+        )
+        return Usage(**vars(usage) | {"dollars": millionths / 1e6})
+
+
+TABLE = {
+    "Qwen/Qwen3-8B": (0.195, 0.60, 0.44),
+    "Qwen/Qwen3.5-4B": (0.33, 1.005, 0.737),
+    "openai/gpt-oss-20b": (0.18, 0.45, 0.396),
+}
+
+
+def prices_of(model: str, given: dict[str, float] | None) -> Prices | None:
+    """The prices of a model, as given or by the table; None for one that it does not have."""
+    if given is not None:
+        if set(given) != set(KINDS) or any(price < 0 for price in given.values()):
+            raise BakeError(f"{OPTION}: expected {', '.join(KINDS)}, each 0 or more; found {given}")
+        return Prices(given["prefill"], given["sample"], given["train"], OPTION)
+    if model not in TABLE:
+        return None
+    prefill, sample, train = TABLE[model]
+    return Prices(prefill, sample, train, f"Tinker's price list of {AS_OF}, {model}")

@@ -1,0 +1,122 @@
+"""tinker-cookbook's renderers as the core's Renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinker_cookbook import model_info, renderers
+from tinker_cookbook.exceptions import ConfigurationError, RendererError
+from tinker_cookbook.renderers import TrainOnWhat
+
+from promptbake.errors import BakeError
+from promptbake.interfaces import Renderer
+from promptbake.types import Message, TokenIds
+from promptbake_torch.renderer import ChatRenderer
+
+OPTION = "options.backends.tinker.renderer"
+CHAT_TEMPLATE = "chat_template"
+PROBE = (Message("user", "Is quartz a mineral?"),)
+ANSWER = "Quartz is a mineral."
+
+
+class CookbookRenderer:
+    """A renderer of tinker-cookbook: what is trained on is its LAST_ASSISTANT_MESSAGE."""
+
+    def __init__(self, renderer: Any, tokenizer: Any, name: str) -> None:
+        self._renderer, self._tokenizer, self.name = renderer, tokenizer, name
+        stops = renderer.get_stop_sequences()
+        if not all(isinstance(stop, int) for stop in stops):
+            raise BakeError(f"{OPTION} = {name!r}: ends a turn by text; choose one with end tokens")
+        self.stop_ids = frozenset(stops)
+
+    def prompt(self, messages: Sequence[Message], system: str | None = None) -> TokenIds:
+        """Render turns up to where the assistant starts to speak."""
+        turns = messages if system is None else (Message("system", system), *messages)
+        return tuple(self._renderer.build_generation_prompt(_plain(turns)).to_ints())
+
+    def response(self, text: str, complete: bool) -> TokenIds:
+        """The tokens that training on the last assistant's message puts weight on."""
+        tokens = self.supervised((*PROBE, Message("assistant", text)))[1]
+        if complete:
+            return tokens
+        while tokens and tokens[-1] in self.stop_ids:
+            tokens = tokens[:-1]
+        return tokens
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Response tokens back to text."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def supervised(self, messages: Sequence[Message]) -> tuple[TokenIds, TokenIds]:
+        """All tokens of a conversation, and those of its response."""
+        ids, weights = self._renderer.build_supervised_example(
+            _plain(messages), train_on_what=TrainOnWhat.LAST_ASSISTANT_MESSAGE
+        )
+        tokens = tuple(ids.to_ints())
+        return tokens, tuple(
+            token for token, weight in zip(tokens, weights.tolist(), strict=True) if weight
+        )
+
+    def check(self, model: str) -> None:
+        """Raise BakeError where training and sampling would not see the same tokens."""
+        answered = (*PROBE, Message("assistant", ANSWER))
+        system = Message("system", "Be brief.")
+        bare, response = self.supervised(answered)
+        prompted, again = self.supervised((system, *answered))
+        if response != again:
+            raise BakeError(
+                f"{OPTION} = {self.name!r}: a response has other tokens behind a system prompt "
+                "than without one, so teacher and student cannot be aligned; choose another"
+            )
+        if bare != self.prompt(PROBE) + response or prompted != (
+            self.prompt(PROBE, system.content) + response
+        ):
+            raise BakeError(
+                f"{OPTION} = {self.name!r}: trains on other tokens than it samples after; "
+                f"choose another{_recommended(model)}"
+            )
+        if self.text(response).strip() != ANSWER:
+            raise BakeError(
+                f"{OPTION} = {self.name!r}: a response comes back from its tokens as "
+                f"{self.text(response)!r}, not as {ANSWER!r}; choose another{_recommended(model)}"
+            )
+
+
+def make_renderer(name: str, tokenizer: Any, model: str) -> Renderer:
+    """The renderer of that name, checked. Raises BakeError where it does not fit the model."""
+    if name == CHAT_TEMPLATE:
+        return ChatRenderer(tokenizer, model, frozenset({int(tokenizer.eos_token_id)}))
+    known = recommended(model)
+    if name == "auto":
+        if not known:
+            return ChatRenderer(tokenizer, model, frozenset({int(tokenizer.eos_token_id)}))
+        name = next((found for found in known if "disable_thinking" in found), known[0])
+    if known and name not in known:
+        raise BakeError(f"{OPTION} = {name!r}: is not for {model}{_recommended(model)}")
+    try:
+        made = renderers.get_renderer(name, tokenizer, model_name=model)
+        found = CookbookRenderer(made, tokenizer, name)
+    except (RendererError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200] or "its tokens are not in the tokenizer"
+        raise BakeError(f"{OPTION} = {name!r}: {reason}{_recommended(model)}") from None
+    found.check(model)
+    return found
+
+
+def recommended(model: str) -> list[str]:
+    """The renderers that tinker-cookbook names for a model; none where it does not know it."""
+    try:
+        return list(model_info.get_recommended_renderer_names(model))
+    except (KeyError, ValueError, ConfigurationError):
+        return []
+
+
+def _recommended(model: str) -> str:
+    known = recommended(model)
+    return f"; for {model} there is: {', '.join(known)}" if known else ""
+
+
+def _plain(messages: Sequence[Message]) -> list[Any]:
+    return [{"role": message.role, "content": message.content} for message in messages]

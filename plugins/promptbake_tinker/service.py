@@ -1,0 +1,221 @@
+"""One connection to a Tinker service: its clients, the waits on it, its errors in plain words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Generic, TypeVar
+
+import tinker
+
+from promptbake.errors import BakeError, BudgetError
+from promptbake.interfaces import Budget
+
+T = TypeVar("T")
+U = TypeVar("U")
+PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
+CONNECT_SECONDS = 45.0  # the SDK itself goes on trying for five minutes
+ATTEMPTS = 3  # at a call that the service failed, and did not bill
+GOES_ON = "the same command goes on from here"
+
+
+class Service:
+    """A session with the service at `url` (None for the hosted one)."""
+
+    def __init__(
+        self, url: str | None, key: str | None, deadline: float, in_flight: int, budget: Budget
+    ) -> None:
+        self.url = url
+        self.deadline = deadline
+        self.in_flight = in_flight
+        self.budget = budget
+        self.key = key
+        self._last_word = _LastWord()
+        self.client: tinker.ServiceClient = self._connected(self._open)
+
+    @property
+    def where(self) -> str:
+        """The service, in a message."""
+        return self.url or "Tinker"
+
+    def offered(self) -> dict[str | None, tinker.types.SupportedModel]:
+        """The models that the service offers, by name."""
+        rest = self._connected(lambda: tinker.RestClient(base_url=self.url, api_key=self.key))
+        found = self.wait(rest.get_server_capabilities(), "the list of models")
+        return {model.model_name: model for model in found.supported_models}
+
+    def wait(self, future: Any, what: str) -> Any:
+        """The result of an SDK future. Raises BakeError where it failed or took too long."""
+        try:
+            return future.result(timeout=self.deadline)
+        except TimeoutError:
+            raise self._late(what) from None
+        except Exception as error:
+            raise self.explained(error, what) from error
+
+    def gather(
+        self,
+        calls: int,
+        submit: Callable[[int], Any],
+        what: Callable[[int], str],
+        failed: Callable[[int], None],
+    ) -> Iterator[tuple[int, Any]]:
+        """Results of `calls` calls as they come, with as many under way as allowed.
+
+        A call that the service failed is made again, a few times: it was not billed. Where one
+        fails for good, the others under way are waited for first, so that what was paid for is
+        kept; then the error goes on. `failed` is told of each failure.
+        """
+        attempts = dict.fromkeys(range(calls), 0)
+        waiting, under_way = list(range(calls))[::-1], dict[Future[Any], int]()
+        failure: Exception | None = None
+        while under_way or (waiting and failure is None):
+            while waiting and failure is None and len(under_way) < self.in_flight:
+                index = waiting.pop()
+                try:
+                    under_way[submit(index).future()] = index
+                except BudgetError as error:
+                    failure = error
+            done, _ = wait(under_way, timeout=self.deadline, return_when=FIRST_COMPLETED)
+            if under_way and not done:
+                raise failure or self._late(what(min(under_way.values())))
+            for future in done:
+                index = under_way.pop(future)
+                attempts[index] += 1
+                problem = future.exception()
+                if problem is None:
+                    yield index, future.result()
+                    continue
+                failed(index)
+                if _not_the_callers_fault(problem) and attempts[index] < ATTEMPTS:
+                    waiting.append(index)
+                else:
+                    failure = failure or self.explained(problem, what(index))
+        if failure is not None:
+            raise failure
+
+    def explained(self, error: BaseException, what: str) -> Exception:
+        """The error as a user can mend it, or as it is where nobody but us can."""
+        if isinstance(error, BakeError):
+            return error
+        reason = _reason(error)
+        if isinstance(error, tinker.AuthenticationError):
+            return BakeError(f"TINKER_API_KEY: {self.where} refuses it: {reason}")
+        if isinstance(error, tinker.PermissionDeniedError):
+            return BakeError(f"{what}: {self.where} does not permit it: {reason}")
+        if isinstance(error, tinker.NotFoundError):
+            return BakeError(f"{what}: {self.where} knows no such thing: {reason}")
+        if getattr(error, "status_code", None) == 402:
+            return BakeError(
+                f"{what}: {self.where} wants to be paid first: {reason}; then {GOES_ON}"
+            )
+        if isinstance(error, tinker.APIConnectionError):
+            return BakeError(f"{what}: {self.where} does not answer: {reason}; {GOES_ON}")
+        if isinstance(error, tinker.TinkerError) or _came_from_the_service(error):
+            return BakeError(f"{what}: {self.where} failed: {reason}; {GOES_ON}")
+        if isinstance(error, Exception):
+            return error
+        return BakeError(f"{what}: {reason}")
+
+    def _late(self, what: str) -> BakeError:
+        said = f" ({self._last_word.text})" if self._last_word.text else ""
+        return BakeError(
+            f"{what}: no answer from {self.where} in {self.deadline:g} seconds{said}; {GOES_ON}, "
+            "or give it longer by options.backends.tinker.deadline"
+        )
+
+    def _open(self) -> tinker.ServiceClient:
+        client = tinker.ServiceClient(base_url=self.url, api_key=self.key)
+        client.holder.get_session_id()  # opens the session
+        return client
+
+    def _connected(self, connect: Callable[[], T]) -> T:
+        """What connecting gives; the SDK has no deadline of its own for it."""
+        outcome: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                outcome.set_result(connect())
+            except Exception as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            return outcome.result(timeout=min(self.deadline, CONNECT_SECONDS))
+        except TimeoutError:
+            raise BakeError(
+                f"{self.where}: does not answer; check the network, and TINKER_BASE_URL or "
+                "options.backends.tinker.base_url"
+            ) from None
+        except Exception as error:
+            raise self.explained(error, "connecting") from error
+
+
+class Waiting(Generic[T]):
+    """A result on its way from the service: the core's Pending."""
+
+    def __init__(self, service: Service, future: Any, what: str, then: Callable[[Any], T]) -> None:
+        self._service, self._future, self._what, self._then = service, future, what, then
+        self._value: list[T] = []
+
+    def result(self) -> T:
+        """Wait for it, with the service's deadline."""
+        if not self._value:
+            self._value.append(self._then(self._service.wait(self._future, self._what)))
+        return self._value[0]
+
+
+def api_key() -> str | None:
+    """TINKER_API_KEY, or None where the SDK has other credentials. Raises BakeError."""
+    key = os.environ.get("TINKER_API_KEY")
+    if key is not None and not key.startswith(PREFIXES):
+        raise BakeError(
+            "TINKER_API_KEY: is no key of Tinker's; one begins with "
+            f"{' or '.join(PREFIXES)} (its console shows it)"
+        )
+    stored = os.path.expanduser("~/.tinker/credentials.json")
+    if key is None and not os.environ.get("TINKER_CREDENTIAL_CMD") and not os.path.exists(stored):
+        raise BakeError(
+            "TINKER_API_KEY: is not set; export it, or try without one: --profile tinker-local "
+            "(PROFILE=tinker-local) runs the same on this machine"
+        )
+    return key
+
+
+class _LastWord(logging.Handler):
+    """Keeps the SDK's last warning, for the message of a wait that took too long."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+        logger = logging.getLogger("tinker")
+        logger.addHandler(self)
+        logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.text = record.getMessage()
+
+
+def _not_the_callers_fault(error: BaseException) -> bool:
+    category = tinker.types.RequestErrorCategory
+    return isinstance(error, tinker.RequestFailedError) and error.category != category.User
+
+
+def _came_from_the_service(error: BaseException) -> bool:
+    """Whether the SDK raised it, as a plain error, for an answer that it cannot use."""
+    text = str(error)
+    return isinstance(error, ValueError | RuntimeError) and (
+        text.startswith(("Error retrieving result", "A previous request failed", "Proto "))
+        or "may predate" in text
+    )
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    for ending in (" for self.request_id", " and expected type"):
+        text = text.partition(ending)[0]
+    return text.removeprefix("Request failed: ")[:300] or type(error).__name__

@@ -1,0 +1,23 @@
+"""The options of the backend `tinker`, as its parts are given them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """As in `tinker_backend`."""
+
+    renderer: str = "auto"
+    base_url: str | None = None
+    loopback: bool = False
+    steps_in_flight: int = 2
+    calls_in_flight: int = 64
+    deadline: float = 1800.0  # seconds
+    state_ttl: float = 7 * 86400.0  # seconds
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-12
+    max_grad_norm: float = 0.0
+    train_unembed: bool = True
+    prices: dict[str, float] | None = None  # dollars per million tokens

@@ -1,0 +1,788 @@
+"""The loopback server under the real SDK, against plain transformers, peft and torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import safetensors.torch
+import tinker
+import torch
+from tinker import types
+from tinker_cookbook import weights as cookbook_weights
+from torch import Tensor
+
+from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
+from promptbake_tinker.loopback import KEY, Fault, Loopback, Meter
+from promptbake_tinker.loopback.engine import MAX_SLOTS
+from promptbake_torch.backend import TorchBackend
+from promptbake_torch.loading import make_engine
+from promptbake_torch.lora import LoraSettings, LoraTrainer
+from promptbake_torch.model import TorchModel
+
+ALPHA, RANK, SEED = 32, 4, 5
+TEXT = "What is a tide, and who sends it?"
+ATTN_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LONG = 120.0  # seconds that no answer takes
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_TELEMETRY", "0")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    with Loopback("tiny", state=tmp_path_factory.mktemp("loopback"), alpha=ALPHA) as running:
+        yield running
+
+
+@pytest.fixture
+def service(server: Loopback) -> Iterator[tinker.ServiceClient]:
+    with tinker.ServiceClient(base_url=server.url, api_key=KEY) as client:
+        yield client
+
+
+def rest(server: Loopback) -> tinker.RestClient:
+    return tinker.RestClient(base_url=server.url, api_key=KEY)
+
+
+def new_model(service: tinker.ServiceClient, **options: Any) -> tinker.TrainingClient:
+    given = {"rank": RANK, "seed": SEED, "train_unembed": False} | options
+    return service.create_lora_training_client("tiny", **given).result()
+
+
+def base(service: tinker.ServiceClient) -> tinker.SamplingClient:
+    return service.create_sampling_client(base_model="tiny").result()
+
+
+def ids(text: str) -> list[int]:
+    return [int(token) for token in tiny_tokenizer().encode(text)]
+
+
+def prompt(text: str = TEXT) -> types.ModelInput:
+    return types.ModelInput.from_ints(ids(text))
+
+
+def datum(tokens: Sequence[int], targets: Tensor, weights: Tensor | None) -> types.Datum:
+    inputs = {"target_tokens": types.TensorData.from_torch(targets)}
+    if weights is not None:
+        inputs["weights"] = types.TensorData.from_torch(weights)
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(list(tokens)), loss_fn_inputs=dict(inputs)
+    )
+
+
+def random_datum(text: str, k: int, seed: int) -> tuple[types.Datum, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = ids(text)
+    targets = torch.randint(32, 200, (len(tokens), k), generator=generator)
+    weights = torch.rand(len(tokens), k, generator=generator) - 0.2  # of both signs
+    return datum(tokens, targets, weights), targets, weights
+
+
+def saved(server_state: Path, path: str) -> dict[str, Tensor]:
+    """A checkpoint's LoRA, from the state folder."""
+    folder = server_state / "runs" / path.removeprefix("tinker://")
+    return safetensors.torch.load_file(folder / "lora.safetensors")
+
+
+@pytest.fixture(scope="module")
+def state(server: Loopback) -> Path:
+    return Path(server._state)
+
+
+def trained(training: tinker.TrainingClient, steps: int = 1) -> None:
+    """Change the weights."""
+    for step in range(steps):
+        training.forward_backward([random_datum(TEXT, 3, step)[0]], "cross_entropy")
+        training.optim_step(types.AdamParams(learning_rate=0.03))
+
+
+def reference(tensors: dict[str, Tensor], modules: Sequence[str] = ATTN_MLP) -> Any:
+    """The tiny model with a LoRA, by peft alone."""
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules=list(modules)
+    )
+    model = peft.get_peft_model(tiny_model(), config)
+    loaded = peft.set_peft_model_state_dict(model, tensors)
+    assert not loaded.unexpected_keys
+    return model.eval()
+
+
+def logprobs(model: Any, tokens: Sequence[int]) -> Tensor:
+    scores: Tensor = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(dim=1)
+    return scores
+
+
+def test_the_server_says_what_it_serves(server: Loopback) -> None:
+    (model,) = rest(server).get_server_capabilities().result().supported_models
+    assert model.model_name == "tiny"
+    assert model.max_context_length == 2048
+    assert model.trainable
+    assert model.sampleable
+
+
+def test_another_key_is_refused(server: Loopback) -> None:
+    request = urllib.request.Request(f"{server.url}/api/v1/healthz", headers={"X-API-Key": "sk-1"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    assert caught.value.code == 401
+    caught.value.close()
+
+
+def test_a_fresh_lora_is_the_torch_backends(
+    service: tinker.ServiceClient, state: Path, tmp_path: Path
+) -> None:
+    training = new_model(service)
+    info = training.get_info()
+    assert info.lora_rank == RANK
+    assert training.get_tokenizer().encode(TEXT) == ids(TEXT)
+    found = saved(state, training.save_state("fresh").result().path)
+    trainer = torch_trainer(TorchModel(tiny_engine(), None, sample_batch=1))
+    trainer.save_adapter(tmp_path)
+    expected = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def tiny_engine() -> Any:
+    return make_engine(tiny_model(), tiny_tokenizer(), "tiny", "digest")
+
+
+def torch_trainer(model: TorchModel) -> LoraTrainer:
+    settings = LoraSettings(alpha=ALPHA)
+    backend = TorchBackend("torch", lambda _: model.engine, settings, sample_batch=1)
+    trainer = backend.new_lora(model, rank=RANK, seed=SEED)
+    assert isinstance(trainer, LoraTrainer)
+    return trainer
+
+
+@torch.no_grad()
+def test_forward_agrees_with_a_plain_forward_pass(
+    service: tinker.ServiceClient, state: Path
+) -> None:
+    training = new_model(service)
+    trained(training)
+    model = reference(saved(state, training.save_state("plain").result().path))
+    rows = [random_datum(TEXT[: 5 + 3 * (row % 7)], row % 4, row) for row in range(21)]
+    rows = [random_datum(TEXT[:9], 1 + index % 3, index) for index in range(2)] + rows[1::4]
+    flat = ids(TEXT)
+    data = [row[0] for row in rows]
+    data.append(datum(flat, torch.tensor(flat), torch.ones(len(flat))))
+    found = training.forward(data, "cross_entropy").result()
+    loss = 0.0
+    for (asked, targets, weights), output in zip(rows, found.loss_fn_outputs, strict=False):
+        expected = logprobs(model, asked.model_input.to_ints()).gather(1, targets)
+        actual = output["logprobs"].to_torch()
+        torch.testing.assert_close(actual, expected)
+        loss -= float((expected * weights).sum())
+    last = found.loss_fn_outputs[-1]["logprobs"].to_torch()
+    assert last.shape == (len(flat),)
+    loss -= float(logprobs(model, flat).gather(1, torch.tensor(flat).unsqueeze(1)).sum())
+    assert found.metrics == {"loss:sum": pytest.approx(loss, rel=1e-5)}
+
+
+def test_gradient_and_adam_are_torchs(service: tinker.ServiceClient, state: Path) -> None:
+    training = new_model(service)
+    start = saved(state, training.save_state("start").result().path)
+    model = reference(start)
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    for value in parameters:
+        value.requires_grad_(True)
+    settings = [  # a large eps: the step then shows the gradient's size, not its sign only
+        types.AdamParams(learning_rate=0.5, eps=1.0, weight_decay=0.1),
+        types.AdamParams(learning_rate=0.2, beta1=0.7, beta2=0.8, eps=0.5, grad_clip_norm=0.01),
+    ]
+    adam = torch.optim.AdamW(parameters)
+    for step, params in enumerate(settings):
+        for half in range(2):  # gradients add up until the step
+            asked, targets, weights = random_datum(TEXT, 5, 10 * step + half)
+            training.forward_backward([asked], "cross_entropy")
+            scores = logprobs(model, asked.model_input.to_ints()).gather(1, targets)
+            (-scores * weights).sum().backward()  # type: ignore[no-untyped-call]
+        training.optim_step(params)
+        if params.grad_clip_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, params.grad_clip_norm)
+        adam.param_groups[0].update(
+            lr=params.learning_rate,
+            betas=(params.beta1, params.beta2),
+            eps=params.eps,
+            weight_decay=params.weight_decay,
+        )
+        adam.step()
+        adam.zero_grad()
+    found = saved(state, training.save_state("end").result().path)
+    expected = peft.get_peft_model_state_dict(model)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    assert max(float((found[name] - start[name]).abs().max()) for name in start) > 0.01
+
+
+def test_a_custom_loss_does_what_the_native_one_does(
+    service: tinker.ServiceClient, state: Path
+) -> None:
+    rows = [random_datum(TEXT[:length], 3, length) for length in (12, 20)]
+    data = [row[0] for row in rows]
+
+    def loss(_: list[types.Datum], found: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        parts = [(-row * weights).sum() for row, (_, _, weights) in zip(found, rows, strict=True)]
+        return torch.stack(parts).sum(), {}
+
+    paths = []
+    for custom in (True, False):
+        training = new_model(service)
+        result = (
+            training.forward_backward_custom(data, loss)
+            if custom
+            else training.forward_backward(data, "cross_entropy")
+        )
+        training.optim_step(types.AdamParams(learning_rate=0.1, eps=1.0))
+        paths.append(training.save_state("after").result().path)
+        assert result.result().metrics["loss:sum"] != 0
+    one, other = (saved(state, path) for path in paths)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name])
+
+
+def test_sparse_tensors_are_dense_ones(service: tinker.ServiceClient) -> None:
+    tokens = ids(TEXT)
+    targets = torch.zeros(len(tokens), 6, dtype=torch.long)
+    weights = torch.zeros(len(tokens), 6)
+    targets[3, :2], weights[3, :2] = torch.tensor([65, 66]), torch.tensor([0.5, -0.25])
+    targets[9, 4], weights[9, 4] = 70, 2.0
+    sparse = types.Datum(
+        model_input=types.ModelInput.from_ints(tokens),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_torch_sparse(targets),
+            "weights": types.TensorData.from_torch_sparse(weights),
+        },
+    )
+    training = new_model(service)
+    one = training.forward([sparse], "cross_entropy")
+    other = training.forward([datum(tokens, targets, weights)], "cross_entropy")
+    assert one.result().metrics == other.result().metrics
+    assert one.result().loss_fn_outputs[0]["logprobs"].shape == [len(tokens), 6]
+
+
+def test_weights_that_are_left_out_are_ones(service: tinker.ServiceClient) -> None:
+    training = new_model(service)
+    tokens = torch.tensor(ids(TEXT))
+    without = training.forward([datum(ids(TEXT), tokens, None)], "cross_entropy")
+    ones = datum(ids(TEXT), tokens, torch.ones(len(tokens)))
+    assert without.result().metrics == training.forward([ones], "cross_entropy").result().metrics
+
+
+def test_chunks_are_executed_in_their_order(
+    server: Loopback, service: tinker.ServiceClient
+) -> None:
+    training = new_model(service)
+    data = [
+        datum([65, 66], torch.tensor([66, 40 + row % 80]), torch.ones(2)) for row in range(1030)
+    ]
+    found = training.forward_backward(data, "cross_entropy").result()
+    ours = [key for name, key in server.requests if key.startswith(f"{training.model_id}:")]
+    assert ours[-2:] == [f"{training.model_id}:2", f"{training.model_id}:1"]
+    single = training.forward([data[1], data[1029]], "cross_entropy").result()
+    for index, row in zip((1, 1029), single.loss_fn_outputs, strict=True):
+        torch.testing.assert_close(
+            found.loss_fn_outputs[index]["logprobs"].to_torch(), row["logprobs"].to_torch()
+        )
+
+
+SEEDS = (3, 4, 2**40)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_samples_are_the_torch_backends(service: tinker.ServiceClient, temperature: float) -> None:
+    client = base(service)
+    end = tiny_tokenizer().eos_token_id
+    asked = [
+        client.sample(
+            prompt(), 1, types.SamplingParams(max_tokens=40, temperature=temperature, seed=seed)
+        )
+        for seed in SEEDS
+    ]
+    model = TorchModel(tiny_engine(), None, sample_batch=1)
+    expected = model.sample(
+        [tuple(ids(TEXT))] * len(SEEDS),
+        max_tokens=40,
+        temperatures=[temperature] * len(SEEDS),
+        seeds=SEEDS,
+    )
+    for future, (_, completion) in zip(asked, expected, strict=True):
+        (sequence,) = future.result().sequences
+        tokens = list(completion.tokens) + [end] * completion.complete
+        assert sequence.tokens == tokens
+        assert sequence.stop_reason == ("stop" if completion.complete else "length")
+
+
+@torch.no_grad()
+def test_sampled_logprobs_are_the_models(service: tinker.ServiceClient) -> None:
+    params = types.SamplingParams(max_tokens=12, temperature=0.5, seed=1, stop=[])
+    found = base(service).sample(prompt(), 3, params, topk_sample_logprobs=4).result()
+    assert len({sequence.sequence_id for sequence in found.sequences}) == 3
+    assert len({tuple(sequence.tokens) for sequence in found.sequences}) > 1
+    model = tiny_model()
+    for sequence in found.sequences:
+        scores = logprobs(model, ids(TEXT) + sequence.tokens)[len(ids(TEXT)) - 1 : -1]
+        chosen = scores.gather(1, torch.tensor(sequence.tokens).unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(torch.tensor(sequence.logprobs), chosen)
+        assert sequence.topk_logprobs is not None
+        top = scores.topk(4, dim=1)
+        torch.testing.assert_close(
+            torch.tensor([[pair[1] for pair in row or []] for row in sequence.topk_logprobs]),
+            top.values,
+        )
+
+
+def test_a_stop_ends_the_sequence_and_is_in_it(service: tinker.ServiceClient) -> None:
+    client = base(service)
+
+    def sampled(stop: Any) -> types.SampledSequence:
+        params = types.SamplingParams(max_tokens=30, seed=8, stop=stop)
+        return client.sample(prompt(), 1, params).result().sequences[0]
+
+    tokens = sampled([]).tokens
+    assert len(tokens) == 30
+    at = next(index for index in range(3, 30) if tokens[index] not in tokens[:index])
+    by_token = sampled([tokens[at]])
+    assert (by_token.tokens, by_token.stop_reason) == (tokens[: at + 1], "stop")
+    text = tiny_tokenizer().decode(tokens[at - 1 : at + 1])
+    by_text = sampled(text)
+    assert tiny_tokenizer().decode(by_text.tokens).endswith(text)
+    assert by_text.stop_reason == "stop"
+    assert sampled([text]).tokens == by_text.tokens
+
+
+@torch.no_grad()
+def test_what_is_asked_of_a_prompt(service: tinker.ServiceClient) -> None:
+    tokens = ids(TEXT)
+    length = len(tokens)
+    scores = logprobs(tiny_model(), tokens)
+    cells = torch.full((length - 1, 3), -1)
+    cells[4, 0], cells[4, 2], cells[7, 1] = 65, 66, 67
+    params = types.SamplingParams(max_tokens=1, seed=1, temperature=0.5)
+    found = (
+        base(service)
+        .sample(
+            prompt(),
+            1,
+            params,
+            include_prompt_logprobs=True,
+            topk_prompt_logprobs=5,
+            target_prompt_logprobs=types.TensorData.from_torch(cells),
+            prompt_alt_tokens_k=6,
+        )
+        .result()
+    )
+    given = torch.tensor(tokens[1:]).unsqueeze(1)
+    assert found.prompt_logprobs is not None
+    assert found.prompt_logprobs[0] is None
+    torch.testing.assert_close(
+        torch.tensor(found.prompt_logprobs[1:]), scores[:-1].gather(1, given).squeeze(1)
+    )
+    assert found.topk_prompt_logprobs is not None
+    assert found.topk_prompt_logprobs[0] is None
+    top = scores[:-1].topk(5, dim=1)
+    rows = [row or [] for row in found.topk_prompt_logprobs[1:]]
+    assert [[pair[0] for pair in row] for row in rows] == top.indices.tolist()
+    torch.testing.assert_close(torch.tensor([[p[1] for p in row] for row in rows]), top.values)
+    assert found.target_prompt_logprobs is not None
+    asked = cells >= 0
+    at = found.target_prompt_logprobs.to_torch()
+    torch.testing.assert_close(at[asked], scores[:-1].gather(1, cells.clamp(min=0))[asked])
+    assert not at[~asked].any()
+    assert found.prompt_alt_tokens is not None
+    drawn = found.prompt_alt_tokens.tokens.to_torch()
+    torch.testing.assert_close(
+        found.prompt_alt_tokens.logprobs.to_torch(), scores[:-1].gather(1, drawn)
+    )
+
+
+@torch.no_grad()
+def test_a_suffix_and_sparse_cells(service: tinker.ServiceClient) -> None:
+    tokens = ids(TEXT)
+    scores = logprobs(tiny_model(), tokens)
+    client = base(service)
+    cells = torch.full((len(tokens) - 1, 8), -1)
+    cells[-2, 3] = 80
+    found = client.sample(
+        prompt(),
+        1,
+        types.SamplingParams(max_tokens=1),
+        include_prompt_logprobs=True,
+        topk_prompt_logprobs=2,
+        prompt_logprobs_last_n=4,
+        target_prompt_logprobs=types.TensorData.from_torch_sparse(cells, pad_value=-1),
+    ).result()
+    assert found.prompt_logprobs is not None
+    assert found.topk_prompt_logprobs is not None
+    assert [index for index, one in enumerate(found.prompt_logprobs) if one is None] == list(
+        range(len(tokens) - 4)
+    )
+    assert [row is None for row in found.topk_prompt_logprobs] == [
+        one is None for one in found.prompt_logprobs
+    ]
+    assert found.target_prompt_logprobs is not None
+    assert found.target_prompt_logprobs.sparse_col_indices == [3]
+    assert found.target_prompt_logprobs.data == [pytest.approx(float(scores[-3, 80]), rel=1e-5)]
+    alone = client.compute_logprobs(prompt(), prompt_logprobs_last_n=4).result()
+    assert alone == found.prompt_logprobs
+
+
+@torch.no_grad()
+def test_alternatives_follow_the_distribution(service: tinker.ServiceClient) -> None:
+    client = base(service)
+
+    def drawn(**params: Any) -> Tensor:
+        asked = types.SamplingParams(max_tokens=1, **params)
+        found = client.sample(prompt("Tell"), 1, asked, prompt_alt_tokens_k=300).result()
+        assert found.prompt_alt_tokens is not None
+        return found.prompt_alt_tokens.tokens.to_torch()
+
+    assert torch.equal(drawn(seed=1), drawn(seed=1))
+    assert not torch.equal(drawn(seed=1), drawn(seed=2))
+    scores = logprobs(tiny_model(), ids("Tell"))[:-1]
+    share = torch.bincount(drawn(seed=3)[1], minlength=scores.shape[1]) / 300
+    assert float((share - scores[1].exp()).abs().sum()) < 0.6  # unrelated distributions: 2
+    assert torch.equal(drawn(temperature=0.0)[:, 0], scores.argmax(dim=1))
+
+
+def test_a_table_needs_prompt_logprobs_and_a_limit(service: tinker.ServiceClient) -> None:
+    client = base(service)
+    one = types.SamplingParams(max_tokens=1)
+    assert (
+        client.sample(prompt(), 1, one, topk_prompt_logprobs=5).result().topk_prompt_logprobs
+        is None
+    )
+    wide = client.sample(prompt(), 1, one, True, topk_prompt_logprobs=200).result()
+    assert wide.topk_prompt_logprobs_np is not None
+    assert wide.topk_prompt_logprobs_np.token_ids.shape == (len(ids(TEXT)), 200)
+    long = types.SamplingParams(max_tokens=50)
+    with pytest.raises(tinker.BadRequestError, match="<= 20"):
+        client.sample(prompt(), 1, long, True, topk_prompt_logprobs=21).result()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_tokens": 1, "top_p": 0.9}, "whole distribution"),
+        ({"max_tokens": 1, "top_k": 5}, "whole distribution"),
+        ({"max_tokens": 2048}, "do not fit"),
+    ],
+)
+def test_samples_that_are_refused(
+    service: tinker.ServiceClient, params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(tinker.BadRequestError, match=message):
+        base(service).sample(prompt(), 1, types.SamplingParams(**params)).result()
+
+
+TOKENS = [65, 66, 67]
+ONES = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "loss", "message"),
+    [
+        (datum(TOKENS, torch.tensor([66, 67]), torch.ones(2)), "cross_entropy", r"\[2\], expected"),
+        (datum(TOKENS, torch.tensor(TOKENS), torch.ones(3, 1)), "cross_entropy", "weights"),
+        (datum(TOKENS, torch.tensor([66, 67, 258]), ONES), "cross_entropy", "token 258"),
+        (datum(TOKENS, torch.tensor([66, -1, 67]), ONES), "cross_entropy", "token -1"),
+        (datum(TOKENS, torch.tensor(TOKENS), ONES), "ppo", "'cross_entropy' only"),
+        (datum([65] * 2049, torch.full((2049,), 65), torch.ones(2049)), "cross_entropy", "2049"),
+    ],
+)
+def test_what_is_wrong_with_data_is_the_users_error(
+    server: Loopback, service: tinker.ServiceClient, bad: types.Datum, loss: Any, message: str
+) -> None:
+    training = new_model(service)
+    before = server.meter
+    refused = training.forward_backward([bad], loss)
+    step = training.optim_step(types.AdamParams())
+    with pytest.raises(tinker.RequestFailedError, match=message) as caught:
+        refused.result(LONG)
+    assert caught.value.category == types.RequestErrorCategory.User
+    with pytest.raises(tinker.RequestFailedError, match="an earlier operation") as caught:
+        step.result(LONG)
+    assert caught.value.category == types.RequestErrorCategory.Server
+    assert executions(server.meter) == executions(before)
+    assert server.meter.optim_steps == before.optim_steps
+
+
+def executions(meter: Meter) -> int:
+    assert set(meter.executed.values()) <= {1}
+    return len(meter.executed)
+
+
+def test_a_step_needs_a_gradient(service: tinker.ServiceClient) -> None:
+    with pytest.raises(tinker.RequestFailedError, match="no gradient"):
+        new_model(service).optim_step(types.AdamParams()).result(LONG)
+
+
+def test_checkpoints_outlive_the_server(tmp_path: Path) -> None:
+    asked = [random_datum(TEXT, 4, 1)[0]]
+    with (
+        Loopback("tiny", state=tmp_path) as server,
+        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        training = new_model(service)
+        trained(training, steps=2)
+        kept = training.save_state("kept", user_metadata={"step": "2"}).result().path
+        sampler = training.save_weights_for_sampler("sampler").result().path
+        session = service.create_sampling_client(model_path=sampler).result()
+        live = training.save_weights_and_get_sampling_client().result()
+        expected = [live.compute_logprobs(prompt()).result()]
+        expected.append(session.compute_logprobs(prompt()).result())
+        assert expected[0] == expected[1]
+        loss = training.forward(asked, "cross_entropy").result().metrics
+        trained(training)
+        last = training.forward(asked, "cross_entropy").result().metrics
+    with (
+        Loopback("tiny", state=tmp_path) as server,
+        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        again = service.create_training_client_from_state_with_optimizer(kept).result()
+        assert again.model_id != training.model_id
+        assert again.forward(asked, "cross_entropy").result().metrics == loss
+        trained(again)  # the same data: its seeds are the steps'
+        sampling = service.create_sampling_client(model_path=sampler).result()
+        assert sampling.compute_logprobs(prompt()).result() == expected[0]
+        client = rest(server)
+        assert [
+            one.checkpoint_id
+            for one in client.list_checkpoints(training.model_id).result().checkpoints
+        ] == [
+            "weights/kept",
+            "sampler_weights/sampler",
+        ]
+        run = client.get_training_run_by_tinker_path(kept).result()
+        assert run == client.get_training_run(training.model_id).result()
+        assert (run.base_model, run.lora_rank) == ("tiny", RANK)
+        assert run.last_checkpoint is not None
+        assert run.last_checkpoint.user_metadata == {"step": "2"}
+        assert client.get_weights_info_by_tinker_path(kept).result().train_unembed is False
+        known = client.get_sampler(session._sampling_session_id).result()
+        assert (known.base_model, known.model_path) == ("tiny", sampler)
+        assert len(client.list_training_runs().result().training_runs) == 2
+        assert len(client.list_user_checkpoints().result().checkpoints) == 2
+        client.delete_checkpoint_from_tinker_path(sampler).result()
+        client.delete_checkpoint(training.model_id, "weights/kept").result()
+        assert client.list_checkpoints(training.model_id).result().checkpoints == []
+        with pytest.raises(tinker.NotFoundError, match="no such checkpoint"):
+            service.create_sampling_client(model_path=sampler).result()
+        assert last != loss
+
+
+def test_a_resumed_model_goes_on_as_if_nothing_had_been(
+    service: tinker.ServiceClient, state: Path
+) -> None:
+    training = new_model(service)
+    trained(training, steps=2)
+    path = training.save_state("middle").result().path
+    with_optimizer = service.create_training_client_from_state_with_optimizer(path).result()
+    without = service.create_training_client_from_state(path).result()
+    ends = []
+    for client in (training, with_optimizer, without):
+        trained(client)
+        ends.append(saved(state, client.save_state("end").result().path))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert not all(torch.equal(ends[0][name], ends[2][name]) for name in ends[0])
+
+
+def test_a_name_is_taken_once(service: tinker.ServiceClient) -> None:
+    training = new_model(service)
+    first = training.save_state("name").result()
+    with pytest.raises(tinker.RequestFailedError, match="exists") as caught:
+        training.save_state("name").result()
+    assert caught.value.category == types.RequestErrorCategory.User
+    trained(training)  # a refused save breaks nothing
+    assert training.save_state("name", overwrite=True).result() == first
+    with pytest.raises(tinker.RequestFailedError, match="letters"):
+        training.save_state("../name").result()
+
+
+def test_checkpoints_expire(tmp_path: Path) -> None:
+    now = [1e9]
+    with (
+        Loopback("tiny", state=tmp_path, clock=lambda: now[0]) as server,
+        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        training = new_model(service)
+        path = training.save_state("short", ttl_seconds=3600).result().path
+        other = training.save_weights_for_sampler("longer", ttl_seconds=3600).result().path
+        sampling = service.create_sampling_client(model_path=other).result()
+        rest(server).set_checkpoint_ttl_from_tinker_path(other, 7200).result()
+        now[0] += 3600
+        with pytest.raises(tinker.RequestFailedError, match="expired"):
+            service.create_training_client_from_state(path).result()
+        assert sampling.compute_logprobs(prompt()).result()
+        (left,) = rest(server).list_checkpoints(training.model_id).result().checkpoints
+        assert left.expires_at is not None
+        assert left.expires_at.timestamp() == 1e9 + 7200
+        now[0] += 3600
+        with pytest.raises(tinker.RequestFailedError, match="expired"):
+            sampling.compute_logprobs(prompt()).result()
+        with pytest.raises(tinker.RequestFailedError, match="an hour"):
+            training.save_state("hasty", ttl_seconds=60).result()
+
+
+def test_the_meter(tmp_path: Path) -> None:
+    with (
+        Loopback("tiny", state=tmp_path) as server,
+        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        client = base(service)
+        text, n = TEXT, len(ids(TEXT))
+        one = types.SamplingParams(max_tokens=1)
+        cells = torch.full((n + 1, 1), -1)
+        cells[n, 0] = 65
+        asked: list[tuple[str, dict[str, Any], int]] = [
+            (text, {}, 0),
+            (text, {}, n),
+            (text + "??", {}, n),
+            (text + "!!", {"include_prompt_logprobs": True}, 0),
+            (text + "!!", {"include_prompt_logprobs": True, "prompt_logprobs_last_n": 5}, n - 3),
+            (text + "!?", {"prompt_alt_tokens_k": 1}, 0),
+            (text + "!!", {"target_prompt_logprobs": types.TensorData.from_torch(cells)}, n + 1),
+        ]
+        for what, options, hit in asked:
+            assert (
+                client.sample(prompt(what), 1, one, **options).result().prompt_cache_hit_tokens
+                == hit
+            )
+        client.sample(prompt("Q"), 3, one).result()
+        training = new_model(service)
+        trained(training, steps=2)
+        training.forward([random_datum(TEXT, 2, 0)[0]] * 2, "cross_entropy").result()
+        sampling = training.save_weights_and_get_sampling_client().result()
+        assert sampling.sample(prompt(), 1, one).result().prompt_cache_hit_tokens == 0
+        meter = server.meter
+        assert executions(meter) == len(asked) + 1 + 1 + 4 + 1 + 1 + 1
+        hits = sum(hit for _, _, hit in asked)
+        tokens = sum(len(what) for what, _, _ in asked) + len(TEXT) + 1
+        assert meter == Meter(
+            sample_calls=len(asked) + 2,
+            prefill_tokens=tokens - hits,
+            cached_prefill_tokens=hits + 2,
+            sampled_tokens=len(asked) + 1 + 3,
+            forward_calls=1,
+            forward_tokens=2 * n,
+            forward_backward_calls=2,
+            trained_tokens=2 * n,
+            datums=4,
+            optim_steps=2,
+            saves=1,
+            models_created=1,
+            requests=meter.requests,
+            executed=meter.executed,
+        )
+        assert meter.passes == 6 * n
+        assert meter.requests["asample"] == len(asked) + 2
+        assert meter.requests["forward"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:DEPRECATED. ServiceClient.create_rest_client:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Using the future as the TrainingClient:FutureWarning")
+@pytest.mark.parametrize("unembed", [False, True])
+def test_an_export_is_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unembed: bool
+) -> None:
+    monkeypatch.setenv("TINKER_API_KEY", KEY)
+    folder = save_tiny(tmp_path / "model")
+    with (
+        Loopback(str(folder), state=tmp_path / "state") as server,
+        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
+    ):
+        training = service.create_lora_training_client(
+            str(folder), rank=RANK, seed=1, train_unembed=unembed
+        ).result()
+        trained(training)
+        path = training.save_state("final").result().path
+        sampling = training.save_weights_and_get_sampling_client().result()
+        expected = sampling.compute_logprobs(prompt()).result()
+        cookbook_weights.download(
+            tinker_path=path, output_dir=str(tmp_path / "down"), base_url=server.url
+        )
+        plain = training.save_weights_external("plain").result().path
+        urls = rest(server).get_external_weights_urls(plain).result().urls
+        for name, url in urls.items():
+            with urllib.request.urlopen(url) as answer:
+                assert answer.read() == (tmp_path / "down" / name).read_bytes()
+    cookbook_weights.build_lora_adapter(
+        base_model=str(folder),
+        adapter_path=str(tmp_path / "down"),
+        output_path=str(tmp_path / "peft"),
+    )
+    model = peft.PeftModel.from_pretrained(tiny_model(), str(tmp_path / "peft"))
+    with torch.no_grad():
+        scores = logprobs(model, ids(TEXT))[:-1]
+    found = scores.gather(1, torch.tensor(ids(TEXT)[1:]).unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found, torch.tensor(expected[1:]))
+
+
+def test_models_of_many_shapes_share_the_base(service: tinker.ServiceClient) -> None:
+    bare = base(service).compute_logprobs(prompt()).result()
+    asked = [random_datum(TEXT, 2, 0)[0]]
+    models = [new_model(service, rank=1 + rank) for rank in range(MAX_SLOTS + 2)]
+    models.append(new_model(service, train_attn=False, train_unembed=True))
+    untrained = [model.forward(asked, "cross_entropy").result().metrics for model in models]
+    assert all(one == untrained[0] for one in untrained)
+    for model in models[::2]:
+        trained(model)
+    after = [model.forward(asked, "cross_entropy").result().metrics for model in models]
+    assert after[1::2] == untrained[1::2]
+    assert len({one["loss:sum"] for one in after[::2]}) == len(after[::2])
+    assert base(service).compute_logprobs(prompt()).result() == bare
+
+
+def test_another_model_is_refused(service: tinker.ServiceClient) -> None:
+    with pytest.raises(tinker.BadRequestError, match="'tiny' only"):
+        service.create_lora_training_client("Qwen/Qwen3-8B").result()
+    with pytest.raises(tinker.BadRequestError, match="'tiny' only"):
+        service.create_sampling_client(base_model="Qwen/Qwen3-8B").result()
+
+
+def started(state: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "promptbake_tinker.loopback", "--exit-with-parent"]
+    return subprocess.Popen(
+        [*command, "--state", str(state)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    with started(tmp_path / "one") as process, started(tmp_path / "other") as other:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert other.stdout is not None
+        url = process.stdout.readline().strip()
+        with tinker.ServiceClient(base_url=url, api_key=KEY) as service:
+            fault = json.dumps({"kind": "slow", "on": "asample", "seconds": 0.01}).encode()
+            with urllib.request.urlopen(f"{url}/loopback/faults", data=fault):
+                pass
+            base(service).compute_logprobs(prompt()).result()
+        with urllib.request.urlopen(f"{url}/loopback/meter") as answer:
+            assert json.load(answer)["sample_calls"] == 1
+        process.stdin.close()  # as when the parent has died
+        assert process.wait(timeout=20) == 0
+        assert other.stdout.readline().startswith("http://127.0.0.1:")
+        other.terminate()
+        assert other.wait(timeout=20) == 0
+
+
+def test_a_fault_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="no fault is called 'flood'"):
+        Fault("flood", "any")
+    with pytest.raises(ValueError, match="times"):
+        Fault("429", "any", times=0)
