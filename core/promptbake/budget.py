@@ -7,6 +7,7 @@ from typing import Any
 
 from promptbake.errors import BudgetError
 from promptbake.files import JsonLines, read_json_lines
+from promptbake.interfaces import Hold
 from promptbake.types import Usage
 
 CENT = 1e-9  # dollars: rounding, and less than any service bills
@@ -42,8 +43,13 @@ class Ledger:
             totals[what] = totals.get(what, Usage()) + usage
         return totals
 
-    def hold(self, what: str, usage: Usage) -> LedgerHold:
-        """Keep back what the work may come to at most. Raises BudgetError."""
+    def hold(self, what: str, usage: Usage) -> Hold:
+        """Keep back what the work may come to at most. Raises BudgetError.
+
+        Where no stage is at work, as in a chat, nothing is held and nothing is put on record.
+        """
+        if not self.stage:
+            return NoBudget()
         spent = self.dollars
         if self._cap is not None and spent + usage.dollars > self._cap + CENT:
             raise BudgetError(

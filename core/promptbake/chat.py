@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from promptbake.checkpoints import read_adapter
+from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.session import Session
 from promptbake.types import Message
@@ -17,7 +17,9 @@ class Chat:
     """A conversation with one arm, which remembers its turns."""
 
     def __init__(self, session: Session, arm: ChatArm, max_tokens: int, temperature: float) -> None:
-        self._model = _model(session, arm)
+        if arm == "prompted" and session.address:
+            raise BakeError(f"{session.address}: comes without a prompt; --arm prompted needs one")
+        self._model: Model = session.baked if arm == "baked" else session.base
         self._system = session.prompt.text if arm == "prompted" else None
         self._max_tokens, self._temperature = max_tokens, temperature
         self._seed = session.config.seed
@@ -44,10 +46,3 @@ class Chat:
         answer = renderer.text(ids)
         yield answer[len(shown) :]
         self._messages.append(Message("assistant", answer))
-
-
-def _model(session: Session, arm: ChatArm) -> Model:
-    if arm != "baked":
-        return session.base
-    checkpoint = read_adapter(session.run.adapter, session.backend.name, session.base)
-    return session.backend.load_adapter(session.base, checkpoint)

@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 out = Console(highlight=False, markup=False, emoji=False)  # what it prints is not ours
 
-PromptFile = Annotated[Path, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
+PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
 Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
 Settings = Annotated[
@@ -75,7 +75,7 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wired(
-        prompt: Path,
+        prompt: str,
         profile: str,
         config: Path | None,
         settings: list[str] | None,
@@ -120,6 +120,7 @@ def data(session: Session) -> None:
         f"{results['held_out']} held out",
         soft_wrap=True,
     )
+    _print_spent(session)
 
 
 @stage
@@ -131,6 +132,7 @@ def bake(session: Session) -> None:
         bake.run(session)
     steps = session.run.stage("bake")["steps"]
     out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
+    _print_spent(session)
 
 
 @stage
@@ -144,6 +146,7 @@ def verify(session: Session, as_json: Json = False) -> None:
         _print_json(result)
     else:
         _print_proof(session, result)
+        _print_spent(session)
     if not result["passed"]:
         raise typer.Exit(1)
 
@@ -170,6 +173,18 @@ def plan(session: Session, as_json: Json = False) -> None:
 
 
 @stage
+def export(
+    session: Session,
+    to: Annotated[Path, typer.Option(help="The folder to write, which must not be there.")],
+) -> None:
+    """Bring the adapter home: a PEFT adapter in a folder, wherever it was trained."""
+    from promptbake import export
+
+    export.write(session, to)
+    out.print(f"{to}: a PEFT adapter for {session.base.name}", soft_wrap=True)
+
+
+@stage
 def chat(
     session: Session,
     message: Annotated[str | None, typer.Option(help="Ask this, print the answer, end.")] = None,
@@ -177,7 +192,10 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
 ) -> None:
-    """Talk to the baked model, with no system prompt."""
+    """Talk to the baked model, with no system prompt.
+
+    PROMPT may also be the address of a checkpoint, such as tinker://.../sampler_weights/...
+    """
     from promptbake.chat import Chat
 
     talk = Chat(session, arm.value, max_tokens, temperature)
@@ -317,19 +335,17 @@ def _print_proof(session: Session, result: dict[str, Any]) -> None:
 
 
 def _print_plan(plan: Plan) -> None:
-    amounts = ("calls", "prefill", "cached_prefill", "sampled", "trained")
-    heads = ("stage", "work", *(name.replace("_", " ") for name in amounts))
-    table = Table(*heads, "dollars", "minutes", "spent", box=None, pad_edge=False)
+    amounts = {"calls": "calls", "prefill": "prefill", "cached_prefill": "cached"}
+    amounts |= {"sampled": "sampled", "trained": "trained"}
+    table = Table("work", *amounts.values(), "dollars", "minutes", box=None, pad_edge=False)
     for row in plan.rows:
-        usage = row.quote.usage
-        table.add_row(
-            row.stage,
-            row.work,
-            *(f"{getattr(usage, name):,}" for name in amounts),
-            f"{usage.dollars:.4f}" if row.quote.priced else "?",
-            _minutes(row.quote.seconds),
-            f"{row.spent.dollars:.4f}" if row.spent else "-",
-        )
+        usage, spent = row.quote.usage, row.spent
+        dollars = f"{usage.dollars:.4f}" if row.quote.priced else "?"
+        predicted = [f"{getattr(usage, name):,}" for name in amounts]
+        table.add_row(row.key, *predicted, dollars, _minutes(row.quote.seconds))
+        if spent:
+            actual = [f"{getattr(spent, name):,}" for name in amounts]
+            table.add_row("  so far", *actual, f"{spent.dollars:.4f}", "", style="dim")
     out.print(table)
     dollars = "an unknown price" if plan.dollars is None else f"${plan.dollars:.4f}"
     out.print(f"in all: {dollars}, {_minutes(plan.seconds)} minutes; {plan.basis}", soft_wrap=True)
@@ -339,6 +355,14 @@ def _print_plan(plan: Plan) -> None:
         out.print(f"budget.max_dollars: ${plan.max_dollars:.4f}", soft_wrap=True)
     for source in plan.sources:
         out.print(f"prices: {source}", soft_wrap=True)
+
+
+def _print_spent(session: Session) -> None:
+    if session.budget.dollars:
+        spent = ", ".join(
+            f"{what} ${usage.dollars:.4f}" for what, usage in session.budget.by_work().items()
+        )
+        out.print(f"spent so far: ${session.budget.dollars:.4f} ({spent})", soft_wrap=True)
 
 
 def _minutes(seconds: float | None) -> str:

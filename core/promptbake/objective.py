@@ -41,6 +41,12 @@ class TailedLoss:
         """How many draws for the tail are needed at each position, of `train.tail_draws`."""
         return tail_draws if self.asks_teacher and self.tail == "sampled" else 0
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is linear in the student's log-probabilities."""
+        bends = self.asks_teacher and self.tail in ("bucket", "renormalize")
+        return self.loss.linear and not bends
+
     def columns(self, datum: Datum, targets: Targets | None) -> Columns:
         """The columns [N, C] that the loss needs the student's log-probabilities of."""
         if not self.asks_teacher:
@@ -73,8 +79,7 @@ class TailedLoss:
         A loss that is linear in the student's log-probabilities is one, up to a constant, unless
         the tail's treatment bends it.
         """
-        bends = self.asks_teacher and self.tail in ("bucket", "renormalize")
-        if bends or not self.loss.linear:
+        if not self.linear:
             return None
         student = torch.zeros_like(columns.logprobs, requires_grad=True)
         (gradient,) = torch.autograd.grad(self.nats(student, columns).sum(), student)

@@ -156,11 +156,17 @@ def _bake(
         asked = Work("top_k", training.teacher, prompted, draws=draws)
         top_k = _sum(base.quote(asked), top_k)
     yield "bake", "top_k", top_k
-    yield (
-        "bake",
+    columns = config.teacher.top_k if objective.asks_teacher else 1
+    columns += objective.draws(train.tail_draws)
+    trained = Work(
         "train",
-        base.quote(Work("train", training.student, times=train.epochs, steps=schedule.steps)),
+        training.student,
+        times=train.epochs,
+        steps=schedule.steps,
+        datums=1 if train.datums == "one" else columns,
+        forward_first=not objective.linear,
     )
+    yield "bake", "train", base.quote(trained)
     measured = {0, schedule.steps, *range(0, schedule.steps, train.eval_every)}
     curve = Work("logprobs", held_out.student, _prefix(session, None), times=len(measured))
     yield "bake", "logprobs", base.quote(curve)

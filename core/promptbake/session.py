@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbake.budget import Ledger
+from promptbake.checkpoints import read_adapter
 from promptbake.config import Config, Resolved, resolve
 from promptbake.conversations import read_text
 from promptbake.errors import BakeError
@@ -17,7 +18,9 @@ from promptbake.interfaces import Backend, Model
 from promptbake.plugins import Registry, load
 from promptbake.progress import Reporter
 from promptbake.runs import Run
-from promptbake.types import Prompt
+from promptbake.types import Checkpoint, Prompt
+
+SCHEME = "://"
 
 
 def read_prompt(path: Path) -> Prompt:
@@ -37,6 +40,7 @@ class Session:
     run: Run
     registry: Registry
     reporter: Reporter
+    address: str | None = None  # of a checkpoint, where one was given in the place of a prompt
 
     @property
     def config(self) -> Config:
@@ -46,6 +50,8 @@ class Session:
     @contextmanager
     def at_work(self, stage: str) -> Iterator[None]:
         """Keep others out while a stage works in the run; what it pays for is on its account."""
+        if self.address:
+            raise BakeError(f"{self.address}: is a checkpoint; to {stage}, give a prompt's file")
         with self.run.locked():
             self.budget.stage = stage
             yield
@@ -63,7 +69,7 @@ class Session:
 
     @cached_property
     def budget(self) -> Ledger:
-        """What the run has spent, and may spend."""
+        """What the run has spent, and may spend; outside the stages nothing is kept of it."""
         return Ledger(self.run.costs, self.config.budget.max_dollars)
 
     @cached_property
@@ -74,13 +80,25 @@ class Session:
             self.reporter.say(f"model {base.name}: {notice}")
         return base
 
+    @cached_property
+    def baked(self) -> Model:
+        """The baked model: of the run's adapter, or of the address that was given."""
+        return self.backend.load_adapter(self.base, self.checkpoint)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the baked model's weights are. Raises BakeError where there are none."""
+        if self.address:
+            return Checkpoint(self.backend.name, self.base.name, self.base.digest, self.address)
+        return read_adapter(self.run.adapter, self.backend.name, self.base)
+
     def open_model(self) -> Model:
         """The base model, for plugins that may not need it."""
         return self.base
 
 
 def open_session(
-    prompt_file: Path,
+    prompt: str | Path,
     *,
     profile: str,
     config_file: Path | None,
@@ -88,11 +106,19 @@ def open_session(
     run: Path | None,
     reporter: Reporter,
 ) -> Session:
-    """Read the prompt, resolve the config, load the plugins; open no model yet."""
-    prompt = read_prompt(prompt_file)
-    resolved = resolve(profile, prompt_file.with_suffix(".toml"), config_file, settings)
-    registry = load()
-    session = Session(prompt, resolved, Run(run or Path("runs") / prompt.name), registry, reporter)
+    """Read the prompt, resolve the config, load the plugins; open no model yet.
+
+    In the place of a prompt's file there may be a checkpoint's address, SCHEME://..., which has
+    neither prompt nor run.
+    """
+    if SCHEME in str(prompt):
+        found, sidecar, address = Prompt("", ""), None, str(prompt)
+    else:
+        file, address = Path(prompt), None
+        found, sidecar = read_prompt(file), file.with_suffix(".toml")
+    resolved = resolve(profile, sidecar, config_file, settings)
+    folder = Run(run or Path("runs") / found.name)
+    session = Session(found, resolved, folder, load(), reporter, address)
     _check_names(session)
     return session
 

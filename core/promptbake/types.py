@@ -214,6 +214,8 @@ class Work:
     times: int = 1  # how often all of it is done
     draws: int = 0  # from the tail, for top_k
     steps: int = 0  # optimiser steps in all, for train
+    datums: int = 1  # that each row is sent as, for train
+    forward_first: bool = False  # whether the loss takes a forward pass before its gradient
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from promptbake import data, report
-from promptbake.checkpoints import read_adapter
 from promptbake.datums import align_all
 from promptbake.divergence import Yardstick, gap_closed, gap_closed_ci95
 from promptbake.errors import BakeError
@@ -25,8 +24,7 @@ def run(session: Session) -> dict[str, Any]:
     started = time.monotonic()
     dataset = data.load(session)
     base = session.base
-    checkpoint = read_adapter(folder.adapter, session.backend.name, base)
-    baked = session.backend.load_adapter(base, checkpoint)
+    checkpoint, baked = session.checkpoint, session.baked
     datums = align_all(dataset.held_out, session.prompt, base)
     evaluators: list[Evaluator] = [
         session.make("evaluators", name, "verify.evaluators")

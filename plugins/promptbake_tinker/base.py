@@ -13,6 +13,8 @@ from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, cache
 from promptbake.interfaces import Budget
 from promptbake_tinker.local import LocalServer
+from promptbake_tinker.pace import HOSTED, UNKNOWN
+from promptbake_tinker.pace import TINY as TINY_PACE
 from promptbake_tinker.prices import Prices, prices_of
 from promptbake_tinker.renderer import make_renderer
 from promptbake_tinker.service import Service, api_key
@@ -29,15 +31,23 @@ class Base:
         self.name, self.settings, self.budget = name, settings, budget
         self.folder = _local_folder(name) if settings.loopback else None
         self.served = name if self.folder is None else str(self.folder)
+        self._local: LocalServer | None = None
+        if self.folder is not None:  # it starts while this process imports what it needs
+            self._local = LocalServer(self.folder, cache() / "loopback" / "state")
         self.tokenizer = _tokenizer(name, self.served)
         self.renderer = make_renderer(settings.renderer, self.tokenizer, name)
-        self.prices = FREE if settings.loopback else prices_of(name, settings.prices)
+        self.prices = prices_of(name, settings.prices)
+        if settings.loopback and not settings.prices:
+            self.prices = FREE
         if self.prices is None and budget.capped:
             raise BakeError(
                 f"budget.max_dollars: the prices of {name} are not known, so give them: "
                 "options.backends.tinker.prices={prefill=..., sample=..., train=...}, in dollars "
                 "per million tokens"
             )
+        self.pace = HOSTED
+        if settings.loopback or settings.base_url or os.environ.get("TINKER_BASE_URL"):
+            self.pace = TINY_PACE if settings.loopback and name == TINY else UNKNOWN
         self.drawn_by_service = True  # whether prompt_alt_tokens_k can be had: preflight finds out
 
     @cached_property
@@ -45,9 +55,8 @@ class Base:
         """The session with it."""
         settings = self.settings
         url, key = settings.base_url or os.environ.get("TINKER_BASE_URL"), None
-        if self.folder is not None:
-            server = LocalServer(self.folder, cache() / "loopback" / "state")
-            url, key = server.url, server.key
+        if self._local is not None:
+            url, key = self._local.url, self._local.key
         else:
             key = api_key()
         return Service(url, key, settings.deadline, settings.calls_in_flight, self.budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 from tinker_cookbook import weights
@@ -30,9 +31,10 @@ def download_adapter(base: Base, checkpoint: Checkpoint, folder: Path) -> None:
     url, key = base.service.url, base.service.key
     if key is not None:
         os.environ.setdefault("TINKER_API_KEY", key)  # the cookbook takes it from nowhere else
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         raw, peft = Path(scratch) / "tinker", Path(scratch) / "peft"
         try:
+            warnings.simplefilter("ignore", FutureWarning)  # the cookbook calls what the SDK left
             weights.download(tinker_path=state, output_dir=str(raw), base_url=url)
             weights.build_lora_adapter(
                 base_model=base.served, adapter_path=str(raw), output_path=str(peft)

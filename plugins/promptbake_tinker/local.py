@@ -6,6 +6,7 @@ import atexit
 import os
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 from promptbake.errors import BakeError
@@ -19,6 +20,7 @@ class LocalServer:
     key = KEY
 
     def __init__(self, model: Path, state: Path) -> None:
+        self._model = model
         os.environ["TINKER_TELEMETRY"] = "0"  # there is nobody to send it to
         state.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "promptbake_tinker.loopback", "--exit-with-parent"]
@@ -31,12 +33,19 @@ class LocalServer:
             env=os.environ | {"PYTHONWARNINGS": "ignore"},
         )
         atexit.register(self.close)
+
+    @cached_property
+    def url(self) -> str:
+        """Its address, once it is there. Raises BakeError where it could not start."""
         assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-        if not self.url:
+        url = self._process.stdout.readline().strip()
+        if not url:
             assert self._process.stderr is not None
             reason = (self._process.stderr.read().strip().splitlines() or ["no reason"])[-1]
-            raise BakeError(f"model.name = '{model}': the local server did not start: {reason}")
+            raise BakeError(
+                f"model.name = '{self._model}': the local server did not start: {reason}"
+            )
+        return url
 
     def close(self) -> None:
         """End it."""

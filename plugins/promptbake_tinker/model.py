@@ -16,9 +16,6 @@ from promptbake.interfaces import Hold, Quote, Renderer, nobody
 from promptbake.types import Completion, Span, Targets, TokenIds, Usage, Work
 from promptbake_tinker.base import Base
 
-STEP_SECONDS = 10.0  # a clock cycle of the hosted service: a step that is queued in time takes one
-CALL_SECONDS = 2.0  # one call, beside what it samples: a guess
-TOKENS_PER_SECOND = 50.0  # one sampled response: a guess
 UNKNOWN_TO_IT = "may predate"  # how the SDK says that a service ignored a part of a request
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 
@@ -185,28 +182,27 @@ class TinkerModel:
         yield from (found[index] for index in range(len(spans)))
 
     def quote(self, work: Work) -> Quote:
-        """By the price table; the seconds by the service's clock and two guesses."""
-        usage, seconds = Usage(), 0.0
-        count, read = len(work.rows) * work.times, sum(row[0] for row in work.rows) * work.times
-        if work.kind == "train":
-            usage = Usage(calls=2 * work.steps, trained=read - count)  # the last has no target
-            seconds = work.steps * STEP_SECONDS
-        else:
-            again = 0 if work.draws else work.shared * max(len(work.rows) - 1, 0) * work.times
-            sampled = sum(row[1] for row in work.rows) * work.times
-            sampled = sampled if work.kind == "sample" else count
-            usage = Usage(count, read - again, again, sampled)
-            longest = max((row[1] for row in work.rows), default=0) if work.kind == "sample" else 1
-            rounds = math.ceil(count / self.base.settings.calls_in_flight)
-            seconds = rounds * (CALL_SECONDS + longest / TOKENS_PER_SECOND)
-        hosted = not self.base.settings.loopback
+        """By the price table, and by the pace at which the service has been seen to work."""
         prices = self.base.prices
+        usage = _usage(work)
         return Quote(
             prices.priced(usage) if prices else usage,
             prices is not None,
-            seconds if hosted else None,
+            self.base.pace.seconds(work, self.base.settings.calls_in_flight),
             prices.source if prices else "",
         )
+
+
+def _usage(work: Work) -> Usage:
+    rows = len(work.rows) * work.times
+    read = sum(row[0] for row in work.rows) * work.times
+    if work.kind == "train":
+        trained = (read - rows) * work.datums  # the last token of a row has no target
+        return Usage(work.steps, prefill=trained if work.forward_first else 0, trained=trained)
+    # Draws are made at every position of a prompt, so that nothing of it comes from the cache.
+    again = 0 if work.draws else work.shared * max(len(work.rows) - 1, 0) * work.times
+    sampled = sum(row[1] for row in work.rows) * work.times if work.kind == "sample" else rows
+    return Usage(rows, read - again, again, sampled)
 
 
 class _Calls:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import tinker
@@ -19,6 +21,7 @@ U = TypeVar("U")
 PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
 CONNECT_SECONDS = 45.0  # the SDK itself goes on trying for five minutes
 ATTEMPTS = 3  # at a call that the service failed, and did not bill
+CLOSE_SECONDS = 5.0
 GOES_ON = "the same command goes on from here"
 
 
@@ -35,6 +38,12 @@ class Service:
         self.key = key
         self._last_word = _LastWord()
         self.client: tinker.ServiceClient = self._connected(self._open)
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Tell the service that the session is over."""
+        with suppress(Exception):  # it would find out by itself
+            self.client.close("success").result(timeout=CLOSE_SECONDS)
 
     @property
     def where(self) -> str:

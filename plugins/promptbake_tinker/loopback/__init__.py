@@ -1,7 +1,7 @@
 """A Tinker service on this machine: the real SDK drives it over HTTP, a small real model answers.
 
-For tests, and for trying a configuration before it costs money. Nothing here is promised by the
-hosted service; what is known of that is in the plugin's README.
+For tests, and for trying a configuration before it costs money. What it does is what the SDK's
+source expects and its documentation says; it was never held against the hosted service.
 """
 
 from __future__ import annotations
