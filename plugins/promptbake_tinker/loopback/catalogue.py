@@ -47,9 +47,9 @@ class Catalogue:
         }
         return {"supported_models": [model]}
 
-    def info(self, id: str) -> Json:  # noqa: A002
+    def info(self, model_id: str) -> Json:
         """What a training client wants to know of its model."""
-        run = self._store.run(id)
+        run = self._store.run(model_id)
         return {
             "type": "get_info",
             "model_data": {"model_name": run.base_model, "tokenizer_id": self._tokenizer},
@@ -71,9 +71,9 @@ class Catalogue:
             "train_attn": shape.attn,
         }
 
-    def training_run(self, id: str) -> Json:  # noqa: A002
+    def training_run(self, run_id: str) -> Json:
         """One training run."""
-        return self._run(self._store.run(id))
+        return self._run(self._store.run(run_id))
 
     def training_runs(self) -> Json:
         """All of them, on one page."""
@@ -122,9 +122,9 @@ class Catalogue:
             raise HttpError(404, f"the export has no {file}")
         return self._store.read(found, f"{FILES}/{file}")
 
-    def sampler(self, id: str) -> Json:  # noqa: A002
+    def sampler(self, sampler_id: str) -> Json:
         """What a sampling session samples from."""
-        sampler = self._store.sampler(id)
+        sampler = self._store.sampler(sampler_id)
         return {
             "sampler_id": sampler.id,
             "base_model": sampler.base_model,

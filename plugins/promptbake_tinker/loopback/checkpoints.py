@@ -78,17 +78,17 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         delete_partial(folder)
 
-    def add_run(self, id: str, base_model: str, shape: LoraShape, metadata: Any) -> Run:  # noqa: A002
+    def add_run(self, run_id: str, base_model: str, shape: LoraShape, metadata: Any) -> Run:
         """Record a new training run."""
-        run = Run(id, base_model, shape, metadata, self._clock())
-        write_atomic(self._run_folder(id) / RECORD, json.dumps(asdict(run)))
+        run = Run(run_id, base_model, shape, metadata, self._clock())
+        write_atomic(self._run_folder(run_id) / RECORD, json.dumps(asdict(run)))
         return run
 
-    def run(self, id: str) -> Run:  # noqa: A002
+    def run(self, run_id: str) -> Run:
         """A training run. Raises HttpError 404."""
-        file = self._run_folder(id) / RECORD
+        file = self._run_folder(run_id) / RECORD
         if not file.is_file():
-            raise HttpError(404, f"there is no training run {id}")
+            raise HttpError(404, f"there is no training run {run_id}")
         found = json.loads(file.read_bytes())
         return Run(**found | {"shape": LoraShape(**found["shape"])})
 
@@ -168,11 +168,11 @@ class Store:
         """Record a sampling session."""
         write_atomic(self._sampler_file(sampler.id), json.dumps(asdict(sampler)))
 
-    def sampler(self, id: str) -> Sampler:  # noqa: A002
+    def sampler(self, sampler_id: str) -> Sampler:
         """A sampling session. Raises HttpError 404."""
-        file = self._sampler_file(id)
+        file = self._sampler_file(sampler_id)
         if not file.is_file():
-            raise HttpError(404, f"there is no sampler {id}")
+            raise HttpError(404, f"there is no sampler {sampler_id}")
         return Sampler(**json.loads(file.read_bytes()))
 
     def _live(self, run: str, kind: str, name: str) -> Checkpoint | None:
@@ -190,11 +190,11 @@ class Store:
     def _place(self, checkpoint: Checkpoint) -> Path:
         return self._run_folder(checkpoint.run) / checkpoint.kind / _plain(checkpoint.name)
 
-    def _run_folder(self, id: str) -> Path:  # noqa: A002
-        return self._folder / "runs" / _plain(id)
+    def _run_folder(self, run_id: str) -> Path:
+        return self._folder / "runs" / _plain(run_id)
 
-    def _sampler_file(self, id: str) -> Path:  # noqa: A002
-        return self._folder / "samplers" / f"{_plain(id)}.json"
+    def _sampler_file(self, sampler_id: str) -> Path:
+        return self._folder / "samplers" / f"{_plain(sampler_id)}.json"
 
 
 def _plain(name: str) -> str:

@@ -108,6 +108,11 @@ class Loopback:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
+    def model(self) -> str:
+        """The name that clients ask for the model by."""
+        return self._model
+
+    @property
     def meter(self) -> Meter:
         """What has been done so far."""
         return self._tally.snapshot()

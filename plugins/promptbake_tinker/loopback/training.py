@@ -35,8 +35,8 @@ ADAM = frozenset(field.name for field in fields(AdamParams))
 class Model:
     """A model in training: known from its creation on, in memory once that has been executed."""
 
-    def __init__(self, id: str) -> None:  # noqa: A002
-        self.id = id
+    def __init__(self, model_id: str) -> None:
+        self.id = model_id
         self.lane = Lane()
         self.run: Run | None = None
         self.lora: Lora | None = None
@@ -162,15 +162,17 @@ class Training:
 
         return self._submit(body, "save_weights_external", work)
 
-    def model(self, id: str) -> Model:  # noqa: A002
+    def model(self, model_id: str) -> Model:
         """A model that is, or will be, in memory. Raises HttpError 404."""
-        if id not in self._models:
-            raise HttpError(404, f"{id}: is not in training here (any more); load a checkpoint")
-        return self._models[id]
+        if model_id not in self._models:
+            raise HttpError(
+                404, f"{model_id}: is not in training here (any more); load a checkpoint"
+            )
+        return self._models[model_id]
 
     def _new(self, body: Json) -> Model:
-        id = f"{body['session_id']}:train:{body['model_seq_id']}"  # noqa: A001
-        return self._models.setdefault(id, Model(id))
+        model_id = f"{body['session_id']}:train:{body['model_seq_id']}"
+        return self._models.setdefault(model_id, Model(model_id))
 
     def _begin(self, model: Model, lora: Lora, body: Json) -> None:
         metadata = body.get("user_metadata")
