@@ -5,6 +5,7 @@ PROFILE ?= local
 CONFIG  ?=
 SET     ?=
 RUN     ?=
+TO      ?= adapter
 PYTHON  ?= python3
 
 READY := .venv/.ready
@@ -14,12 +15,12 @@ ARGS   = "$(PROMPT)" --profile "$(PROFILE)" $(if $(CONFIG),--config "$(CONFIG)")
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data bake verify chat report plugins test check clean
+.PHONY: help setup plan data bake verify chat export report plugins test check bench-tinker clean
 
 help: ## print this help
 	@echo "make TARGET [PROMPT=$(PROMPT)] [PROFILE=$(PROFILE)] [CONFIG=FILE] [SET=\"a.b=1 c.d=2\"] [RUN=DIR]"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(READY) ## make .venv and install promptbake into it (the other targets do it, too)
 
@@ -30,6 +31,9 @@ $(READY): pyproject.toml ci/constraints.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint ci/constraints.txt --editable '.[dev,tinker]'
 	@touch $@
+
+plan: $(READY) ## say what the job will take, in tokens, dollars and minutes; sends nothing
+	@$(BAKE) plan $(ARGS)
 
 data: $(READY) ## let the prompted model answer the queries; saves the answers without the prompt
 	@$(BAKE) data $(ARGS)
@@ -42,6 +46,9 @@ verify: $(READY) ## measure the result on held-out queries; writes verify.json a
 
 chat: $(READY) ## talk to the baked model
 	@$(BAKE) chat $(ARGS)
+
+export: $(READY) ## bring the adapter home into TO=folder, in PEFT's format
+	@$(BAKE) export $(ARGS) --to "$(TO)"
 
 report: $(READY) ## write report.html again
 	@$(BAKE) report $(ARGS)
@@ -57,6 +64,9 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest
+
+bench-tinker: $(READY) ## what a bake takes of Tinker, beside the reference recipe
+	.venv/bin/python ci/bench_tinker.py
 
 clean: ## delete .venv, runs and caches
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,3 +8,6 @@ make check
 started=$SECONDS
 make data bake verify PROMPT=prompts/yoda.md
 echo "the main job took $((SECONDS - started)) seconds"
+started=$SECONDS
+make data bake verify PROFILE=tinker-local PROMPT=prompts/yoda.md RUN=runs/yoda-tinker-local
+echo "the same on a loopback server of Tinker's took $((SECONDS - started)) seconds"

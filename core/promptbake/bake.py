@@ -25,7 +25,7 @@ from promptbake.interfaces import Model, Objective, Pending, State, Tracker, Tra
 from promptbake.objective import TailedLoss
 from promptbake.schedule import Schedule
 from promptbake.session import Session
-from promptbake.targets import ask_teacher
+from promptbake.targets import ask_teacher, yardstick
 from promptbake.types import Example, StepMetrics
 
 
@@ -54,11 +54,11 @@ def run(session: Session) -> None:
         _clear(session, changed)
     folder.begin("bake", inputs, config.model_dump(mode="json"))
     examples = ask_teacher(session, objective, training)
-    yardstick = Yardstick(base, held_out, config.teacher.top_k)
     schedule = Schedule(
         len(examples), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
-    _train(session, student, examples, objective, schedule, yardstick, first)
+    measure = yardstick(session, held_out)
+    _train(session, student, examples, objective, schedule, measure, first)
     with atomic_folder(folder.adapter) as new:
         checkpoint = student.save_adapter(new)
         write_json(new / CHECKPOINT, vars(checkpoint))
@@ -77,8 +77,9 @@ class Step:
 
     def wait(self, since: float) -> Step:
         """The step taken, with its loss; `since` is when it could begin at the earliest."""
+        loss = self.loss.result()  # first: where it has failed, the step may never come
         self.stepped.result()
-        loss, seconds = self.loss.result(), time.monotonic() - since
+        seconds = time.monotonic() - since
         if not math.isfinite(loss):
             raise BakeError(
                 f"step {self.metrics.step}: the loss is {loss}; lower train.lr and bake again"
@@ -141,7 +142,7 @@ def _train(
     examples: Sequence[Example],
     objective: Objective,
     schedule: Schedule,
-    yardstick: Yardstick,
+    measure: Yardstick,
     first: int,
 ) -> None:
     config, folder = session.config.train, session.run
@@ -151,7 +152,7 @@ def _train(
 
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
-            metrics = replace(metrics, held_out_kl=_held_out_kl(session, yardstick, snapshot))
+            metrics = replace(metrics, held_out_kl=_held_out_kl(session, measure, snapshot))
         for tracker in trackers:
             tracker.log(metrics)
 
@@ -167,14 +168,24 @@ def _train(
             for step in steps(student, examples, objective, schedule, first, *every):
                 taken = step.metrics.step
                 log(step.metrics, step.snapshot)
-                if step.state is not None:
-                    checkpoints.save(folder.checkpoints, taken, step.state.result())
+                if step.state is not None and _save(session, taken, step.state):
                     saved = taken
                 bar.advance(note=f"{step.metrics.loss:.3f} nats/token")
         except BudgetError:  # nothing is under way any more: what was paid for is kept
             if taken > saved:
                 checkpoints.save(folder.checkpoints, taken, student.save_state(taken).result())
             raise
+
+
+def _save(session: Session, step: int, state: Pending[State]) -> bool:
+    """Keep a state to go on from; training does not end because one could not be had."""
+    try:
+        files = state.result()
+    except BakeError as error:
+        session.reporter.say(f"the state after step {step} is not kept: {error}")
+        return False
+    checkpoints.save(session.run.checkpoints, step, files)
+    return True
 
 
 def _preflight(session: Session, student: Trainer, objective: TailedLoss) -> None:
@@ -184,10 +195,10 @@ def _preflight(session: Session, student: Trainer, objective: TailedLoss) -> Non
         session.reporter.say(f"train.backend = {config.train.backend}: {line}")
 
 
-def _held_out_kl(session: Session, yardstick: Yardstick, snapshot: Pending[Model]) -> float | None:
+def _held_out_kl(session: Session, measure: Yardstick, snapshot: Pending[Model]) -> float | None:
     """Nats per response token; None where the budget has no room for it."""
     try:
-        return yardstick.unprompted(snapshot.result()).per_token
+        return measure.unprompted(snapshot.result()).per_token
     except BudgetError as reached:
         session.reporter.say(f"held-out KL not measured: {reached}")
         return None

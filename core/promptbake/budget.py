@@ -24,7 +24,8 @@ class Ledger:
         self._path, self._cap = path, max_dollars
         self.stage = ""  # the one at work, which names what is held
         self._file: JsonLines | None = None
-        self._holds = [_usage(line) for line in _last_lines(path)]
+        # The last line of a number is the one that counts.
+        self._holds = {line["id"]: _usage(line) for line in read_json_lines(path)}
 
     @property
     def capped(self) -> bool:
@@ -34,12 +35,12 @@ class Ledger:
     @property
     def dollars(self) -> float:
         """Spent or held back so far."""
-        return sum(usage.dollars for _, usage in self._holds)
+        return sum(usage.dollars for _, usage in self._holds.values())
 
     def by_work(self) -> dict[str, Usage]:
         """What each kind of work came to so far."""
         totals: dict[str, Usage] = {}
-        for what, usage in self._holds:
+        for what, usage in self._holds.values():
             totals[what] = totals.get(what, Usage()) + usage
         return totals
 
@@ -58,10 +59,20 @@ class Ledger:
                 "it goes on from here"
             )
         what = f"{self.stage}: {what}"
-        self._holds.append((what, usage))
-        number = len(self._holds) - 1
+        number = max(self._holds, default=-1) + 1
         self.write(number, what, usage, settled=False)
         return LedgerHold(self, number, what)
+
+    def start_anew(self) -> None:
+        """The run has been moved away with its costs, and a new one begins."""
+        self.close()
+        self._holds.clear()
+
+    def close(self) -> None:
+        """Close the file, until something is held again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def write(self, number: int, what: str, usage: Usage, settled: bool) -> None:
         """Put a hold, or what it came to, on record."""
@@ -95,13 +106,6 @@ class NoBudget:
 
     def settle(self, usage: Usage) -> None:
         """Nothing is settled."""
-
-
-def _last_lines(path: Path) -> list[dict[str, Any]]:
-    lines: dict[int, dict[str, Any]] = {}
-    for line in read_json_lines(path):
-        lines[line["id"]] = line
-    return [lines[number] for number in sorted(lines)]
 
 
 def _usage(line: dict[str, Any]) -> tuple[str, Usage]:

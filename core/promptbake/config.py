@@ -67,7 +67,8 @@ class TrainSection(_Section):
     tail: Tail = Field("sampled", description="what stands for the tokens outside the top K")
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
     datums: Datums = Field(
-        "one", description="'one' a conversation, or 'per_token' of the top K, as some servers need"
+        "one",
+        description="'one' a conversation, or 'per_token': one for each of the top K and the draws",
     )
     rank: Count = Field(32, description="the LoRA's rank")
     lr: float = Field(

@@ -67,7 +67,7 @@ def run(session: Session) -> None:
     """
     relay = Relay()
     prepared = prepare(session, frozenset(), relay.foresee)
-    inputs = _inputs(session, prepared.queries)
+    inputs = inputs_of(session, prepared.queries)
     state, changed = session.run.state("data", inputs)
     if state == "done" and session.run.data.exists() and session.run.held_out.exists():
         session.reporter.say(f"data: {session.run.data} is complete already")
@@ -81,6 +81,7 @@ def run(session: Session) -> None:
     answers = prepared.provider.generate(job)
     if changed:
         aside = session.run.set_aside()
+        session.budget.start_anew()
         session.reporter.say(
             f"data: {', '.join(changed)} changed since {session.run.path} was made; "
             f"that run is kept as {aside}, and a new one begins"
@@ -186,7 +187,8 @@ def _check_any(run: Run) -> None:
             raise BakeError(f"{file}: not one conversation {what} is left")
 
 
-def _inputs(session: Session, queries: tuple[Query, ...]) -> dict[str, object]:
+def inputs_of(session: Session, queries: tuple[Query, ...]) -> dict[str, object]:
+    """What the stage's result depends on, for run.json."""
     config = session.config
     provider = config.data.provider
     options = config.options_of("data_providers", provider)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptbake.interfaces import Model
 from promptbake.objective import full_kl, rest
-from promptbake.types import Datum, Span
+from promptbake.types import Datum, Span, Targets
 
 RESAMPLES = 2000
 KEEP_BYTES = 2**30
@@ -35,16 +35,21 @@ class Divergence:
 class Yardstick:
     """The prompted model's distributions at held-out responses, to hold models against.
 
-    Over the whole vocabulary where the teacher can give it (`kind` is `full`); otherwise over its
-    top K with the rest in one bucket, a lower bound (`top_k_bucket`). The teacher's answer is
-    kept while it is under `keep_bytes`, and asked for again at each use where it is larger.
+    Over the whole vocabulary, which the teacher is asked for (`kind` is `full`); or, where
+    `targets` are given, over their top K with the rest in one bucket, a lower bound
+    (`top_k_bucket`). What the teacher says is kept while it is under `keep_bytes`, and asked for
+    again at each use where it is larger.
     """
 
     def __init__(
-        self, teacher: Model, datums: Sequence[Datum], top_k: int, keep_bytes: int = KEEP_BYTES
+        self,
+        teacher: Model,
+        datums: Sequence[Datum],
+        targets: Sequence[Targets] | None = None,
+        keep_bytes: int = KEEP_BYTES,
     ) -> None:
-        self.kind = "full" if teacher.full_vocabulary else "top_k_bucket"
-        self._teacher, self._datums, self._top_k = teacher, datums, top_k
+        self.kind = "full" if targets is None else "top_k_bucket"
+        self._teacher, self._datums, self._targets = teacher, datums, targets
         self._keep_bytes = keep_bytes
         self._kept: list[_Reference] | None = None
 
@@ -83,15 +88,12 @@ class Yardstick:
             self._kept = kept
 
     def _ask(self) -> Iterator[_Reference]:
-        spans = [datum.teacher for datum in self._datums]
-        if self.kind == "full":
-            for logprobs in self._teacher.logprobs(spans):
-                yield _Reference(None, logprobs)
+        if self._targets is not None:
+            for found in self._targets:
+                yield _Reference(found.ids, _with_rest(found.logprobs))
             return
-        seeds = [0] * len(spans)
-        found = dict(self._teacher.top_k(spans, k=self._top_k, draws=0, seeds=seeds))
-        for index in range(len(spans)):
-            yield _Reference(found[index].ids, _with_rest(found[index].logprobs))
+        for logprobs in self._teacher.logprobs([datum.teacher for datum in self._datums]):
+            yield _Reference(None, logprobs)
 
 
 @dataclass(frozen=True, eq=False)

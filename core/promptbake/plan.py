@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from promptbake import data
 from promptbake.datums import align_all, common_prefix
+from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Quote
 from promptbake.objective import TailedLoss
 from promptbake.queries import load_questions
 from promptbake.schedule import Schedule
 from promptbake.session import Session
-from promptbake.types import ARMS, Message, Usage, Work
+from promptbake.types import ARMS, Message, Request, Usage, Work
 
 ANSWERS_ARE_KNOWN = "responses as they are in the run folder"
 ANSWERS_AT_THEIR_LONGEST = "responses at their longest"
@@ -40,6 +41,7 @@ class Plan:
 
     rows: tuple[Row, ...]
     basis: str
+    spent: float  # dollars so far, whatever for
     max_dollars: float | None
 
     @property
@@ -54,11 +56,6 @@ class Plan:
         """Of all rows; None where one is not known."""
         known = [row.quote.seconds for row in self.rows if row.quote.seconds is not None]
         return sum(known) if len(known) == len(self.rows) else None
-
-    @property
-    def spent(self) -> float:
-        """Dollars so far, whatever for."""
-        return sum(row.spent.dollars for row in self.rows if row.spent)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -98,8 +95,11 @@ class _Sequences:
 
 def make(session: Session) -> Plan:
     """Plan the job that `data`, `bake` and `verify` would do with this config."""
+    if session.address:
+        raise BakeError(f"{session.address}: is a checkpoint; to plan, give a prompt's file")
     prepared = data.prepare(session, frozenset())
-    known = bool(session.run.stage("data").get("done"))
+    state, _ = session.run.state("data", data.inputs_of(session, prepared.queries))
+    known = state == "done"
     if known:
         dataset = data.load(session)
         parts = [
@@ -114,14 +114,15 @@ def make(session: Session) -> Plan:
         ]
     else:
         held_out = {query.id for query in prepared.split.held_out}
+        requests = _expected(prepared)
         parts = [
             _Sequences(
                 tuple(_longest(session, messages, None) for messages in side),
                 tuple(_longest(session, messages, session.prompt.text) for messages in side),
             )
             for side in (
-                [r.query.messages for r in prepared.job.plan if r.query.id not in held_out],
-                [r.query.messages for r in prepared.job.plan if r.query.id in held_out],
+                [r.query.messages for r in requests if r.query.id not in held_out],
+                [r.query.messages for r in requests if r.query.id in held_out],
             )
         ]
     spent = session.budget.by_work()
@@ -136,8 +137,20 @@ def make(session: Session) -> Plan:
     return Plan(
         tuple(rows),
         ANSWERS_ARE_KNOWN if known else ANSWERS_AT_THEIR_LONGEST,
+        session.budget.dollars,
         session.config.budget.max_dollars,
     )
+
+
+def _expected(prepared: data.Prepared) -> list[Request]:
+    """The requests; one alone for a query to which the provider brings the answer."""
+    job, found = prepared.job, dict[str, Request]()
+    if not prepared.brought:
+        return list(job.plan)
+    for request in job.plan:
+        asked = prepared.provider.quote(replace(job, plan=(request,))).usage.calls
+        found.setdefault(request.id if asked else request.query.id, request)
+    return list(found.values())
 
 
 def _bake(
@@ -150,11 +163,12 @@ def _bake(
         len(training.student), train.batch_size, train.epochs, train.lr, config.seed
     )
     prompted = _prefix(session, session.prompt.text)
-    top_k = _reference(base, held_out, prompted)
-    if objective.asks_teacher:
-        draws = objective.draws(train.tail_draws)
-        asked = Work("top_k", training.teacher, prompted, draws=draws)
-        top_k = _sum(base.quote(asked), top_k)
+    draws = objective.draws(train.tail_draws)
+    asked = training.teacher if objective.asks_teacher else ()
+    top_k = base.quote(Work("top_k", asked, prompted, draws=draws))
+    reference = _reference(base, held_out, prompted)
+    if not base.full_vocabulary:  # asked once, and read again by verify
+        top_k = _sum(top_k, reference)
     yield "bake", "top_k", top_k
     columns = config.teacher.top_k if objective.asks_teacher else 1
     columns += objective.draws(train.tail_draws)
@@ -169,17 +183,19 @@ def _bake(
     yield "bake", "train", base.quote(trained)
     measured = {0, schedule.steps, *range(0, schedule.steps, train.eval_every)}
     curve = Work("logprobs", held_out.student, _prefix(session, None), times=len(measured))
-    yield "bake", "logprobs", base.quote(curve)
+    measure = base.quote(curve)
+    yield "bake", "logprobs", _sum(measure, reference) if base.full_vocabulary else measure
 
 
 def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, Quote]]:
     base, config = session.base, session.config.verify
     bare, prompted = _prefix(session, None), _prefix(session, session.prompt.text)
-    yield "verify", "top_k", _reference(base, held_out, prompted)
     arms = _sum(
         base.quote(Work("logprobs", held_out.student, bare, times=2)),
         base.quote(Work("logprobs", held_out.teacher, prompted)),
     )
+    if base.full_vocabulary:
+        arms = _sum(arms, _reference(base, held_out, prompted))
     yield "verify", "logprobs", arms
     questions = load_questions(config.questions)
     rows = tuple(

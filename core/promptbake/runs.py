@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ from promptbake.errors import BakeError
 from promptbake.files import delete_partial, write_json
 
 State = Literal["fresh", "resumed", "done"]
-PACKAGES = ("promptbake", "torch", "transformers", "peft")
 
 
 class Run:
@@ -94,11 +94,9 @@ class Run:
         goes_on = before.get("inputs") == _as_read(inputs)
         seconds = before["seconds"] if goes_on else 0.0
         stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
-        versions = {package: version(package) for package in PACKAGES}
-        versions["python"] = sys.version.split()[0]
         write_json(
             self.record_file,
-            {"schema": 1, "config": config, "versions": versions, "stages": stages},
+            {"schema": 1, "config": config, "versions": _versions(), "stages": stages},
         )
 
     def finish(self, name: str, seconds: float, **results: object) -> None:
@@ -115,6 +113,17 @@ class Run:
             number += 1
         self.path.rename(aside)
         return aside
+
+
+def _versions() -> dict[str, str]:
+    """Of Python, of this package, and of what it needs, as far as that is installed."""
+    found = {"python": sys.version.split()[0], "promptbake": version("promptbake")}
+    for requirement in requires("promptbake") or ():
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        if 'extra == "dev"' not in requirement.replace("'", '"'):
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+    return found
 
 
 def _as_read(inputs: Mapping[str, Any]) -> Any:

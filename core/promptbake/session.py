@@ -54,7 +54,11 @@ class Session:
             raise BakeError(f"{self.address}: is a checkpoint; to {stage}, give a prompt's file")
         with self.run.locked():
             self.budget.stage = stage
-            yield
+            try:
+                yield
+            finally:
+                self.budget.stage = ""
+                self.budget.close()
 
     def make(self, kind: str, name: str, key: str) -> Any:
         """The plugin's object of that kind and name, with its options; `key` named it."""

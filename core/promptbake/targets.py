@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from promptbake.divergence import Yardstick
 from promptbake.files import write_atomic
 from promptbake.interfaces import Teacher
 from promptbake.objective import TailedLoss
@@ -88,8 +89,23 @@ def ask_teacher(session: Session, objective: TailedLoss, datums: Sequence[Datum]
     """Every datum with its columns; the teacher is asked for what the store does not hold."""
     if not objective.asks_teacher:
         return [Example(datum, objective.columns(datum, None)) for datum in datums]
+    targets = stored_targets(session, datums, objective.draws(session.config.train.tail_draws))
+    return [
+        Example(datum, objective.columns(datum, found))
+        for datum, found in zip(datums, targets, strict=True)
+    ]
+
+
+def yardstick(session: Session, datums: Sequence[Datum]) -> Yardstick:
+    """What held-out KL is measured with: the teacher is asked once, where it is paid for."""
+    if session.base.full_vocabulary:
+        return Yardstick(session.base, datums)
+    return Yardstick(session.base, datums, list(stored_targets(session, datums, draws=0)))
+
+
+def stored_targets(session: Session, datums: Sequence[Datum], draws: int) -> Iterator[Targets]:
+    """Every datum's targets, in order; the teacher is asked for what the store does not hold."""
     config = session.config
-    draws = objective.draws(config.train.tail_draws)
     store = TargetStore(
         session.run.targets,
         teacher=config.teacher.source,
@@ -100,7 +116,7 @@ def ask_teacher(session: Session, objective: TailedLoss, datums: Sequence[Datum]
         seed=config.seed,
     )
     _fill(session, store, datums, draws)
-    return [Example(datum, objective.columns(datum, store.get(datum))) for datum in datums]
+    return (store.get(datum) for datum in datums)
 
 
 def _fill(session: Session, store: TargetStore, datums: Sequence[Datum], draws: int) -> None:

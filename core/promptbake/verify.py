@@ -8,13 +8,14 @@ from typing import Any
 
 from promptbake import data, report
 from promptbake.datums import align_all
-from promptbake.divergence import Yardstick, gap_closed, gap_closed_ci95
+from promptbake.divergence import gap_closed, gap_closed_ci95
 from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.interfaces import Evaluator, Evidence, Model
 from promptbake.queries import load_questions
 from promptbake.responses import answer
 from promptbake.session import Session
+from promptbake.targets import yardstick
 from promptbake.types import Answer, Arm, Datum
 
 
@@ -68,13 +69,13 @@ def measure_kl(
     session: Session, base: Model, baked: Model, datums: Sequence[Datum]
 ) -> dict[str, Any]:
     """KL(prompted || arm) on held-out responses, and how much of the gap is closed."""
-    yardstick = Yardstick(base, datums, session.config.teacher.top_k)
+    measure = yardstick(session, datums)
     with session.reporter.bar("held-out KL", 3) as bar:
-        before = yardstick.unprompted(base)
+        before = measure.unprompted(base)
         bar.advance(note="base")
-        after = yardstick.unprompted(baked)
+        after = measure.unprompted(baked)
         bar.advance(note="baked")
-        again = yardstick.prompted(baked)
+        again = measure.prompted(baked)
         bar.advance(note="re-prompted")
     if before.per_token == 0:
         raise BakeError(
@@ -84,7 +85,7 @@ def measure_kl(
     groups = [datum.query_id for datum in datums]
     return {
         "unit": "nats/token",
-        "kind": yardstick.kind,
+        "kind": measure.kind,
         "base": before.per_token,
         "baked": after.per_token,
         "reprompted": again.per_token,

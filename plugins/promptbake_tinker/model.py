@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import tinker
 import torch
@@ -17,6 +17,7 @@ from promptbake.types import Completion, Span, Targets, TokenIds, Usage, Work
 from promptbake_tinker.base import Base
 
 UNKNOWN_TO_IT = "may predate"  # how the SDK says that a service ignored a part of a request
+T = TypeVar("T")
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 
 
@@ -83,15 +84,17 @@ class TinkerModel:
             )
             return self._sampler.sample(_input(prompts[index]), 1, params)
 
-        calls = _Calls(self.base, "sample", [(len(prompt), max_tokens) for prompt in prompts])
-        for index, answer in calls.made(submit, lambda index: f"response {index + 1}"):
+        def read(index: int, answer: Any) -> Completion:
             (sequence,) = answer.sequences
             tokens = tuple(int(token) for token in sequence.tokens)
-            complete = sequence.stop_reason == "stop"
             calls.settle(index, answer, sampled=len(tokens))
+            complete = sequence.stop_reason == "stop"
             if complete and tokens and tokens[-1] in self.renderer.stop_ids:
                 tokens = tokens[:-1]
-            yield index, Completion(tokens, complete)
+            return Completion(tokens, complete)
+
+        calls = _Calls(self.base, "sample", [(len(prompt), max_tokens) for prompt in prompts])
+        return calls.made(submit, read, lambda index: f"response {index + 1}")
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
@@ -125,19 +128,20 @@ class TinkerModel:
                 prompt_logprobs_last_n=spans[index].n_response,
             )
 
-        calls = _Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
-        for index, answer in calls.made(submit, lambda index: f"the teacher's call {index + 1}"):
+        def read(index: int, answer: Any) -> Targets:
             calls.settle(index, answer, sampled=1)
-            top = _top(answer, spans[index], k, index)
-            if draws and asked:
-                drawn = _alternatives(answer, spans[index], index)
+            ids, logprobs = _top(answer, spans[index], k)
+            if asked:
+                drawn = _alternatives(answer, spans[index])
             elif draws:
-                drawn = _realised(spans[index], answer, *top, index)
+                drawn = _realised(answer, spans[index], logprobs)
             else:
-                drawn = (torch.zeros(len(top[0]), 0, dtype=torch.long),) + 2 * (
-                    torch.zeros(len(top[0]), 0),
-                )
-            yield index, Targets(*top, *_outside(top[0], *drawn))
+                nothing = torch.zeros(len(ids), 0)
+                drawn = nothing.long(), nothing, nothing
+            return Targets(ids, logprobs, *_outside(ids, *drawn))
+
+        calls = _Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
+        return calls.made(submit, read, lambda index: _named(spans[index]))
 
     def draws_alternatives(self, span: Span, draws: int) -> bool:
         """Whether the service draws tokens at a prompt's positions: asks it for one call's."""
@@ -169,16 +173,17 @@ class TinkerModel:
                 prompt_logprobs_last_n=span.n_response,
             )
 
-        calls = _Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
-        found: dict[int, Tensor] = {}
-        for index, answer in calls.made(submit, lambda index: f"scoring call {index + 1}"):
+        def read(index: int, answer: Any) -> Tensor:
             calls.settle(index, answer, sampled=1)
             if answer.target_prompt_logprobs is None:
-                raise _misses("target_prompt_logprobs", index, spans[index])
-            scored = answer.target_prompt_logprobs.to_torch()[-spans[index].n_response :].float()
-            if scored.shape != ids[index].shape:
-                raise _misses("target_prompt_logprobs", index, spans[index], scored)
-            found[index] = scored
+                raise _misses("target_prompt_logprobs", spans[index])
+            scored: Tensor = answer.target_prompt_logprobs.to_torch().float()
+            if len(scored) != len(spans[index].tokens) - 1:
+                raise _misses("target_prompt_logprobs", spans[index], scored)
+            return scored[-spans[index].n_response :]
+
+        calls = _Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
+        found = dict(calls.made(submit, read, lambda index: _named(spans[index])))
         yield from (found[index] for index in range(len(spans)))
 
     def quote(self, work: Work) -> Quote:
@@ -213,9 +218,12 @@ class _Calls:
         self._holds: dict[int, Hold] = {}
 
     def made(
-        self, submit: Callable[[int], Any], what: Callable[[int], str]
-    ) -> Iterator[tuple[int, Any]]:
-        """Each answer as it comes, with its index."""
+        self,
+        submit: Callable[[int], Any],
+        read: Callable[[int, Any], T],
+        what: Callable[[int], str],
+    ) -> Iterator[tuple[int, T]]:
+        """What is read from each answer as it comes, with its index."""
 
         def held(index: int) -> Any:
             read, sampled = self._sizes[index]
@@ -226,7 +234,7 @@ class _Calls:
         def failed(index: int) -> None:
             self._holds[index].settle(Usage())  # it is not billed
 
-        return self._base.service.gather(len(self._sizes), held, what, failed)
+        return self._base.service.gather(len(self._sizes), held, read, what, failed)
 
     def settle(self, index: int, answer: Any, sampled: int) -> None:
         """What the answer says that it came to."""
@@ -242,18 +250,18 @@ def _input(tokens: TokenIds) -> tinker.ModelInput:
     return tinker.ModelInput.from_ints(list(tokens))
 
 
-def _top(answer: Any, span: Span, k: int, index: int) -> tuple[Tensor, Tensor]:
+def _top(answer: Any, span: Span, k: int) -> tuple[Tensor, Tensor]:
     """The top K [N, K] of the response positions, most likely first."""
     found = answer.topk_prompt_logprobs_np
     if found is None:
-        raise _misses("topk_prompt_logprobs", index, span)
+        raise _misses("topk_prompt_logprobs", span)
     ids = torch.from_numpy(found.token_ids).long()
     logprobs = torch.from_numpy(found.logprobs).float()
     if len(ids) != len(span.tokens) or not ids.shape == logprobs.shape:
-        raise _misses("topk_prompt_logprobs", index, span, logprobs)
+        raise _misses("topk_prompt_logprobs", span, logprobs)
     ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
     if ids.shape[1] > k or bool((logprobs < NOT_SCORED).any()):
-        raise _misses("topk_prompt_logprobs", index, span, logprobs)
+        raise _misses("topk_prompt_logprobs", span, logprobs)
     if ids.shape[1] < k:
         raise BakeError(
             f"teacher.top_k = {k}: the service returns {ids.shape[1]} log-probabilities a "
@@ -263,26 +271,24 @@ def _top(answer: Any, span: Span, k: int, index: int) -> tuple[Tensor, Tensor]:
     return ids.gather(1, order), logprobs.gather(1, order)
 
 
-def _alternatives(answer: Any, span: Span, index: int) -> tuple[Tensor, Tensor, Tensor]:
+def _alternatives(answer: Any, span: Span) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, log-probabilities and measure [N, M] of draws from the whole distribution."""
     ids = answer.prompt_alt_tokens.tokens.to_torch().long()
     logprobs = answer.prompt_alt_tokens.logprobs.to_torch().float()
     if len(ids) != len(span.tokens) - 1 or ids.shape != logprobs.shape:
-        raise _misses("prompt_alt_tokens", index, span, logprobs)
+        raise _misses("prompt_alt_tokens", span, logprobs)
     ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
     return ids, logprobs, (-logprobs).exp() / ids.shape[1]
 
 
-def _realised(
-    span: Span, answer: Any, top_ids: Tensor, top: Tensor, index: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _realised(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The response's own token [N, 1], drawn with the probability p_T(y) of its temperature T.
 
     p_T(y) = p(y)^(1/T) / Z. Of Z, the sum of p^(1/T) over the vocabulary, the top K's part is
     known; the tail's is taken as if its tokens were half as likely as the K-th.
     """
     if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
-        raise _misses("prompt_logprobs", index, span)
+        raise _misses("prompt_logprobs", span)
     ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
     logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :].unsqueeze(1)
     power = 1 / max(span.temperature, 1e-2)
@@ -301,10 +307,14 @@ def _outside(
     return ids, logprobs, measure.masked_fill(inside, 0.0)
 
 
-def _misses(field: str, index: int, span: Span, found: Tensor | None = None) -> BakeError:
+def _named(span: Span) -> str:
+    return f"{span.name or 'a sequence'}, its scoring"
+
+
+def _misses(field: str, span: Span, found: Tensor | None = None) -> BakeError:
     shape = "nothing" if found is None else f"{tuple(found.shape)}"
     return BakeError(
-        f"{span.name or f'call {index + 1}'}: the service's answer has {shape} as {field}, for "
+        f"{span.name or 'a sequence'}: the service's answer has {shape} as {field}, for "
         f"{span.n_response} response tokens at the end of {len(span.tokens)}; what it answered "
         "otherwise is kept, and the same command asks for this one again"
     )

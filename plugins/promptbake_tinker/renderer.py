@@ -98,7 +98,7 @@ def make_renderer(name: str, tokenizer: Any, model: str) -> Renderer:
     try:
         made = renderers.get_renderer(name, tokenizer, model_name=model)
         found = CookbookRenderer(made, tokenizer, name)
-    except (RendererError, AssertionError) as error:
+    except (RendererError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or "its tokens are not in the tokenizer"
         raise BakeError(f"{OPTION} = {name!r}: {reason}{_recommended(model)}") from None
     found.check(model)

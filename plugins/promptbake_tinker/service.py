@@ -69,14 +69,16 @@ class Service:
         self,
         calls: int,
         submit: Callable[[int], Any],
+        read: Callable[[int, Any], T],
         what: Callable[[int], str],
         failed: Callable[[int], None],
-    ) -> Iterator[tuple[int, Any]]:
-        """Results of `calls` calls as they come, with as many under way as allowed.
+    ) -> Iterator[tuple[int, T]]:
+        """What is read from the answers to `calls` calls, as they come, many under way at a time.
 
         A call that the service failed is made again, a few times: it was not billed. Where one
-        fails for good, the others under way are waited for first, so that what was paid for is
-        kept; then the error goes on. `failed` is told of each failure.
+        fails for good, or its answer cannot be read, the others under way are waited for first,
+        so that what was paid for is kept; then the error goes on. `failed` is told of each
+        failure.
         """
         attempts = dict.fromkeys(range(calls), 0)
         waiting, under_way = list(range(calls))[::-1], dict[Future[Any], int]()
@@ -96,7 +98,12 @@ class Service:
                 attempts[index] += 1
                 problem = future.exception()
                 if problem is None:
-                    yield index, future.result()
+                    try:
+                        found = read(index, future.result())
+                    except BakeError as error:
+                        failure = failure or error
+                        continue
+                    yield index, found
                     continue
                 failed(index)
                 if _not_the_callers_fault(problem) and attempts[index] < ATTEMPTS:
@@ -113,6 +120,8 @@ class Service:
         reason = _reason(error)
         if isinstance(error, tinker.AuthenticationError):
             return BakeError(f"TINKER_API_KEY: {self.where} refuses it: {reason}")
+        if isinstance(error, tinker.BadRequestError | tinker.UnprocessableEntityError):
+            return BakeError(f"{what}: {self.where} refuses it: {reason}")
         if isinstance(error, tinker.PermissionDeniedError):
             return BakeError(f"{what}: {self.where} does not permit it: {reason}")
         if isinstance(error, tinker.NotFoundError):

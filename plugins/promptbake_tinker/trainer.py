@@ -76,8 +76,10 @@ class TinkerTrainer:
         """Raise BakeError where the service does not honour (N, K) targets."""
         ids = torch.tensor([[1, 2], [3, 4]])
         data = [wide_datum((1, 2, 3), ids, torch.zeros(ids.shape))]
+        settle = self._hold(data, forward=1, backward=0)
         future = self.client.forward(data, "cross_entropy")
         output = self._service.wait(future, "preflight, one datum of three tokens")
+        settle()
         found = output.loss_fn_outputs[0]["logprobs"].to_torch()
         if found.shape != ids.shape:
             raise BakeError(
@@ -107,7 +109,7 @@ class TinkerTrainer:
         ]
         data = data_of(batch, weights, self._datums)
         linear = all(weight is not None for weight in given)
-        hold = self._hold(data, passes=1 if linear else 2)
+        settle = self._hold(data, forward=0 if linear else 1, backward=1)
 
         def loss_of(logprobs: Sequence[Tensor]) -> Tensor:
             found = response_logprobs(batch, logprobs, self._datums)
@@ -126,7 +128,7 @@ class TinkerTrainer:
             )
 
         def finished(output: tinker.ForwardBackwardOutput) -> float:
-            hold()
+            settle()
             if not linear:
                 return output.metrics["loss:sum"]
             return float(loss_of([each["logprobs"].to_torch() for each in output.loss_fn_outputs]))
@@ -182,9 +184,12 @@ class TinkerTrainer:
     def _pending(self, future: Any, what: str, then: Callable[[Any], Any]) -> Pending[Any]:
         return Waiting(self._service, future, what, then)
 
-    def _hold(self, data: Sequence[tinker.Datum], passes: int) -> Callable[[], None]:
+    def _hold(
+        self, data: Sequence[tinker.Datum], *, forward: int, backward: int
+    ) -> Callable[[], None]:
+        """Hold what passes over the data come to; a forward pass alone is taken for prefill."""
         tokens = sum(datum.model_input.length for datum in data)
-        usage = Usage(calls=2 * passes - 1, trained=tokens, prefill=(passes - 1) * tokens)
+        usage = Usage(forward + backward, prefill=forward * tokens, trained=backward * tokens)
         prices = self._base.prices
         priced = prices.priced(usage) if prices else usage
         hold: Hold = self._base.budget.hold("train", priced)

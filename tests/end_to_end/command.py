@@ -60,7 +60,8 @@ class Process:
     ) -> None:
         self._log = log
         self._process = CONTEXT.Process(
-            target=_work, args=(log, [str(argument) for argument in arguments], max_file_bytes)
+            target=_work,
+            args=(log, [str(argument) for argument in arguments], max_file_bytes, dict(os.environ)),
         )
         self._process.start()
 
@@ -91,7 +92,11 @@ class Process:
         return Result(self._process.exitcode, "", self._log.read_text())
 
 
-def _work(log: Path, arguments: list[str], max_file_bytes: int | None) -> None:
+def _work(
+    log: Path, arguments: list[str], max_file_bytes: int | None, environment: dict[str, str]
+) -> None:
+    os.environ.clear()  # the server that forks was started with another test's
+    os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)

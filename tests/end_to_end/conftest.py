@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import promptbake
 from run_folder import KEY, MOCK, PROMPT, STAGES, Finished
+from tinker_run import TinkerRun, Undisturbed, bake_undisturbed, tinker_run
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +44,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def own_copy(finished: Finished, prompt: Path) -> Path:
     """The finished run again, for a test that changes it."""
     return shutil.copytree(finished.folder, prompt.parent / "runs" / "pirate")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """A bake on a loopback server of Tinker's, to which nothing happens."""
+    return bake_undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def on_tinker(undisturbed: Undisturbed, tmp_path: Path) -> Iterator[TinkerRun]:
+    """The same data on a server of a test's own, yet to be baked."""
+    with tinker_run(tmp_path, undisturbed.model, undisturbed.data) as run:
+        yield run

@@ -54,7 +54,7 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
         Example(datum, objective.columns(datum, target))
         for datum, (_, target) in zip(material.training, answers, strict=True)
     ]
-    yardstick = Yardstick(base, material.held_out, TOP_K)
+    yardstick = Yardstick(base, material.held_out)
     assert yardstick.kind == "full"
     student = backend.new_lora(base, rank=8, seed=0)
     schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)

@@ -106,7 +106,7 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
         for index, datum in enumerate(found.training)
     ]
     schedule = Schedule(len(batch), batch_size=4, epochs=3, lr=5e-3, seed=0)
-    yardstick = Yardstick(twin, found.held_out, 20)
+    yardstick = Yardstick(twin, found.held_out)
     before = yardstick.unprompted(twin)
 
     local = LoraTrainer(twin, "torch", LoraSettings(alpha=32, max_grad_norm=1.0), RANK, seed=1)

@@ -151,12 +151,10 @@ class Operations:
                 return
         except UserError as error:
             _fail(operation, str(error), "user")
-            if operation.name in HARMLESS:
-                return
         except Exception as error:
             log.exception("%s failed", operation.key)
             _fail(operation, f"{type(error).__name__}: {error}", "server")
-        if lane is not None:
+        if lane is not None and operation.name not in HARMLESS:
             lane.broken = True
 
 

@@ -1,0 +1,110 @@
+"""`promptbake plan`: what a job will take, before anything is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import promptbake
+from run_folder import MOCK, refused, settings, tree
+
+ROWS = [
+    *("data: sample", "bake: top_k", "bake: train", "bake: logprobs"),
+    *("verify: logprobs", "verify: sample"),
+]
+
+
+def test_it_works_before_any_stage_and_writes_nothing(prompt: Path) -> None:
+    before = tree(prompt.parent)
+    result = promptbake("plan", prompt, *MOCK)
+    assert (result.code, result.err) == (0, "")
+    heads, *rows, totals = result.out.splitlines()
+    assert heads.split()[-2:] == ["dollars", "minutes"]
+    assert [" ".join(row.split()[:2]) for row in rows] == ROWS
+    assert {row.split()[-2] for row in rows} == {"0.0000"}
+    assert totals.startswith("in all: $0.0000, 0.")
+    assert totals.endswith(" minutes; responses at their longest")
+    assert tree(prompt.parent) == before
+    assert not (prompt.parent / "runs").exists()
+
+
+def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
+    table, printed = (promptbake("plan", prompt, *MOCK, *how) for how in ((), ("--json",)))
+    assert (printed.code, printed.err) == (0, "")
+    value = json.loads(printed.out)
+    keys = "basis rows dollars seconds spent_dollars max_dollars prices"
+    assert set(value) == set(keys.split())
+    amounts = ("calls", "prefill", "cached_prefill", "sampled", "trained", "dollars")
+    assert [f"{row['stage']}: {row['work']}" for row in value["rows"]] == ROWS
+    for row, line in zip(value["rows"], table.out.splitlines()[1:], strict=False):
+        predicted = [float(row["predicted"][name]) for name in amounts]
+        assert [float(cell.replace(",", "")) for cell in line.split()[2:-1]] == predicted
+    by_key = {(row["stage"], row["work"]): row["predicted"] for row in value["rows"]}
+    assert by_key["data", "sample"]["calls"] == 50
+    assert by_key["data", "sample"]["sampled"] == 50 * 24
+    assert by_key["bake", "train"]["calls"] == 40
+    assert by_key["bake", "logprobs"]["calls"] == 6 * 10  # a reference, and steps 0, 10, ... 40
+    assert (value["dollars"], value["spent_dollars"], value["max_dollars"]) == (0, 0, None)
+    assert value["basis"] == "responses at their longest"
+
+
+def test_a_run_that_has_its_data_is_planned_with_its_own_responses_and_left_as_it_is(
+    prompt: Path,
+) -> None:
+    before, _, after = (promptbake(stage, prompt, *MOCK) for stage in ("plan", "data", "plan"))
+    files = tree(prompt.parent)
+    again = promptbake("plan", prompt, *MOCK)
+    assert tree(prompt.parent) == files
+    assert (after.code, after.err) == (0, "")
+    assert after.out.splitlines()[-1].endswith("; responses as they are in the run folder")
+    assert "spent" not in after.out
+    tokens = [
+        [line.split()[2:8] for line in result.out.splitlines()[1:-1]]
+        for result in (before, after, again)
+    ]
+    assert tokens[0] != tokens[1] == tokens[2]
+
+
+def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
+    run = prompt.parent / "runs" / "pirate"
+    run.mkdir(parents=True)
+    lines = (
+        {"id": 0, "what": "data: sample", "settled": False, "calls": 3, "dollars": 9.0},
+        {"id": 0, "what": "data: sample", "settled": True, "calls": 2, "dollars": 0.25},
+        {"id": 1, "what": "bake: train", "settled": False, "trained": 7, "dollars": 1.5},
+    )
+    (run / "costs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = tree(prompt.parent)
+    arguments = ["plan", prompt, *MOCK, *settings("budget.max_dollars=2.5")]
+    result, printed = promptbake(*arguments), promptbake(*arguments, "--json")
+    assert (result.code, printed.code) == (0, 0)
+    told = result.out.splitlines()
+    assert told[-2:] == ["spent so far: $1.7500", "budget.max_dollars: $2.5000"]
+    found = {
+        told[n - 1].split()[1]: line.split()[2:] for n, line in enumerate(told) if "so far" in line
+    }
+    assert found["sample"] == ["2", "0", "0", "0", "0", "0.2500"]
+    assert found["train"] == ["0", "0", "0", "0", "7", "1.5000"]
+    value = json.loads(printed.out)
+    assert (value["spent_dollars"], value["max_dollars"]) == (1.75, 2.5)
+    spent = {f"{row['stage']}: {row['work']}": row["spent"] for row in value["rows"]}
+    assert spent["data: sample"]["dollars"] == 0.25
+    assert spent["bake: train"]["trained"] == 7
+    assert spent["verify: sample"] is None
+    assert tree(prompt.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("data.held_out=99", "data.held_out = 99: there are 50 different queries"),
+        ("budget.max_dollars=0", "budget.max_dollars"),
+        ("budget.max_dollar=1", "budget.max_dollars"),
+        ("data.queries=nowhere.txt", "nowhere.txt"),
+    ],
+)
+def test_what_could_not_be_done_is_refused_by_the_plan_already(
+    prompt: Path, setting: str, complaint: str
+) -> None:
+    assert complaint in refused("plan", prompt, *settings(setting))

@@ -1,0 +1,95 @@
+"""Whatever the service does: survived, or one clear line and a run that goes on; nothing twice."""
+
+from __future__ import annotations
+
+import pytest
+from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
+
+from promptbake_tinker.loopback import Fault
+
+PROBES = 2  # sampling calls of the preflight, in each process
+SURVIVED = {
+    "busy": [Fault("429", "asample", times=3), Fault("429", "save_weights")],
+    "broken": [Fault("503", "forward_backward"), Fault("502", "optim_step"), Fault("500", "any")],
+    "lost answers": [
+        Fault("dropped", "asample", times=2, after=5),
+        Fault("dropped", "forward_backward", after=1),
+        Fault("dropped", "optim_step", after=2),
+        Fault("dropped", "save_weights", after=1),
+    ],
+    "lost requests": [
+        Fault("dropped_early", "forward_backward"),
+        Fault("dropped_early", "asample", after=2),
+        Fault("dropped_early", "create_model"),
+    ],
+    "while polling": [
+        Fault("500", "retrieve_future", times=3, after=2),
+        Fault("try_again", "retrieve_future", times=9, after=5),
+        Fault("dropped", "retrieve_future", after=20),
+    ],
+    "slow": [Fault("slow", "any", times=9, seconds=0.2)],
+    "a state that is lost": [Fault("failed", "save_weights", after=1)],
+    "failed calls": [Fault("failed", "asample", times=4, after=4)],
+}
+
+
+@pytest.mark.parametrize("faults", SURVIVED.values(), ids=SURVIVED)
+def test_a_bake_survives_and_pays_for_nothing_twice(
+    on_tinker: TinkerRun, undisturbed: Undisturbed, faults: list[Fault]
+) -> None:
+    for fault in faults:
+        on_tinker.server.inject(fault)
+    on_tinker.finish("bake")
+    meter = on_tinker.server.meter
+    assert {name: getattr(meter, name) for name in undisturbed.meter} == undisturbed.meter
+    assert set(meter.executed.values()) == {1}
+    assert same_weights(on_tinker.weights(), undisturbed.weights)
+
+
+ENDED = {
+    "a step that fails": (Fault("failed", "forward_backward", after=2), "failed"),
+    "an optimiser that fails": (Fault("failed", "optim_step", after=1), "failed"),
+    "a page of HTML": (Fault("garbage", "forward_backward", after=1), "failed"),
+    "a short answer": (Fault("short", "asample", after=PROBES + 3), "conversation "),
+    "no top K": (Fault("no_topk", "asample", after=PROBES + 3), "conversation "),
+    "a call refused": (
+        Fault("failed_user", "asample", after=PROBES + 3),
+        "conversation ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "says"), ENDED.values(), ids=ENDED)
+def test_a_bake_that_ends_says_why_and_goes_on_without_paying_twice(
+    on_tinker: TinkerRun, undisturbed: Undisturbed, fault: Fault, says: str
+) -> None:
+    on_tinker.server.inject(fault)
+    complaint = on_tinker.do("bake").complaint
+    assert says in complaint
+    assert "same command" in complaint
+    paid = on_tinker.server.meter
+    on_tinker.finish("bake")
+    meter = on_tinker.server.meter
+    assert meter.optim_steps == STEPS
+    # A gradient whose optimiser step the service failed is lost: of that batch, no more.
+    lost = undisturbed.meter["trained_tokens"] // STEPS if fault.on == "optim_step" else 0
+    assert meter.trained_tokens == undisturbed.meter["trained_tokens"] + lost
+    again = meter.sample_calls - undisturbed.meter["sample_calls"]
+    useless = 1 if fault.kind in ("short", "no_topk") else 0
+    begun = HELD_OUT if paid.optim_steps == 0 and paid.trained_tokens else 0
+    assert again == PROBES + useless + begun
+    assert on_tinker.steps() == list(range(STEPS + 1))
+    assert same_weights(on_tinker.weights(), undisturbed.weights)
+
+
+def test_a_service_that_does_not_come_back_is_not_waited_for_for_ever(on_tinker: TinkerRun) -> None:
+    on_tinker.server.inject(Fault("try_again", "optim_step", times=10_000))
+    result = on_tinker.do("bake", "options.backends.tinker.deadline=2")
+    assert "step 1 of this run: no answer" in result.complaint
+    assert "in 2 seconds" in result.complaint
+
+
+def test_a_bill_that_is_not_paid_is_named(on_tinker: TinkerRun) -> None:
+    on_tinker.server.inject(Fault("402", "asample", times=10_000))
+    result = on_tinker.do("bake", "options.backends.tinker.deadline=3")
+    assert "billing" in result.complaint

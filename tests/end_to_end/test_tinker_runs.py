@@ -1,0 +1,155 @@
+"""A run on Tinker that a kill, Ctrl-C or its budget stops ends as if it had not been stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from command import promptbake
+from run_folder import settings
+from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
+
+from promptbake_tinker.loopback import KEY
+
+PRICES = "options.backends.tinker.prices={prefill=1.0, sample=2.0, train=3.0}"
+
+
+def n_targets(run: TinkerRun) -> int:
+    return len(list((run.run / "targets").glob("*.safetensors")))
+
+
+def n_steps(run: TinkerRun) -> int:
+    return len(run.steps()) - 1 if (run.run / "metrics.jsonl").exists() else -1
+
+
+@pytest.mark.parametrize("moment", ["teacher", *range(STEPS + 1)])
+def test_a_bake_that_is_killed_ends_with_the_same_weights(
+    on_tinker: TinkerRun, undisturbed: Undisturbed, moment: str | int
+) -> None:
+    on_tinker.start("bake").kill_when(
+        lambda: n_targets(on_tinker) > 2 if moment == "teacher" else n_steps(on_tinker) == moment
+    )
+    on_tinker.finish("bake")
+    assert on_tinker.steps() == list(range(STEPS + 1))
+    assert same_weights(on_tinker.weights(), undisturbed.weights)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(on_tinker: TinkerRun, undisturbed: Undisturbed) -> None:
+    process = on_tinker.start("bake")
+    process.signal_when(lambda: n_steps(on_tinker) >= 1, signal.SIGINT)
+    stopped = process.result()
+    assert stopped.code == 130
+    assert stopped.err.splitlines()[-1] == "stopped; the same command goes on from here"
+    on_tinker.finish("bake")
+    assert same_weights(on_tinker.weights(), undisturbed.weights)
+
+
+def dollars(run: TinkerRun) -> float:
+    """What the meter says, at the prices of these tests."""
+    meter = run.server.meter
+    prefill = meter.prefill_tokens + 0.2 * meter.cached_prefill_tokens + meter.forward_tokens
+    return (prefill + 2 * meter.sampled_tokens + 3 * meter.trained_tokens) / 1e6
+
+
+def test_the_budget_is_never_passed_and_nothing_is_paid_for_twice(
+    on_tinker: TinkerRun, undisturbed: Undisturbed
+) -> None:
+    stops = 0
+    for number in range(1, 60):
+        cap = f"budget.max_dollars={number * 0.0006:.4f}"
+        result = on_tinker.do("bake", PRICES, cap)
+        assert dollars(on_tinker) <= number * 0.0006
+        if result.code == 0:
+            break
+        stops += 1
+        assert "budget.max_dollars" in result.complaint
+        assert "raise it" in result.complaint
+    assert stops >= 4
+    meter = on_tinker.server.meter
+    assert meter.trained_tokens == undisturbed.meter["trained_tokens"]
+    assert meter.optim_steps == STEPS
+    assert n_targets(on_tinker) == 10
+    assert same_weights(on_tinker.weights(), undisturbed.weights)
+
+
+def test_the_ledger_is_what_the_service_bills(on_tinker: TinkerRun) -> None:
+    on_tinker.finish("bake", PRICES)
+    on_tinker.finish("verify", PRICES)
+    plan = on_tinker.do("plan", PRICES)
+    assert plan.code == 0
+    found = json.loads(promptbake(*on_tinker.arguments("plan", PRICES), "--json").out)
+    assert found["spent_dollars"] == pytest.approx(dollars(on_tinker), rel=1e-6)
+    predicted = sum(row["predicted"]["trained"] for row in found["rows"])
+    assert predicted == on_tinker.server.meter.trained_tokens
+    for row in found["rows"]:
+        if row["stage"] != "data" and row["work"] != "sample":
+            # What the prefix cache will have is guessed low, and the preflight is not in it.
+            assert 0.99 < row["predicted"]["dollars"] / row["spent"]["dollars"] < 1.4, row
+    assert found["dollars"] == pytest.approx(
+        sum(row["predicted"]["dollars"] for row in found["rows"])
+    )
+
+
+def test_a_cap_needs_prices(on_tinker: TinkerRun) -> None:
+    refused = on_tinker.do("bake", "budget.max_dollars=1.0")
+    assert "the prices of" in refused.complaint
+    assert "options.backends.tinker.prices" in refused.complaint
+
+
+def test_verify_measures_four_arms_by_the_top_k_and_a_bucket(on_tinker: TinkerRun) -> None:
+    on_tinker.finish("bake")
+    before = on_tinker.server.meter.sample_calls
+    on_tinker.finish("verify")
+    verified = json.loads((on_tinker.run / "verify.json").read_bytes())
+    assert verified["kl"]["kind"] == "top_k_bucket"
+    assert verified["adapter"].startswith("tinker://")
+    assert {"base", "prompted", "baked", "reprompted"} < set(verified["answers"][0])
+    # Three arms are scored; the teacher's answers are in the store.
+    asked = 4 * len(verified["answers"])
+    assert on_tinker.server.meter.sample_calls - before == 3 * HELD_OUT + asked
+
+
+def test_a_checkpoint_answers_by_its_address_alone(on_tinker: TinkerRun) -> None:
+    on_tinker.finish("bake")
+    record = json.loads((on_tinker.run / "adapter" / "tinker.json").read_bytes())
+    where = settings(
+        f"model.name={on_tinker.server.model}",
+        f"options.backends.tinker.base_url={on_tinker.server.url}",
+        "options.backends.tinker.loopback=false",
+    )
+    profile = ["--profile", "tinker-local", *where, "--message", "Ahoy?", "--max-tokens", "8"]
+    answers = {
+        arm: promptbake("chat", record["sampler"], *profile, "--arm", arm).out
+        for arm in ("baked", "base")
+    }
+    assert len(set(answers.values())) == 2
+    by_prompt = promptbake(*on_tinker.arguments("chat"), "--message", "Ahoy?", "--max-tokens", "8")
+    assert by_prompt.out == answers["baked"]
+    refused = promptbake("chat", record["sampler"], *profile, "--arm", "prompted")
+    assert "comes without a prompt" in refused.complaint
+    assert not Path("runs").exists() or not list(Path("runs").glob("*.jsonl"))
+    gone = record["sampler"].replace("baked", "nothing")
+    assert "knows no such thing" in promptbake("chat", gone, *profile).complaint
+    assert "is a checkpoint" in promptbake("bake", record["sampler"], "--profile", "mock").complaint
+
+
+def test_no_file_holds_the_key(on_tinker: TinkerRun) -> None:
+    on_tinker.finish("bake")
+    assert not [
+        path
+        for path in on_tinker.run.rglob("*")
+        if path.is_file() and KEY.encode() in path.read_bytes()
+    ]
+
+
+def test_an_exported_adapter_goes_into_a_new_folder_only(on_tinker: TinkerRun) -> None:
+    on_tinker.finish("bake")
+    on_tinker.weights()
+    again = promptbake(*on_tinker.arguments("export"), "--to", on_tinker.folder / "home")
+    assert "is there already" in again.complaint
+    (on_tinker.run / "adapter" / "promptbake.json").unlink()
+    lost = promptbake(*on_tinker.arguments("export"), "--to", on_tinker.folder / "other")
+    assert "holds no adapter" in lost.complaint
+    assert not (on_tinker.folder / "other").exists()

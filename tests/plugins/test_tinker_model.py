@@ -1,0 +1,190 @@
+"""Sampling and scoring through Tinker, beside the same model on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tinker_double import PROMPT, datums, opened, serving, torch_twin
+
+from promptbake.errors import BakeError
+from promptbake.objective import TailedLoss, full_kl, rest
+from promptbake.types import Span, TokenIds, Work
+from promptbake_losses.divergences import ForwardKL
+from promptbake_tinker.loopback import Fault, Loopback
+from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.teacher import TinkerTeacher
+from promptbake_torch.model import TorchModel
+
+K = 6
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    with serving(tmp_path_factory.mktemp("model")) as server:
+        yield server
+
+
+@pytest.fixture
+def model(server: Loopback) -> Iterator[TinkerModel]:
+    with opened(server) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def twin() -> TorchModel:
+    return torch_twin()
+
+
+def spans(model: Any) -> list[Span]:
+    return [datum.teacher for datum in datums(model)]
+
+
+def prompts(model: Any) -> list[TokenIds]:
+    return [datum.teacher_ids[: -datum.n_response] for datum in datums(model)]
+
+
+def test_samples_are_those_of_the_same_model_here(model: TinkerModel, twin: TorchModel) -> None:
+    how = {"max_tokens": 12, "temperatures": [0.0, 0.5, 1.0, 1.3], "seeds": [1, 2, 3, 4]}
+    there = dict(model.sample(prompts(model), **how))
+    here = dict(twin.sample(prompts(twin), **how))
+    assert there == here
+
+
+def test_a_turn_that_ends_is_complete_and_does_not_keep_its_end(model: TinkerModel) -> None:
+    prompt = [prompts(model)[0]] * 40
+    how = {"max_tokens": 60, "temperatures": [1.2] * 40, "seeds": range(40)}
+    found = [completion for _, completion in model.sample(prompt, **how)]
+    assert {completion.complete for completion in found} == {True, False}
+    for completion in found:
+        assert not model.renderer.stop_ids & set(completion.tokens)
+        assert completion.complete or len(completion.tokens) == 60
+
+
+def test_the_top_k_is_that_of_the_same_model_here(model: TinkerModel, twin: TorchModel) -> None:
+    asked = spans(model)
+    there = dict(model.top_k(asked, k=K, draws=0, seeds=[0] * 4))
+    here = dict(twin.top_k(asked, k=K, draws=0, seeds=[0] * 4))
+    for index in range(4):
+        assert torch.equal(there[index].ids, here[index].ids)
+        torch.testing.assert_close(there[index].logprobs, here[index].logprobs, rtol=0, atol=1e-4)
+        assert there[index].drawn_ids.shape == (asked[index].n_response, 0)
+
+
+def test_named_tokens_are_scored_where_the_response_is(
+    model: TinkerModel, twin: TorchModel
+) -> None:
+    asked = spans(model)
+    ids = [torch.randint(256, (span.n_response, 3)) for span in asked]
+    there = list(model.logprobs(asked, ids))
+    for found, expected in zip(there, twin.logprobs(asked, ids), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="named tokens alone"):
+        list(model.logprobs(asked))
+
+
+def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchModel) -> None:
+    """Averaged over many draws, the sampled loss is the full divergence of Eq. 3."""
+    span = spans(model)[0]
+    n_draws = 2_000
+    ((_, targets),) = model.top_k([span], k=K, draws=n_draws, seeds=[7])
+    (teacher,) = twin.logprobs([span])
+    mass = (targets.drawn_measure * targets.drawn_logprobs.exp()).sum(dim=1)
+    torch.testing.assert_close(mass, rest(targets.logprobs).exp().squeeze(1), rtol=0, atol=0.05)
+    inside = (targets.drawn_ids.unsqueeze(2) == targets.ids.unsqueeze(1)).any(dim=2)
+    assert inside.any()
+    assert torch.equal(targets.drawn_measure == 0, inside)
+    student = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    objective = TailedLoss(ForwardKL(), "sampled")
+    columns = objective.columns(datums(model)[0], targets)
+    sampled = objective.nats(student.gather(1, columns.ids), columns).mean()
+    assert float(sampled) == pytest.approx(float(full_kl(teacher, student).mean()), rel=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_without_draws_the_responses_own_token_stands_for_the_tail(
+    server: Loopback, twin: TorchModel, temperature: float
+) -> None:
+    """Its weight is p_1 / p_T: at 1 exactly 1, and else as near as the top K tells."""
+    with opened(server) as model:
+        model.base.drawn_by_service = False
+        span = replace(spans(model)[0], temperature=temperature)
+        ((_, targets),) = model.top_k([span], k=40, draws=4, seeds=[0])
+    (logprobs,) = twin.logprobs([span])
+    response = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
+    assert torch.equal(targets.drawn_ids, response)
+    outside = ~(response == targets.ids).any(dim=1)
+    assert outside.any()
+    exact = logprobs - (logprobs / temperature).log_softmax(dim=1)
+    weight = targets.drawn_measure * targets.drawn_logprobs.exp()
+    expected = exact.gather(1, response).exp() * outside.unsqueeze(1)
+    torch.testing.assert_close(weight, expected, rtol=1e-4 if temperature == 1 else 0.1, atol=0)
+
+
+def test_only_the_response_is_scored_and_the_prompt_comes_from_the_cache(
+    server: Loopback, model: TinkerModel
+) -> None:
+    span = spans(model)[0]
+    list(model.top_k([span], k=2, draws=0, seeds=[0]))
+    before = server.meter
+    list(model.top_k([span], k=2, draws=0, seeds=[0]))
+    after = server.meter
+    cached = after.cached_prefill_tokens - before.cached_prefill_tokens
+    assert cached >= len(span.tokens) - span.n_response - 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("short", "topk_prompt_logprobs"), ("no_topk", "nothing as topk_prompt_logprobs")],
+)
+def test_an_answer_that_lacks_something_names_whose_it_was_and_loses_no_other(
+    server: Loopback, model: TinkerModel, fault: str, says: str
+) -> None:
+    server.inject(Fault(fault, "asample", after=1))
+    found = []
+
+    def ask() -> None:
+        for index, _ in model.top_k(spans(model), k=2, draws=0, seeds=[0] * 4):
+            found.append(index)
+
+    with pytest.raises(BakeError, match=f"conversation c.*{says}"):
+        ask()
+    assert len(found) == 3
+
+
+def test_the_teacher_wants_a_model_on_tinker(twin: TorchModel, model: TinkerModel) -> None:
+    how = {"k": 3, "draws": 1, "seeds": [1]}
+    span = spans(model)[0]
+    ((_, found),) = TinkerTeacher().targets([span], open_model=lambda: model, **how)
+    assert found.ids.shape == (span.n_response, 3)
+    with pytest.raises(BakeError, match=r"use teacher\.source = 'self'"):
+        TinkerTeacher().targets([span], open_model=lambda: twin, **how)
+
+
+def test_a_quote_counts_tokens_by_hand(server: Loopback) -> None:
+    prices = {"prefill": 1.0, "sample": 2.0, "train": 3.0}
+    with opened(server, prices=prices) as model:
+        sample = model.quote(Work("sample", ((10, 5), (12, 5)), shared=8)).usage
+        assert (sample.calls, sample.prefill, sample.cached_prefill, sample.sampled) == (
+            2,
+            14,
+            8,
+            10,
+        )
+        assert sample.dollars == pytest.approx((14 + 0.2 * 8 + 2 * 10) / 1e6)
+        drawn = model.quote(Work("top_k", ((10, 5), (12, 5)), shared=8, draws=4)).usage
+        assert (drawn.prefill, drawn.cached_prefill, drawn.sampled) == (22, 0, 2)
+        train = model.quote(Work("train", ((10, 5), (12, 5)), times=3, steps=6)).usage
+        assert (train.calls, train.trained, train.prefill) == (6, 3 * 20, 0)
+        wide = Work("train", ((10, 5),), steps=1, datums=24, forward_first=True)
+        custom = model.quote(wide).usage
+        assert (custom.trained, custom.prefill) == (24 * 9, 24 * 9)
+        assert "service" not in vars(model.base)  # nothing was sent
+
+
+def test_the_context_is_the_services(model: TinkerModel) -> None:
+    assert model.context_tokens == 2048
+    assert PROMPT.text not in model.digest

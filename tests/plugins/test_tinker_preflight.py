@@ -1,0 +1,177 @@
+"""What would fail on Tinker is found before anything is paid for, and said with its remedy."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinker_double import opened, serving
+
+from promptbake.budget import NoBudget
+from promptbake.errors import BakeError
+from promptbake.testing.tiny import tiny_tokenizer
+from promptbake.types import Datums, Message
+from promptbake_tinker.base import Base
+from promptbake_tinker.loopback import Fault, Loopback
+from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.prices import prices_of
+from promptbake_tinker.renderer import CookbookRenderer, make_renderer
+from promptbake_tinker.settings import Settings
+from promptbake_tinker.trainer import TinkerTrainer
+
+QUESTION = (Message("user", "Is it far?"),)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Loopback]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def model(server: Loopback) -> Iterator[TinkerModel]:
+    with opened(server) as model:
+        yield model
+
+
+def trainer(model: TinkerModel, datums: Datums = "one") -> TinkerTrainer:
+    return TinkerTrainer(model, "tinker", 4, 0, datums)
+
+
+def test_a_service_that_does_all_that_is_asked_needs_no_word(model: TinkerModel) -> None:
+    assert trainer(model).preflight(k=20, draws=4) == []
+    assert model.base.drawn_by_service
+
+
+def test_a_service_that_drops_the_k_is_refused_unless_the_datums_have_none(
+    server: Loopback, model: TinkerModel
+) -> None:
+    server.inject(Fault("no_k", "forward"))
+    with pytest.raises(
+        BakeError, match=r"\(2,\) of targets of shape \(2, 2\).*train\.datums=per_token"
+    ):
+        trainer(model).preflight(k=5, draws=0)
+    server.inject(Fault("no_k", "forward"))
+    forward = server.meter.forward_calls
+    assert trainer(model, "per_token").preflight(k=5, draws=0) == []
+    assert server.meter.forward_calls == forward  # it was not even asked
+
+
+def test_a_service_that_draws_nothing_is_told_of_and_worked_around(
+    server: Loopback, model: TinkerModel
+) -> None:
+    server.inject(Fault("no_alt", "asample", times=2))
+    (line,) = trainer(model).preflight(k=5, draws=4)
+    assert "the response's own token stands for the tail" in line
+    assert not model.base.drawn_by_service
+
+
+def test_a_service_without_the_top_k_is_refused(server: Loopback, model: TinkerModel) -> None:
+    server.inject(Fault("no_topk", "asample"))
+    with pytest.raises(BakeError, match=r"preflight: .* nothing as topk_prompt_logprobs"):
+        trainer(model).preflight(k=5, draws=0)
+
+
+def test_more_than_the_service_gives_is_refused(model: TinkerModel) -> None:
+    with pytest.raises(BakeError, match=r"preflight.*must be <= 20"):
+        trainer(model).preflight(k=1001, draws=0)
+
+
+def test_a_model_that_is_not_offered_is_refused_with_those_that_are(
+    server: Loopback, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.symlink_to(server.model)
+    settings = Settings(base_url=server.url, renderer="chat_template")
+    base = Base(str(other), settings, NoBudget())
+    with pytest.raises(BakeError, match=f"does not offer it .*there is: {server.model}"):
+        _ = base.offered
+    base.service.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (None, "TINKER_API_KEY: is not set.*PROFILE=tinker-local"),
+        ("sk-quartz-0", "TINKER_API_KEY: is no key of Tinker's; one begins with tml- or eyJ"),
+    ],
+)
+def test_a_key_that_is_missing_or_malformed_is_one_clear_line(
+    server: Loopback,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key: str | None,
+    says: str,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the SDK keeps credentials
+    if key is None:
+        monkeypatch.delenv("TINKER_API_KEY")
+    else:
+        monkeypatch.setenv("TINKER_API_KEY", key)
+    base = Base(server.model, Settings(base_url=server.url, renderer="chat_template"), NoBudget())
+    with pytest.raises(BakeError, match=says) as caught:
+        _ = base.service
+    assert "quartz" not in str(caught.value)
+
+
+def test_an_address_where_nobody_answers_is_named(server: Loopback) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    settings = Settings(base_url=nobody, renderer="chat_template", deadline=1.0)
+    with pytest.raises(BakeError, match=f"{nobody}: does not answer; check the network"):
+        _ = Base(server.model, settings, NoBudget()).service
+
+
+def test_a_tokenizer_that_cannot_be_had_is_named() -> None:
+    with pytest.raises(BakeError, match=r"model\.name = 'no/where': its tokenizer cannot be had"):
+        Base("no/where", Settings(), NoBudget())
+
+
+@pytest.mark.parametrize("name", ["qwen3_disable_thinking", "qwen3_instruct"])
+def test_a_cookbook_renderer_trains_on_what_it_samples(name: str) -> None:
+    renderer = make_renderer(name, tiny_tokenizer(), "some/model")
+    assert isinstance(renderer, CookbookRenderer)
+    for system in (None, "Be brief."):
+        turns = [Message("system", system)] if system else []
+        whole, response = renderer.supervised(
+            (*turns, *QUESTION, Message("assistant", "Ten leagues."))
+        )
+        assert whole == renderer.prompt(QUESTION, system) + response
+        assert response == renderer.response("Ten leagues.", complete=True)
+    cut = renderer.response("Ten leagues.", complete=False)
+    assert response == (*cut, *renderer.stop_ids)
+    assert renderer.text(response) == "Ten leagues."
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "says"),
+    [
+        ("role_colon", "some/model", "ends a turn by text"),
+        ("llama3", "some/model", "llama3"),
+        ("nonsense", "some/model", "nonsense"),
+        ("llama3", "Qwen/Qwen3-8B", "is not for Qwen/Qwen3-8B; .*qwen3_disable_thinking"),
+    ],
+)
+def test_a_renderer_that_does_not_fit_is_refused(name: str, model: str, says: str) -> None:
+    with pytest.raises(BakeError, match=says):
+        make_renderer(name, tiny_tokenizer(), model)
+
+
+def test_the_renderer_that_is_chosen_for_a_known_model_does_not_think() -> None:
+    chosen: Any = make_renderer("auto", tiny_tokenizer(), "Qwen/Qwen3-8B")
+    assert chosen.name == "qwen3_disable_thinking"
+    assert not isinstance(make_renderer("auto", tiny_tokenizer(), "some/model"), CookbookRenderer)
+
+
+def test_prices_are_the_tables_or_those_given() -> None:
+    listed = prices_of("Qwen/Qwen3-8B", None)
+    assert listed is not None
+    assert (listed.prefill, listed.sample, listed.train) == (0.195, 0.60, 0.44)
+    assert "2026-07" in listed.source
+    assert prices_of("some/model", None) is None
+    with pytest.raises(BakeError, match="expected prefill, sample, train"):
+        prices_of("some/model", {"prefill": 1.0})
