@@ -7,13 +7,11 @@ Prompt Baking, arXiv 2409.13697, Eq. 3.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from promptbake import checkpoints, data
 from promptbake.checkpoints import CHECKPOINT
@@ -22,6 +20,7 @@ from promptbake.divergence import Yardstick
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import atomic_folder, digest_file, write_json
 from promptbake.interfaces import Model, Objective, Pending, State, Tracker, Trainer
+from promptbake.loop import steps
 from promptbake.objective import TailedLoss
 from promptbake.schedule import Schedule
 from promptbake.session import Session
@@ -63,77 +62,6 @@ def run(session: Session) -> None:
         checkpoint = student.save_adapter(new)
         write_json(new / CHECKPOINT, vars(checkpoint))
     folder.finish("bake", time.monotonic() - started, steps=schedule.steps)
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimiser step under way, and what is wanted of the student as it stands behind it."""
-
-    metrics: StepMetrics
-    loss: Pending[float]
-    stepped: Pending[None]
-    snapshot: Pending[Model] | None = None
-    state: Pending[State] | None = None
-
-    def wait(self, since: float) -> Step:
-        """The step taken, with its loss; `since` is when it could begin at the earliest."""
-        loss = self.loss.result()  # first: where it has failed, the step may never come
-        self.stepped.result()
-        seconds = time.monotonic() - since
-        if not math.isfinite(loss):
-            raise BakeError(
-                f"step {self.metrics.step}: the loss is {loss}; lower train.lr and bake again"
-            )
-        return replace(self, metrics=replace(self.metrics, loss=loss, seconds=seconds))
-
-
-def steps(
-    student: Trainer,
-    examples: Sequence[Example],
-    objective: Objective,
-    schedule: Schedule,
-    first: int = 0,
-    eval_every: int = 0,
-    save_every: int = 0,
-) -> Iterator[Step]:
-    """The loop of prompt baking, from step `first` on: a gradient, a step, again.
-
-    The next step is sent before the last one is waited for, as far as the trainer has use for
-    it. Where the budget is reached, what was sent is waited for before BudgetError goes on.
-    """
-    under_way: deque[Step] = deque()
-    over_budget: BudgetError | None = None
-    for step in range(first, schedule.steps):
-        since = time.monotonic()
-        batch = [examples[index] for index in schedule.batch(step)]
-        try:
-            loss = student.forward_backward(batch, objective)
-        except BudgetError as reached:
-            over_budget = reached
-            break
-        stepped = student.optim_step(schedule.learning_rate(step))
-        taken, last = step + 1, step + 1 == schedule.steps
-        under_way.append(
-            Step(
-                StepMetrics(
-                    step=taken,
-                    steps=schedule.steps,
-                    epoch=schedule.epoch(step) + 1,
-                    lr=schedule.learning_rate(step),
-                    tokens=sum(example.datum.n_response for example in batch),
-                ),
-                loss,
-                stepped,
-                student.snapshot() if eval_every and (last or taken % eval_every == 0) else None,
-                student.save_state(taken) if save_every and taken % save_every == 0 else None,
-            )
-        )
-        while len(under_way) >= student.steps_in_flight:
-            yield under_way.popleft().wait(since)
-    while under_way:
-        yield under_way.popleft().wait(time.monotonic())
-    if over_budget:
-        raise over_budget
 
 
 def _train(

@@ -11,22 +11,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from promptbake import __version__
+from promptbake import __version__, tables
 from promptbake.config import flatten
 from promptbake.errors import BakeError
 from promptbake.hookspecs import HOOKS
 from promptbake.plugins import load
 from promptbake.progress import RichReporter
 from promptbake.session import Session, open_session, read_prompt
-
-if TYPE_CHECKING:
-    from promptbake.plan import Plan
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -120,7 +116,7 @@ def data(session: Session) -> None:
         f"{results['held_out']} held out",
         soft_wrap=True,
     )
-    _print_spent(session)
+    tables.print_spent(session.budget, out)
 
 
 @stage
@@ -132,7 +128,7 @@ def bake(session: Session) -> None:
         bake.run(session)
     steps = session.run.stage("bake")["steps"]
     out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
-    _print_spent(session)
+    tables.print_spent(session.budget, out)
 
 
 @stage
@@ -145,8 +141,8 @@ def verify(session: Session, as_json: Json = False) -> None:
     if as_json:
         _print_json(result)
     else:
-        _print_proof(session, result)
-        _print_spent(session)
+        tables.print_proof(session.run, result, out)
+        tables.print_spent(session.budget, out)
     if not result["passed"]:
         raise typer.Exit(1)
 
@@ -169,7 +165,7 @@ def plan(session: Session, as_json: Json = False) -> None:
     if as_json:
         _print_json(made.as_json())
     else:
-        _print_plan(made)
+        tables.print_plan(made, out)
 
 
 @stage
@@ -239,17 +235,7 @@ def plugins(
             }
         )
         return
-    table = Table("kind", "name", "plugin", "version", "options", box=None, pad_edge=False)
-    for offer in sorted(offers, key=lambda offer: (list(HOOKS).index(offer.kind), offer.name)):
-        options = ", ".join(
-            f"{option.name}: {option.type}"
-            + (", required" if option.required else f" = {option.default}")
-            for option in offer.options
-        )
-        table.add_row(offer.kind, offer.name, offer.plugin, offer.version, options)
-    out.print(table)
-    for aside in registry.set_aside:
-        out.print(f"did not load: {aside.plugin} {aside.version}: {aside.reason}", markup=False)
+    tables.print_plugins(registry, offers, out)
 
 
 @app.command()
@@ -273,10 +259,7 @@ def config(
             {key: {"value": values[key], "source": resolved.sources[key]} for key in values}
         )
         return
-    table = Table("key", "value", "source", box=None, pad_edge=False)
-    for key, value in values.items():
-        table.add_row(key, json.dumps(value), resolved.sources[key])
-    out.print(table)
+    tables.print_config(values, resolved.sources, out)
 
 
 @app.callback(invoke_without_command=True)
@@ -314,59 +297,6 @@ def _fail(line: str) -> None:
 
 def _print_json(value: Any) -> None:
     out.print_json(json.dumps(value, ensure_ascii=False))
-
-
-def _print_proof(session: Session, result: dict[str, Any]) -> None:
-    kl = result["kl"]
-    low, high = kl["gap_closed_ci95"]
-    table = Table("arm", f"KL from the prompted model ({kl['unit']})", box=None, pad_edge=False)
-    for arm in ("base", "baked", "reprompted"):
-        table.add_row(arm, f"{kl[arm]:.4f}")
-    out.print(table)
-    verdict = "passed" if result["passed"] else "FAILED"
-    bar = result["bars"]["kl.gap_closed"]["min"]
-    out.print(
-        f"gap closed on {result['held_out']['queries']} held-out queries: "
-        f"{kl['gap_closed']:.3f} (95 % interval {low:.3f} to {high:.3f}); "
-        f"bar {bar:g}: {verdict}",
-        soft_wrap=True,
-    )
-    out.print(str(session.run.report), soft_wrap=True)
-
-
-def _print_plan(plan: Plan) -> None:
-    amounts = {"calls": "calls", "prefill": "prefill", "cached_prefill": "cached"}
-    amounts |= {"sampled": "sampled", "trained": "trained"}
-    table = Table("work", *amounts.values(), "dollars", "minutes", box=None, pad_edge=False)
-    for row in plan.rows:
-        usage, spent = row.quote.usage, row.spent
-        dollars = f"{usage.dollars:.4f}" if row.quote.priced else "?"
-        predicted = [f"{getattr(usage, name):,}" for name in amounts]
-        table.add_row(row.key, *predicted, dollars, _minutes(row.quote.seconds))
-        if spent:
-            actual = [f"{getattr(spent, name):,}" for name in amounts]
-            table.add_row("  so far", *actual, f"{spent.dollars:.4f}", "", style="dim")
-    out.print(table)
-    dollars = "an unknown price" if plan.dollars is None else f"${plan.dollars:.4f}"
-    out.print(f"in all: {dollars}, {_minutes(plan.seconds)} minutes; {plan.basis}", soft_wrap=True)
-    if plan.spent:
-        out.print(f"spent so far: ${plan.spent:.4f}", soft_wrap=True)
-    if plan.max_dollars is not None:
-        out.print(f"budget.max_dollars: ${plan.max_dollars:.4f}", soft_wrap=True)
-    for source in plan.sources:
-        out.print(f"prices: {source}", soft_wrap=True)
-
-
-def _print_spent(session: Session) -> None:
-    if session.budget.dollars:
-        spent = ", ".join(
-            f"{what} ${usage.dollars:.4f}" for what, usage in session.budget.by_work().items()
-        )
-        out.print(f"spent so far: ${session.budget.dollars:.4f} ({spent})", soft_wrap=True)
-
-
-def _minutes(seconds: float | None) -> str:
-    return "?" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def _stream(pieces: Iterator[str]) -> None:

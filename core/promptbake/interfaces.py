@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from promptbake.budget import Budget
 from promptbake.types import (
     Answer,
     Checkpoint,
@@ -48,31 +49,6 @@ class Pending(Protocol[T_co]):
 
     def result(self) -> T_co:
         """Wait for the value."""
-        ...
-
-
-class Hold(Protocol):
-    """Money that is kept back for work that has been sent."""
-
-    def settle(self, usage: Usage) -> None:
-        """The work is done, and this is what it came to; `Usage()` where it came to nothing."""
-        ...
-
-
-class Budget(Protocol):
-    """What a run may spend, and what it has spent."""
-
-    @property
-    def capped(self) -> bool:
-        """Whether there is a cap, so that a price must be known."""
-        ...
-
-    def hold(self, what: str, usage: Usage) -> Hold:
-        """Keep back what the work may come to at most, before it is sent.
-
-        `what` is the kind of work, as in `types.Work`. Raises BudgetError where the cap would be
-        passed. Work that is never settled counts as spent.
-        """
         ...
 
 

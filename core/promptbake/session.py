@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from promptbake.budget import Ledger
 from promptbake.checkpoints import read_adapter
 from promptbake.config import Config, Resolved, resolve
 from promptbake.conversations import read_text
 from promptbake.errors import BakeError
 from promptbake.interfaces import Backend, Model
+from promptbake.ledger import Ledger
 from promptbake.plugins import Registry, load
 from promptbake.progress import Reporter
 from promptbake.runs import Run

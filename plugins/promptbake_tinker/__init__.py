@@ -22,7 +22,7 @@ def tinker_backend(
     steps_in_flight: Count = 2,
     calls_in_flight: Count = 64,
     deadline: Positive = 1800.0,
-    state_ttl: Positive = 7 * 86400.0,
+    state_ttl: Annotated[float, Ge(3600)] = 7 * 86400.0,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: Positive = 1e-12,
     max_grad_norm: NotNegative = 0.0,

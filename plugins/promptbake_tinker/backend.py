@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptbake.interfaces import Budget, Model, Trainer
+from promptbake.budget import Budget
+from promptbake.interfaces import Model, Trainer
 from promptbake.types import Checkpoint, Datums
 from promptbake_tinker.base import Base
 from promptbake_tinker.export import download_adapter

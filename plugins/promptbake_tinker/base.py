@@ -9,9 +9,9 @@ from typing import Any
 
 import tinker
 
+from promptbake.budget import Budget
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, cache
-from promptbake.interfaces import Budget
 from promptbake_tinker.local import LocalServer
 from promptbake_tinker.pace import HOSTED, UNKNOWN
 from promptbake_tinker.pace import TINY as TINY_PACE

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import tinker
 import torch
 from torch import Tensor
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Hold, Quote, Renderer, nobody
+from promptbake.interfaces import Quote, Renderer, nobody
 from promptbake.types import Completion, Span, Targets, TokenIds, Usage, Work
+from promptbake_tinker import answers
 from promptbake_tinker.base import Base
+from promptbake_tinker.calls import Calls
 
 UNKNOWN_TO_IT = "may predate"  # how the SDK says that a service ignored a part of a request
-T = TypeVar("T")
-NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 
 
 class TinkerModel:
@@ -93,7 +92,7 @@ class TinkerModel:
                 tokens = tokens[:-1]
             return Completion(tokens, complete)
 
-        calls = _Calls(self.base, "sample", [(len(prompt), max_tokens) for prompt in prompts])
+        calls = Calls(self.base, "sample", [(len(prompt), max_tokens) for prompt in prompts])
         return calls.made(submit, read, lambda index: f"response {index + 1}")
 
     def stream(
@@ -130,18 +129,18 @@ class TinkerModel:
 
         def read(index: int, answer: Any) -> Targets:
             calls.settle(index, answer, sampled=1)
-            ids, logprobs = _top(answer, spans[index], k)
+            ids, logprobs = answers.top_k(answer, spans[index], k)
             if asked:
-                drawn = _alternatives(answer, spans[index])
+                drawn = answers.alternatives(answer, spans[index])
             elif draws:
-                drawn = _realised(answer, spans[index], logprobs)
+                drawn = answers.realised(answer, spans[index], logprobs)
             else:
                 nothing = torch.zeros(len(ids), 0)
                 drawn = nothing.long(), nothing, nothing
-            return Targets(ids, logprobs, *_outside(ids, *drawn))
+            return Targets(ids, logprobs, *answers.outside(ids, *drawn))
 
-        calls = _Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
-        return calls.made(submit, read, lambda index: _named(spans[index]))
+        calls = Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
+        return calls.made(submit, read, lambda index: answers.named(spans[index]))
 
     def draws_alternatives(self, span: Span, draws: int) -> bool:
         """Whether the service draws tokens at a prompt's positions: asks it for one call's."""
@@ -176,14 +175,14 @@ class TinkerModel:
         def read(index: int, answer: Any) -> Tensor:
             calls.settle(index, answer, sampled=1)
             if answer.target_prompt_logprobs is None:
-                raise _misses("target_prompt_logprobs", spans[index])
+                raise answers.misses("target_prompt_logprobs", spans[index])
             scored: Tensor = answer.target_prompt_logprobs.to_torch().float()
             if len(scored) != len(spans[index].tokens) - 1:
-                raise _misses("target_prompt_logprobs", spans[index], scored)
+                raise answers.misses("target_prompt_logprobs", spans[index], scored)
             return scored[-spans[index].n_response :]
 
-        calls = _Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
-        found = dict(calls.made(submit, read, lambda index: _named(spans[index])))
+        calls = Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
+        found = dict(calls.made(submit, read, lambda index: answers.named(spans[index])))
         yield from (found[index] for index in range(len(spans)))
 
     def quote(self, work: Work) -> Quote:
@@ -210,111 +209,5 @@ def _usage(work: Work) -> Usage:
     return Usage(rows, read - again, again, sampled)
 
 
-class _Calls:
-    """Calls of one kind, each held against the budget while it is under way."""
-
-    def __init__(self, base: Base, kind: str, sizes: Sequence[tuple[int, int]]) -> None:
-        self._base, self._kind, self._sizes = base, kind, sizes
-        self._holds: dict[int, Hold] = {}
-
-    def made(
-        self,
-        submit: Callable[[int], Any],
-        read: Callable[[int, Any], T],
-        what: Callable[[int], str],
-    ) -> Iterator[tuple[int, T]]:
-        """What is read from each answer as it comes, with its index."""
-
-        def held(index: int) -> Any:
-            read, sampled = self._sizes[index]
-            usage = self._priced(Usage(calls=1, prefill=read, sampled=sampled))
-            self._holds[index] = self._base.budget.hold(self._kind, usage)
-            return submit(index)
-
-        def failed(index: int) -> None:
-            self._holds[index].settle(Usage())  # it is not billed
-
-        return self._base.service.gather(len(self._sizes), held, read, what, failed)
-
-    def settle(self, index: int, answer: Any, sampled: int) -> None:
-        """What the answer says that it came to."""
-        cached = answer.prompt_cache_hit_tokens
-        read = self._sizes[index][0] - cached
-        self._holds[index].settle(self._priced(Usage(1, read, cached, sampled)))
-
-    def _priced(self, usage: Usage) -> Usage:
-        return self._base.prices.priced(usage) if self._base.prices else usage
-
-
 def _input(tokens: TokenIds) -> tinker.ModelInput:
     return tinker.ModelInput.from_ints(list(tokens))
-
-
-def _top(answer: Any, span: Span, k: int) -> tuple[Tensor, Tensor]:
-    """The top K [N, K] of the response positions, most likely first."""
-    found = answer.topk_prompt_logprobs_np
-    if found is None:
-        raise _misses("topk_prompt_logprobs", span)
-    ids = torch.from_numpy(found.token_ids).long()
-    logprobs = torch.from_numpy(found.logprobs).float()
-    if len(ids) != len(span.tokens) or not ids.shape == logprobs.shape:
-        raise _misses("topk_prompt_logprobs", span, logprobs)
-    ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
-    if ids.shape[1] > k or bool((logprobs < NOT_SCORED).any()):
-        raise _misses("topk_prompt_logprobs", span, logprobs)
-    if ids.shape[1] < k:
-        raise BakeError(
-            f"teacher.top_k = {k}: the service returns {ids.shape[1]} log-probabilities a "
-            "position; lower it"
-        )
-    order = logprobs.argsort(dim=1, descending=True, stable=True)
-    return ids.gather(1, order), logprobs.gather(1, order)
-
-
-def _alternatives(answer: Any, span: Span) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, log-probabilities and measure [N, M] of draws from the whole distribution."""
-    ids = answer.prompt_alt_tokens.tokens.to_torch().long()
-    logprobs = answer.prompt_alt_tokens.logprobs.to_torch().float()
-    if len(ids) != len(span.tokens) - 1 or ids.shape != logprobs.shape:
-        raise _misses("prompt_alt_tokens", span, logprobs)
-    ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
-    return ids, logprobs, (-logprobs).exp() / ids.shape[1]
-
-
-def _realised(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The response's own token [N, 1], drawn with the probability p_T(y) of its temperature T.
-
-    p_T(y) = p(y)^(1/T) / Z. Of Z, the sum of p^(1/T) over the vocabulary, the top K's part is
-    known; the tail's is taken as if its tokens were half as likely as the K-th.
-    """
-    if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
-        raise _misses("prompt_logprobs", span)
-    ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :].unsqueeze(1)
-    power = 1 / max(span.temperature, 1e-2)
-    tail = (-torch.expm1(top.logsumexp(dim=1, keepdim=True))).clamp(min=0)
-    typical = top[:, -1:] - math.log(2)
-    normaliser = (power * top).exp().sum(dim=1, keepdim=True)
-    normaliser = normaliser + tail * ((power - 1) * typical).exp()
-    return ids, logprobs, normaliser * (-power * logprobs).exp()
-
-
-def _outside(
-    top_ids: Tensor, ids: Tensor, logprobs: Tensor, measure: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same draws, with measure 0 for those that fell into the top K."""
-    inside = (ids.unsqueeze(2) == top_ids.unsqueeze(1)).any(dim=2)
-    return ids, logprobs, measure.masked_fill(inside, 0.0)
-
-
-def _named(span: Span) -> str:
-    return f"{span.name or 'a sequence'}, its scoring"
-
-
-def _misses(field: str, span: Span, found: Tensor | None = None) -> BakeError:
-    shape = "nothing" if found is None else f"{tuple(found.shape)}"
-    return BakeError(
-        f"{span.name or 'a sequence'}: the service's answer has {shape} as {field}, for "
-        f"{span.n_response} response tokens at the end of {len(span.tokens)}; what it answered "
-        "otherwise is kept, and the same command asks for this one again"
-    )

@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import tinker
 
+from promptbake.budget import Budget
 from promptbake.errors import BakeError, BudgetError
-from promptbake.interfaces import Budget
 
 T = TypeVar("T")
 U = TypeVar("U")

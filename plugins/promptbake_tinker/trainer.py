@@ -12,9 +12,10 @@ import tinker
 import torch
 from torch import Tensor
 
+from promptbake.budget import Hold
 from promptbake.errors import BakeError
 from promptbake.files import write_json
-from promptbake.interfaces import Hold, Model, Objective, Pending, State
+from promptbake.interfaces import Model, Objective, Pending, State
 from promptbake.types import Checkpoint, Datums, Example, Message, Span, Usage
 from promptbake_tinker.datums import data_of, response_logprobs, wide_datum
 from promptbake_tinker.model import TinkerModel

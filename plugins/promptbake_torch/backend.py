@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from promptbake.budget import Budget
 from promptbake.errors import BakeError
-from promptbake.interfaces import Budget, Model, Trainer
+from promptbake.interfaces import Model, Trainer
 from promptbake.types import Checkpoint, Datums
 from promptbake_torch.loading import Loader
 from promptbake_torch.lora import LoraSettings, LoraTrainer, load_adapter

@@ -12,9 +12,10 @@ import pytest
 from torch import Tensor
 
 from promptbake import bake, data, plan, verify
+from promptbake.budget import Budget
 from promptbake.config import resolve
 from promptbake.conversations import read
-from promptbake.interfaces import Budget, Objective, Pending, Quote, Trainer
+from promptbake.interfaces import Objective, Pending, Quote, Trainer
 from promptbake.plan import Plan
 from promptbake.plugins import Offer, Registry
 from promptbake.progress import SilentReporter

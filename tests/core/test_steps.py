@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptbake import bake, data
-from promptbake.bake import Step, steps
-from promptbake.budget import Ledger
+from promptbake.budget import Budget, Hold
 from promptbake.config import resolve
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import read_json_lines
-from promptbake.interfaces import Budget, Hold, Model, Objective, Pending, State, Trainer
+from promptbake.interfaces import Model, Objective, Pending, State, Trainer
+from promptbake.ledger import Ledger
+from promptbake.loop import Step, steps
 from promptbake.objective import TailedLoss
 from promptbake.plugins import Offer, Registry, load
 from promptbake.progress import SilentReporter

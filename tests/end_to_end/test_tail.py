@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from promptbake.bake import steps
 from promptbake.budget import NoBudget
 from promptbake.datums import align_all
 from promptbake.divergence import Yardstick, gap_closed
 from promptbake.interfaces import Generation
+from promptbake.loop import steps
 from promptbake.objective import TailedLoss
 from promptbake.queries import load_queries, plan, split
 from promptbake.responses import generate

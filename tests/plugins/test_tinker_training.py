@@ -12,8 +12,8 @@ import torch
 from tinker_double import examples, material, opened, serving, torch_twin
 from torch import Tensor
 
-from promptbake.bake import steps
 from promptbake.divergence import Yardstick, gap_closed
+from promptbake.loop import steps
 from promptbake.objective import TailedLoss
 from promptbake.schedule import Schedule
 from promptbake.types import Checkpoint, Datums, Example, Tail

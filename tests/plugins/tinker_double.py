@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from promptbake.budget import NoBudget
+from promptbake.budget import Budget, NoBudget
 from promptbake.datums import align_all
-from promptbake.interfaces import Budget, Generation
+from promptbake.interfaces import Generation
 from promptbake.queries import load_queries, plan, split
 from promptbake.responses import generate
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer

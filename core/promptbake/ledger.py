@@ -1,0 +1,103 @@
+"""What a run has spent, on disk, and the cap that it stays under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from promptbake.budget import Hold, NoBudget
+from promptbake.errors import BudgetError
+from promptbake.files import JsonLines, read_json_lines
+from promptbake.types import Usage
+
+CENT = 1e-9  # dollars: rounding, and less than any service bills
+
+
+class Ledger:
+    """A budget in a run's costs.jsonl: a line when money is held back, one when it is settled.
+
+    What a kill left unsettled has been sent, so it counts as spent. Without `max_dollars` there is
+    no cap, and the ledger is kept all the same.
+    """
+
+    def __init__(self, path: Path, max_dollars: float | None) -> None:
+        self._path, self._cap = path, max_dollars
+        self.stage = ""  # the one at work, which names what is held
+        self._file: JsonLines | None = None
+        # The last line of a number is the one that counts.
+        self._holds = {line["id"]: _usage(line) for line in read_json_lines(path)}
+        self._dollars = sum(usage.dollars for _, usage in self._holds.values())
+
+    @property
+    def capped(self) -> bool:
+        """Whether there is a cap."""
+        return self._cap is not None
+
+    @property
+    def dollars(self) -> float:
+        """Spent or held back so far."""
+        return self._dollars
+
+    def by_work(self) -> dict[str, Usage]:
+        """What each kind of work came to so far."""
+        totals: dict[str, Usage] = {}
+        for what, usage in self._holds.values():
+            totals[what] = totals.get(what, Usage()) + usage
+        return totals
+
+    def hold(self, what: str, usage: Usage) -> Hold:
+        """Keep back what the work may come to at most. Raises BudgetError.
+
+        Where no stage is at work, as in a chat, nothing is held and nothing is put on record.
+        """
+        if not self.stage:
+            return NoBudget()
+        spent = self.dollars
+        if self._cap is not None and spent + usage.dollars > self._cap + CENT:
+            raise BudgetError(
+                f"budget.max_dollars = {self._cap:g}: ${spent:.4f} is spent, and the next piece of "
+                f"{what} may take ${usage.dollars:.4f}; raise it and run the same command again, "
+                "it goes on from here"
+            )
+        what = f"{self.stage}: {what}"
+        number = max(self._holds, default=-1) + 1
+        self.write(number, what, usage, settled=False)
+        return LedgerHold(self, number, what)
+
+    def start_anew(self) -> None:
+        """The run has been moved away with its costs, and a new one begins."""
+        self.close()
+        self._holds.clear()
+        self._dollars = 0.0
+
+    def close(self) -> None:
+        """Close the file, until something is held again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def write(self, number: int, what: str, usage: Usage, settled: bool) -> None:
+        """Put a hold, or what it came to, on record."""
+        _, before = self._holds.get(number, (what, Usage()))
+        self._dollars += usage.dollars - before.dollars
+        self._holds[number] = (what, usage)
+        if self._file is None:
+            self._file = JsonLines(self._path)
+        line = {"id": number, "what": what, "settled": settled}
+        used = {name: value for name, value in vars(usage).items() if value}
+        self._file.append(line | used)
+
+
+class LedgerHold:
+    """One line that is not settled yet."""
+
+    def __init__(self, ledger: Ledger, number: int, what: str) -> None:
+        self._ledger, self._number, self._what = ledger, number, what
+
+    def settle(self, usage: Usage) -> None:
+        """What the work came to."""
+        self._ledger.write(self._number, self._what, usage, settled=True)
+
+
+def _usage(line: dict[str, Any]) -> tuple[str, Usage]:
+    return line["what"], Usage(**{name: line[name] for name in vars(Usage()) if name in line})
