@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from promptbake.errors import BakeError
 from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Backend, Teacher
 
@@ -40,6 +42,7 @@ def tinker_backend(
     LoRA on the unembedding, too. `prices` replaces the table: `prefill`, `sample` and `train` in
     dollars per million tokens.
     """
+    _check_installed()
     from promptbake_tinker.backend import TinkerBackend
     from promptbake_tinker.settings import Settings
 
@@ -63,9 +66,21 @@ def tinker_backend(
 
 def tinker_teacher() -> Teacher:
     """The prompted base model on Tinker, whichever backend opened it there."""
+    _check_installed()
     from promptbake_tinker.teacher import TinkerTeacher
 
     return TinkerTeacher()
+
+
+def _check_installed() -> None:
+    try:
+        missing = [name for name in ("tinker", "tinker_cookbook") if find_spec(name) is None]
+    except ValueError:  # what find_spec raises for a module that is None
+        missing = ["tinker"]
+    if missing:
+        raise BakeError(
+            f"the plugin tinker needs the module {missing[0]}: pip install 'promptbake[tinker]'"
+        )
 
 
 @hookimpl

@@ -84,10 +84,13 @@ class Base:
 def _local_folder(name: str) -> Path:
     if name != TINY:
         return Path(name)
+    import transformers
+
     from promptbake.testing.tiny import save_tiny
 
     target = cache() / "loopback" / TINY
     if not target.exists():
+        transformers.logging.disable_progress_bar()
         with atomic_folder(target) as new:
             save_tiny(new)
     return target

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from promptbake.errors import BakeError
+from promptbake_tinker.service import started
 
+START_SECONDS = 120.0  # it imports torch, and loads a model
 KEY = "tml-loopback"
 
 
@@ -38,7 +40,11 @@ class LocalServer:
     def url(self) -> str:
         """Its address, once it is there. Raises BakeError where it could not start."""
         assert self._process.stdout is not None
-        url = self._process.stdout.readline().strip()
+        try:
+            url = started(self._process.stdout.readline).result(START_SECONDS).strip()
+        except TimeoutError:
+            self.close()
+            url = ""
         if not url:
             assert self._process.stderr is not None
             reason = (self._process.stderr.read().strip().splitlines() or ["no reason"])[-1]

@@ -19,7 +19,7 @@ from promptbake.errors import BakeError, BudgetError
 T = TypeVar("T")
 U = TypeVar("U")
 PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
-CONNECT_SECONDS = 45.0  # the SDK itself goes on trying for five minutes
+CONNECT_SECONDS = 45.0
 ATTEMPTS = 3  # at a call that the service failed, and did not bill
 CLOSE_SECONDS = 5.0
 GOES_ON = "the same command goes on from here"
@@ -151,18 +151,9 @@ class Service:
         return client
 
     def _connected(self, connect: Callable[[], T]) -> T:
-        """What connecting gives; the SDK has no deadline of its own for it."""
-        outcome: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                outcome.set_result(connect())
-            except Exception as error:
-                outcome.set_exception(error)
-
-        threading.Thread(target=work, daemon=True).start()
+        """What connecting gives; the SDK itself would go on trying for minutes."""
         try:
-            return outcome.result(timeout=min(self.deadline, CONNECT_SECONDS))
+            return started(connect).result(timeout=min(self.deadline, CONNECT_SECONDS))
         except TimeoutError:
             raise BakeError(
                 f"{self.where}: does not answer; check the network, and TINKER_BASE_URL or "
@@ -184,6 +175,20 @@ class Waiting(Generic[T]):
         if not self._value:
             self._value.append(self._then(self._service.wait(self._future, self._what)))
         return self._value[0]
+
+
+def started(work: Callable[[], T]) -> Future[T]:
+    """Work in a thread that nobody has to wait for: for what has no deadline of its own."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
 
 
 def api_key() -> str | None:

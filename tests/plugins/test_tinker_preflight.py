@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,18 @@ def test_prices_are_the_tables_or_those_given() -> None:
     assert prices_of("some/model", None) is None
     with pytest.raises(BakeError, match="expected prefill, sample, train"):
         prices_of("some/model", {"prefill": 1.0})
+
+
+def test_without_the_extra_the_line_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['tinker'] = None\n"
+        "from promptbake.cli import main\n"
+        "main(['plan', sys.argv[1], '--profile', 'tinker'])"
+    )
+    prompt = Path(__file__).parents[2] / "prompts" / "yoda.md"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(prompt)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'promptbake[tinker]'" in done.stderr
+    assert "Traceback" not in done.stderr
