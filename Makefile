@@ -57,13 +57,13 @@ plugins: $(READY) ## list what can be plugged in, and what did not load
 	@$(BAKE) plugins
 
 test: $(READY) ## run the tests; needs no network and no key
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses=auto
 
 check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses=auto
 
 bench-tinker: $(READY) ## what a bake takes of Tinker, beside the reference recipe
 	.venv/bin/python ci/bench_tinker.py

@@ -146,11 +146,11 @@ def _inputs(session: Session) -> dict[str, object]:
     config = session.config
     train = config.train
     options = {
-        kind: dict(config.options_of(kind, name))
-        for kind, name in (
-            ("teachers", config.teacher.source),
-            ("losses", train.loss),
-            ("backends", train.backend),
+        kind: session.telling_options(kind, name, key)
+        for kind, name, key in (
+            ("teachers", config.teacher.source, "teacher.source"),
+            ("losses", train.loss, "train.loss"),
+            ("backends", train.backend, "train.backend"),
         )
     }
     return {

@@ -152,6 +152,7 @@ def report(session: Session) -> None:
     """Write report.html again from verify.json and the metrics."""
     from promptbake import report
 
+    session.refuse_address("report")
     report.write(session.run)
     out.print(str(session.run.report), soft_wrap=True)
 

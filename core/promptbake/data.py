@@ -199,7 +199,7 @@ def inputs_of(session: Session, queries: tuple[Query, ...]) -> dict[str, object]
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "queries": digest(queries),
-        "options": dict(options),
+        "options": session.telling_options("data_providers", provider, "data.provider"),
         "files": {
             name: digest_file(value)
             for name, value in checked.items()

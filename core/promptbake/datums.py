@@ -10,7 +10,9 @@ from promptbake.interfaces import Model
 from promptbake.types import Conversation, Datum, Message, Prompt, TokenIds
 
 
-def align(conversation: Conversation, prompt: Prompt, model: Model) -> Datum:
+def align(
+    conversation: Conversation, prompt: Prompt, model: Model, check_context: bool = True
+) -> Datum:
     """Render a conversation without and with the prompt, and end both with the same response.
 
     The response is tokenised by itself, as it is generated: after the rendered turns, not as a
@@ -21,21 +23,31 @@ def align(conversation: Conversation, prompt: Prompt, model: Model) -> Datum:
     student = model.renderer.prompt(query) + tokens
     teacher = model.renderer.prompt(query, system=prompt.text) + tokens
     for ids, who in ((student, "without"), (teacher, "with")):
-        if len(ids) > model.context_tokens:
+        if check_context and len(ids) > model.context_tokens:
             raise BakeError(
                 f"conversation {conversation.id}: {len(ids)} tokens {who} the prompt, and the "
                 f"context of {model.name} holds {model.context_tokens}"
             )
-    temperature = float(conversation.meta.get("temperature") or 1.0)
-    return Datum(conversation.id, conversation.query_id, student, teacher, len(tokens), temperature)
+    temperature = conversation.meta.get("temperature")
+    return Datum(
+        conversation.id,
+        conversation.query_id,
+        student,
+        teacher,
+        len(tokens),
+        1.0 if temperature is None else float(temperature),
+    )
 
 
 def align_all(
-    conversations: Iterable[Conversation], prompt: Prompt, model: Model
+    conversations: Iterable[Conversation],
+    prompt: Prompt,
+    model: Model,
+    check_context: bool = True,
 ) -> tuple[Datum, ...]:
     """Every conversation's datum, in the order of their ids."""
     ordered = sorted(conversations, key=lambda conversation: conversation.id)
-    return tuple(align(conversation, prompt, model) for conversation in ordered)
+    return tuple(align(conversation, prompt, model, check_context) for conversation in ordered)
 
 
 def common_prefix(rows: Sequence[TokenIds]) -> TokenIds:

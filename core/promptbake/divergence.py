@@ -16,7 +16,7 @@ from promptbake.types import Datum, Span, Targets
 
 RESAMPLES = 2000
 KEEP_BYTES = 2**30
-CHUNK = 4  # datums that a model is asked about at a time
+CHUNK = 4  # datums that a model is asked about at a time, where each answer is the vocabulary
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Yardstick:
     def _measure(self, model: Model, side: Callable[[Datum], Span]) -> Divergence:
         nats: list[float] = []
         pairs = zip(self._datums, self._references(), strict=True)
-        while chunk := list(islice(pairs, CHUNK)):
+        size = CHUNK if self._targets is None else len(self._datums)
+        while chunk := list(islice(pairs, size)):
             spans = [side(datum) for datum, _ in chunk]
             ids = [reference.ids for _, reference in chunk if reference.ids is not None]
             students = model.logprobs(spans, ids or None)

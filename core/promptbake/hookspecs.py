@@ -1,7 +1,9 @@
 """The hooks. Each returns a mapping from a name to a factory.
 
 A factory's keyword arguments, with their annotations and defaults, are the options that a user
-sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. Keep the
+sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. A run is made
+anew where an option differs from the one that it was made with, unless the option is annotated as
+`Annotated[..., TUNING]`. Keep the
 module that holds the hooks light: import heavy packages inside the factories.
 """
 
@@ -16,6 +18,8 @@ from promptbake.interfaces import Backend, DataProvider, Evaluator, Loss, Teache
 
 hookspec = pluggy.HookspecMarker("promptbake")
 hookimpl = pluggy.HookimplMarker("promptbake")
+
+TUNING = object()  # annotates an option that changes how work is done, not what comes of it
 
 T = TypeVar("T")
 Factories = Mapping[str, Callable[..., T]]

@@ -8,7 +8,6 @@ from typing import Any
 
 from promptbake import data
 from promptbake.datums import align_all, common_prefix
-from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Quote
 from promptbake.objective import TailedLoss
 from promptbake.queries import load_questions
@@ -95,8 +94,7 @@ class _Sequences:
 
 def make(session: Session) -> Plan:
     """Plan the job that `data`, `bake` and `verify` would do with this config."""
-    if session.address:
-        raise BakeError(f"{session.address}: is a checkpoint; to plan, give a prompt's file")
+    session.refuse_address("plan")
     prepared = data.prepare(session, frozenset())
     state, _ = session.run.state("data", data.inputs_of(session, prepared.queries))
     known = state == "done"
@@ -108,7 +106,7 @@ def make(session: Session) -> Plan:
                 tuple((len(datum.teacher_ids), datum.n_response) for datum in datums),
             )
             for datums in (
-                align_all(found, session.prompt, session.base)
+                align_all(found, session.prompt, session.base, check_context=False)
                 for found in (dataset.training, dataset.held_out)
             )
         ]

@@ -17,7 +17,7 @@ import pydantic
 
 from promptbake import hookspecs
 from promptbake.errors import BakeError
-from promptbake.hookspecs import HOOKS
+from promptbake.hookspecs import HOOKS, TUNING
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
@@ -79,6 +79,15 @@ class Offer:
                     f"{key}.{name}: {problem[0].lower()}{problem[1:]}; found {value!r}"
                 ) from None
         return checked
+
+    def telling(self, options: Mapping[str, object]) -> dict[str, object]:
+        """The options that the result depends on: all but those that are annotated as tuning."""
+        annotations = _parameter_types(self.factory)
+        return {
+            name: value
+            for name, value in options.items()
+            if TUNING not in getattr(annotations.get(name), "__metadata__", ())
+        }
 
     def make(self, options: Mapping[str, object]) -> Any:
         """Call the factory with checked options. Raises BakeError where one is missing, too."""

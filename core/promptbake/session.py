@@ -50,8 +50,7 @@ class Session:
     @contextmanager
     def at_work(self, stage: str) -> Iterator[None]:
         """Keep others out while a stage works in the run; what it pays for is on its account."""
-        if self.address:
-            raise BakeError(f"{self.address}: is a checkpoint; to {stage}, give a prompt's file")
+        self.refuse_address(stage)
         with self.run.locked():
             self.budget.stage = stage
             try:
@@ -59,6 +58,16 @@ class Session:
             finally:
                 self.budget.stage = ""
                 self.budget.close()
+
+    def refuse_address(self, what_for: str) -> None:
+        """Raise BakeError where there is a checkpoint's address in the place of a prompt."""
+        if self.address:
+            raise BakeError(f"{self.address}: is a checkpoint; to {what_for}, give a prompt's file")
+
+    def telling_options(self, kind: str, name: str, key: str) -> dict[str, object]:
+        """The options of that plugin that its result depends on."""
+        offer = self.registry.choose(kind, name, key)
+        return offer.telling(self.config.options_of(kind, name))
 
     def make(self, kind: str, name: str, key: str) -> Any:
         """The plugin's object of that kind and name, with its options; `key` named it."""

@@ -109,7 +109,7 @@ def stored_targets(session: Session, datums: Sequence[Datum], draws: int) -> Ite
     store = TargetStore(
         session.run.targets,
         teacher=config.teacher.source,
-        options=dict(config.options_of("teachers", config.teacher.source)),
+        options=session.telling_options("teachers", config.teacher.source, "teacher.source"),
         model=session.base.digest,
         k=config.teacher.top_k,
         draws=draws,

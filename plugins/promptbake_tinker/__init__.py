@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from math import inf
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from promptbake.errors import BakeError
-from promptbake.hookspecs import Factories, hookimpl
+from promptbake.hookspecs import TUNING, Factories, hookimpl
 from promptbake.interfaces import Backend, Teacher
 
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
+NotNegative = Annotated[float, Ge(0), Lt(inf)]
+Share = Annotated[float, Ge(0), Lt(1)]
 
 
 def tinker_backend(
     *,
     renderer: str = "auto",
-    base_url: str | None = None,
+    base_url: Annotated[str | None, TUNING] = None,
     loopback: bool = False,
-    steps_in_flight: Count = 2,
-    calls_in_flight: Count = 64,
-    deadline: Positive = 1800.0,
-    state_ttl: Annotated[float, Ge(3600)] = 7 * 86400.0,
-    betas: tuple[float, float] = (0.9, 0.95),
+    steps_in_flight: Annotated[Count, TUNING] = 2,
+    calls_in_flight: Annotated[Count, TUNING] = 64,
+    deadline: Annotated[Positive, TUNING] = 1800.0,
+    state_ttl: Annotated[float, Ge(3600), TUNING] = 7 * 86400.0,
+    betas: tuple[Share, Share] = (0.9, 0.95),
     eps: Positive = 1e-12,
     max_grad_norm: NotNegative = 0.0,
     train_unembed: bool = True,
-    prices: dict[str, float] | None = None,
+    prices: Annotated[dict[str, NotNegative] | None, TUNING] = None,
 ) -> Backend:
     """Bake into a LoRA on Tinker, or on a server that speaks its protocol at `base_url`.
 

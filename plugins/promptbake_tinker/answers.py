@@ -11,6 +11,7 @@ from torch import Tensor
 from promptbake.errors import BakeError
 from promptbake.types import Span
 
+NEVER = 1e-9  # a probability: the response is not this model's own
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 
 
@@ -42,6 +43,8 @@ def alternatives(answer: Any, span: Span) -> tuple[Tensor, Tensor, Tensor]:
     if len(ids) != len(span.tokens) - 1 or ids.shape != logprobs.shape:
         raise misses("prompt_alt_tokens", span, logprobs)
     ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
+    if bool((logprobs < NOT_SCORED).any()):
+        raise misses("prompt_alt_tokens", span, logprobs)
     return ids, logprobs, (-logprobs).exp() / ids.shape[1]
 
 
@@ -60,7 +63,14 @@ def realised(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tens
     typical = top[:, -1:] - math.log(2)
     normaliser = (power * top).exp().sum(dim=1, keepdim=True)
     normaliser = normaliser + tail * ((power - 1) * typical).exp()
-    return ids, logprobs, normaliser * (-power * logprobs).exp()
+    drawn_with = (power * logprobs).exp() / normaliser
+    if bool((drawn_with < NEVER).any()):
+        raise BakeError(
+            f"{span.name or 'a sequence'}: has a token that the prompted model would not say at "
+            f"temperature {span.temperature:g} in a billion times, so it cannot stand for the "
+            "tail; set train.tail=bucket"
+        )
+    return ids, logprobs, 1 / drawn_with
 
 
 def outside(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from promptbake.budget import Budget
+from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Trainer
 from promptbake.types import Checkpoint, Datums
 from promptbake_tinker.base import Base
@@ -31,7 +32,9 @@ class TinkerBackend:
         return TinkerTrainer(_ours(base), self.name, rank, seed, datums)
 
     def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
-        """The weights at the checkpoint's address."""
+        """The weights at the checkpoint's address. Raises BakeError for no address of Tinker's."""
+        if not checkpoint.uri.startswith("tinker://"):
+            raise BakeError(f"{checkpoint.uri}: is no address on Tinker; one begins with tinker://")
         return TinkerModel(_ours(base).base, checkpoint.uri)
 
     def export(self, base: Model, checkpoint: Checkpoint, folder: Path) -> None:

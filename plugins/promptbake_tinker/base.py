@@ -42,7 +42,7 @@ class Base:
         if self.prices is None and budget.capped:
             raise BakeError(
                 f"budget.max_dollars: the prices of {name} are not known, so give them: "
-                "options.backends.tinker.prices={prefill=..., sample=..., train=...}, in dollars "
+                "options.backends.tinker.prices={prefill=...,sample=...,train=...}, in dollars "
                 "per million tokens"
             )
         self.pace = HOSTED
@@ -59,7 +59,8 @@ class Base:
             url, key = self._local.url, self._local.key
         else:
             key = api_key()
-        return Service(url, key, settings.deadline, settings.calls_in_flight, self.budget)
+        alive = self._local.check_alive if self._local else lambda: None
+        return Service(url, key, settings.deadline, settings.calls_in_flight, alive)
 
     @cached_property
     def offered(self) -> tinker.types.SupportedModel:

@@ -30,8 +30,12 @@ class Calls:
         def held(index: int) -> Any:
             read, sampled = self._sizes[index]
             usage = self._priced(Usage(calls=1, prefill=read, sampled=sampled))
-            self._holds[index] = self._base.budget.hold(self._kind, usage)
-            return submit(index)
+            hold = self._holds[index] = self._base.budget.hold(self._kind, usage)
+            try:
+                return submit(index)
+            except BaseException:
+                hold.settle(Usage())  # it was not sent
+                raise
 
         def failed(index: int) -> None:
             self._holds[index].settle(Usage())  # it is not billed

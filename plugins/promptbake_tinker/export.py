@@ -6,15 +6,19 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import tinker
 from tinker_cookbook import weights
 from tinker_cookbook.exceptions import TinkerCookbookError
 
 from promptbake.errors import BakeError
+from promptbake.inflight import started
 from promptbake.types import Checkpoint
 from promptbake_tinker.base import Base
-from promptbake_tinker.service import started
+from promptbake_tinker.service import reason_of
 
 
 def download_adapter(base: Base, checkpoint: Checkpoint, folder: Path) -> None:
@@ -30,10 +34,7 @@ def download_adapter(base: Base, checkpoint: Checkpoint, folder: Path) -> None:
             "says where the training state is; export a run that promptbake baked"
         )
     url, key = base.service.url, base.service.key
-    if key is not None:
-        os.environ.setdefault("TINKER_API_KEY", key)  # the cookbook takes it from nowhere else
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the cookbook calls what the SDK left
+    with tempfile.TemporaryDirectory() as scratch, _key_in_environment(key), _quiet():
         raw, peft = Path(scratch) / "tinker", Path(scratch) / "peft"
 
         def fetch() -> None:
@@ -49,8 +50,30 @@ def download_adapter(base: Base, checkpoint: Checkpoint, folder: Path) -> None:
                 f"{state}: is not here after {base.service.deadline:g} seconds; try again, or give "
                 "it longer by options.backends.tinker.deadline"
             ) from None
-        except (TinkerCookbookError, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise BakeError(f"{state}: could not be brought home: {reason}") from error
+        except (TinkerCookbookError, tinker.TinkerError, OSError) as error:
+            raise BakeError(f"{state}: could not be brought home: {reason_of(error)}") from error
         for file in peft.iterdir():
             shutil.copy2(file, folder)
+
+
+@contextmanager
+def _key_in_environment(key: str | None) -> Iterator[None]:
+    """The cookbook takes the key from nowhere else."""
+    before = os.environ.get("TINKER_API_KEY")
+    if key is not None:
+        os.environ["TINKER_API_KEY"] = key
+    try:
+        yield
+    finally:
+        if key is not None:
+            del os.environ["TINKER_API_KEY"]
+        if before is not None:
+            os.environ["TINKER_API_KEY"] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The cookbook still calls what the SDK has left behind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -6,13 +6,15 @@ import atexit
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
 from promptbake.errors import BakeError
-from promptbake_tinker.service import started
+from promptbake.inflight import started
 
 START_SECONDS = 120.0  # it imports torch, and loads a model
+END_SECONDS = 5.0
 KEY = "tml-loopback"
 
 
@@ -26,11 +28,13 @@ class LocalServer:
         os.environ["TINKER_TELEMETRY"] = "0"  # there is nobody to send it to
         state.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "promptbake_tinker.loopback", "--exit-with-parent"]
+        # What it complains of goes to a file: nobody would empty a pipe.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command, "--model", str(model), "--state", str(state), "--port", "0"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             env=os.environ | {"PYTHONWARNINGS": "ignore"},
         )
@@ -46,14 +50,25 @@ class LocalServer:
             self.close()
             url = ""
         if not url:
-            assert self._process.stderr is not None
-            reason = (self._process.stderr.read().strip().splitlines() or ["no reason"])[-1]
-            raise BakeError(
-                f"model.name = '{self._model}': the local server did not start: {reason}"
-            )
+            raise BakeError(f"{self._model}: the local server did not start: {self._last_word()}")
         return url
+
+    def check_alive(self) -> None:
+        """Raise BakeError where it has ended."""
+        if self._process.poll() is not None:
+            raise BakeError(
+                f"the local server has ended: {self._last_word()}; the same command goes on from "
+                "here"
+            )
 
     def close(self) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _last_word(self) -> str:
+        self._errors.seek(0)
+        return (self._errors.read().strip().splitlines() or ["it did not say why"])[-1]

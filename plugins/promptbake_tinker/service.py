@@ -5,16 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import tinker
 
-from promptbake.budget import Budget
-from promptbake.errors import BakeError, BudgetError
+from promptbake.errors import BakeError
+from promptbake.inflight import gather, started
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -22,6 +20,7 @@ PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
 CONNECT_SECONDS = 45.0
 ATTEMPTS = 3  # at a call that the service failed, and did not bill
 CLOSE_SECONDS = 5.0
+UNBILLED = (tinker.RequestFailedError, tinker.APIStatusError)
 GOES_ON = "the same command goes on from here"
 
 
@@ -29,12 +28,17 @@ class Service:
     """A session with the service at `url` (None for the hosted one)."""
 
     def __init__(
-        self, url: str | None, key: str | None, deadline: float, in_flight: int, budget: Budget
+        self,
+        url: str | None,
+        key: str | None,
+        deadline: float,
+        in_flight: int,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.url = url
         self.deadline = deadline
         self.in_flight = in_flight
-        self.budget = budget
+        self._alive = alive
         self.key = key
         self._last_word = _LastWord()
         self.client: tinker.ServiceClient = self._connected(self._open)
@@ -58,12 +62,17 @@ class Service:
 
     def wait(self, future: Any, what: str) -> Any:
         """The result of an SDK future. Raises BakeError where it failed or took too long."""
-        try:
-            return future.result(timeout=self.deadline)
-        except TimeoutError:
-            raise self._late(what) from None
-        except Exception as error:
-            raise self.explained(error, what) from error
+        found = gather(
+            1,
+            lambda _: future.future(),
+            lambda _, value: value,
+            lambda _, error: self.explained(error, what),
+            lambda _: self._late(what),
+            limit=1,
+            deadline=self.deadline,
+            alive=self._alive,
+        )
+        return next(value for _, value in found)
 
     def gather(
         self,
@@ -78,53 +87,41 @@ class Service:
         A call that the service failed is made again, a few times: it was not billed. Where one
         fails for good, or its answer cannot be read, the others under way are waited for first,
         so that what was paid for is kept; then the error goes on. `failed` is told of each
-        failure.
+        failure that is surely not billed.
         """
         attempts = dict.fromkeys(range(calls), 0)
-        waiting, under_way = list(range(calls))[::-1], dict[Future[Any], int]()
-        failure: Exception | None = None
-        while under_way or (waiting and failure is None):
-            while waiting and failure is None and len(under_way) < self.in_flight:
-                index = waiting.pop()
-                try:
-                    under_way[submit(index).future()] = index
-                except BudgetError as error:
-                    failure = error
-            done, _ = wait(under_way, timeout=self.deadline, return_when=FIRST_COMPLETED)
-            if under_way and not done:
-                raise failure or self._late(what(min(under_way.values())))
-            for future in done:
-                index = under_way.pop(future)
-                attempts[index] += 1
-                problem = future.exception()
-                if problem is None:
-                    try:
-                        found = read(index, future.result())
-                    except BakeError as error:
-                        failure = failure or error
-                        continue
-                    yield index, found
-                    continue
+
+        def ends(index: int, problem: BaseException) -> Exception | None:
+            attempts[index] += 1
+            if isinstance(problem, UNBILLED):
                 failed(index)
-                if _not_the_callers_fault(problem) and attempts[index] < ATTEMPTS:
-                    waiting.append(index)
-                else:
-                    failure = failure or self.explained(problem, what(index))
-        if failure is not None:
-            raise failure
+            if _not_the_callers_fault(problem) and attempts[index] < ATTEMPTS:
+                return None
+            return self.explained(problem, what(index))
+
+        return gather(
+            calls,
+            lambda index: submit(index).future(),
+            read,
+            ends,
+            lambda index: self._late(what(index)),
+            limit=self.in_flight,
+            deadline=self.deadline,
+            alive=self._alive,
+        )
 
     def explained(self, error: BaseException, what: str) -> Exception:
         """The error as a user can mend it, or as it is where nobody but us can."""
         if isinstance(error, BakeError):
             return error
-        reason = _reason(error)
+        reason = reason_of(error)
         if isinstance(error, tinker.AuthenticationError):
             return BakeError(f"TINKER_API_KEY: {self.where} refuses it: {reason}")
         if isinstance(error, tinker.BadRequestError | tinker.UnprocessableEntityError):
             return BakeError(f"{what}: {self.where} refuses it: {reason}")
         if isinstance(error, tinker.PermissionDeniedError):
             return BakeError(f"{what}: {self.where} does not permit it: {reason}")
-        if isinstance(error, tinker.NotFoundError):
+        if isinstance(error, tinker.NotFoundError) or "no such checkpoint" in reason:
             return BakeError(f"{what}: {self.where} knows no such thing: {reason}")
         if getattr(error, "status_code", None) == 402:
             return BakeError(
@@ -177,20 +174,6 @@ class Waiting(Generic[T]):
         return self._value[0]
 
 
-def started(work: Callable[[], T]) -> Future[T]:
-    """Work in a thread that nobody has to wait for: for what has no deadline of its own."""
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return outcome
-
-
 def api_key() -> str | None:
     """TINKER_API_KEY, or None where the SDK has other credentials. Raises BakeError."""
     key = os.environ.get("TINKER_API_KEY")
@@ -237,7 +220,8 @@ def _came_from_the_service(error: BaseException) -> bool:
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What an error says, without the SDK's own bookkeeping."""
     text = " ".join(str(error).split())
     for ending in (" for self.request_id", " and expected type"):
         text = text.partition(ending)[0]

@@ -35,6 +35,7 @@ class TinkerTrainer:
         self._backend, self._rank, self._seed, self._datums = backend, rank, seed, datums
         self._resumed_from: str | None = None
         self._sent = 0  # steps, for messages
+        self._saves = 0
         self.steps_in_flight = model.base.settings.steps_in_flight
 
     @cached_property
@@ -52,7 +53,16 @@ class TinkerTrainer:
                 seed=self._seed,
                 train_unembed=self._base.settings.train_unembed,
             )
-        client: tinker.TrainingClient = self._service.wait(future, what)
+        try:
+            client: tinker.TrainingClient = self._service.wait(future, what)
+        except BakeError as error:
+            if self._resumed_from is None or "no such checkpoint" not in str(error):
+                raise
+            raise BakeError(
+                f"{self._resumed_from}: is gone; states are kept for options.backends.tinker."
+                f"state_ttl seconds. Delete {self._states} to bake anew: data and the teacher's "
+                "answers are kept"
+            ) from None
         return client
 
     def preflight(self, *, k: int, draws: int) -> Sequence[str]:
@@ -155,7 +165,8 @@ class TinkerTrainer:
         A few names are used in turn: as many as may be under way, and the last one that is known
         to be whole.
         """
-        slot = step % (self.steps_in_flight + 2)
+        self._saves += 1
+        slot = self._saves % (self.steps_in_flight + 2)
         future = self.client.save_state(
             f"state-{slot}", ttl_seconds=int(self._base.settings.state_ttl), overwrite=True
         )
@@ -166,8 +177,15 @@ class TinkerTrainer:
         )
 
     def load_state(self, folder: Path) -> None:
-        """Go on from the address in it."""
-        self._resumed_from = json.loads((folder / RECORD).read_bytes())["state"]
+        """Go on from the address in it. Raises BakeError where there is none."""
+        try:
+            self._resumed_from = json.loads((folder / RECORD).read_bytes())["state"]
+        except (OSError, ValueError, KeyError) as error:
+            raise BakeError(
+                f"{folder / RECORD}: tells no state to go on from ({error!r}); delete "
+                f"{folder.parent} to bake anew"
+            ) from None
+        self._states = folder.parent
 
     def save_adapter(self, folder: Path) -> Checkpoint:
         """Weights to sample from and a state to export; tinker.json says where both are."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from promptbake.chat_template import ChatRenderer
 from promptbake.errors import BakeError
 from promptbake.types import TokenIds
 from promptbake_torch import forward
 from promptbake_torch.forward import Rows
-from promptbake_torch.renderer import ChatRenderer
 
 
 class Engine:

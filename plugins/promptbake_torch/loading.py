@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
+from promptbake.chat_template import ChatRenderer
 from promptbake.errors import BakeError
 from promptbake_torch.engine import Engine
-from promptbake_torch.renderer import ChatRenderer
 
 EDGE = 2**20  # bytes of each end of a weights file that its digest covers
 

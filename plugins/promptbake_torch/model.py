@@ -10,12 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from promptbake.chat_template import ChatRenderer
 from promptbake.interfaces import Quote, nobody
 from promptbake.objective import tail_measure
 from promptbake.types import Completion, Message, Span, Targets, TokenIds, Usage, Work
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
-from promptbake_torch.renderer import ChatRenderer
 
 SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
 SCORE_BATCH_ON_GPU = 16

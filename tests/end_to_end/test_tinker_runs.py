@@ -11,6 +11,8 @@ from command import promptbake
 from run_folder import settings
 from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
 
+from promptbake.errors import BakeError
+from promptbake_tinker.local import LocalServer
 from promptbake_tinker.loopback import KEY
 
 PRICES = "options.backends.tinker.prices={prefill=1.0, sample=2.0, train=3.0}"
@@ -153,3 +155,66 @@ def test_an_exported_adapter_goes_into_a_new_folder_only(on_tinker: TinkerRun) -
     lost = promptbake(*on_tinker.arguments("export"), "--to", on_tinker.folder / "other")
     assert "holds no adapter" in lost.complaint
     assert not (on_tinker.folder / "other").exists()
+
+
+def test_how_the_work_is_done_may_change_in_the_middle_of_it(
+    on_tinker: TinkerRun, undisturbed: Undisturbed
+) -> None:
+    on_tinker.start("bake").kill_when(lambda: n_steps(on_tinker) == 2)
+    said = on_tinker.finish(
+        "bake",
+        "options.backends.tinker.deadline=50",
+        "options.backends.tinker.calls_in_flight=3",
+        "options.backends.tinker.steps_in_flight=1",
+        PRICES,
+    )
+    assert "anew" not in said
+    assert same_weights(on_tinker.weights(), undisturbed.weights)
+    assert "baked already" in on_tinker.finish("bake", "options.backends.tinker.deadline=70")
+    anew = on_tinker.finish("bake", "options.backends.tinker.max_grad_norm=0.5")
+    assert "options.backends.max_grad_norm changed; baking anew" in anew
+
+
+def test_a_state_that_is_gone_says_what_to_delete(on_tinker: TinkerRun) -> None:
+    on_tinker.start("bake").kill_when(lambda: n_steps(on_tinker) == 3)
+    (state,) = (on_tinker.run / "checkpoints").glob("step-*")
+    record = json.loads((state / "tinker.json").read_bytes())
+    lost = record | {"state": record["state"] + "-gone"}
+    (state / "tinker.json").write_text(json.dumps(lost))
+    complaint = on_tinker.do("bake").complaint
+    assert "is gone" in complaint
+    assert f"Delete {on_tinker.run / 'checkpoints'} to bake anew" in complaint
+    (state / "tinker.json").write_text("{}")
+    assert "tells no state to go on from" in on_tinker.do("bake").complaint
+
+
+def test_money_that_was_not_spent_is_not_held_for_ever(on_tinker: TinkerRun) -> None:
+    on_tinker.finish("bake", PRICES)
+    adapter = on_tinker.run / "adapter" / "promptbake.json"
+    record = json.loads(adapter.read_bytes())
+    adapter.write_text(json.dumps(record | {"uri": record["uri"] + "-gone"}))
+    for _ in range(2):
+        assert "knows no such thing" in on_tinker.do("verify", PRICES).complaint
+    lines = [json.loads(line) for line in (on_tinker.run / "costs.jsonl").read_text().splitlines()]
+    settled = {line["id"] for line in lines if line["settled"]}
+    assert settled == {line["id"] for line in lines}
+    adapter.write_text(json.dumps(record | {"uri": "hf://somewhere/else"}))
+    assert "is no address on Tinker" in on_tinker.do("verify", PRICES).complaint
+
+
+def test_a_plan_needs_no_service_and_no_key(
+    on_tinker: TinkerRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TINKER_API_KEY")
+    seen = sum(on_tinker.server.meter.requests.values())
+    assert on_tinker.do("plan").code == 0
+    assert sum(on_tinker.server.meter.requests.values()) == seen
+
+
+def test_a_local_server_that_dies_is_not_waited_for(tmp_path: Path) -> None:
+    server = LocalServer(tmp_path / "no-model", tmp_path)
+    with pytest.raises(BakeError, match="the local server did not start"):
+        _ = server.url
+    with pytest.raises(BakeError, match="the local server has ended"):
+        server.check_alive()
+    server.close()

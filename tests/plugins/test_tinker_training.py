@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,17 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
     baked_there = yardstick.unprompted(load_adapter(twin, home))
     assert gap_closed(before, baked_here) > 0.5
     assert baked_there.per_token == pytest.approx(baked_here.per_token, rel=0.01)
+
+
+def test_a_state_is_never_overwritten_while_it_is_the_last_one_known(
+    server: Loopback, tmp_path: Path
+) -> None:
+    with opened(server) as model:
+        student = trainer(model)
+        addresses = [
+            json.loads(student.save_state(step).result()["tinker.json"])["state"]
+            for step in range(4, 29, 4)
+        ]
+    for window in zip(addresses, addresses[1:], addresses[2:], strict=False):
+        assert len(set(window)) == 3
+    assert len(set(addresses)) == 4

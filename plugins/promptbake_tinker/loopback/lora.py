@@ -35,7 +35,8 @@ class Lora:
 
     def __init__(self, shape: LoraShape, tensors: Mapping[str, Tensor]) -> None:
         self.shape = shape
-        self.parameters = {name: Parameter(tensor.clone()) for name, tensor in tensors.items()}
+        # In one order, fresh or loaded: the order in which a norm is summed is in its last bits.
+        self.parameters = {name: Parameter(tensors[name].clone()) for name in sorted(tensors)}
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy of the weights."""

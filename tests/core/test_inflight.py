@@ -1,0 +1,148 @@
+"""Many calls under way: what was paid for is kept, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import pytest
+
+from promptbake.errors import BakeError, BudgetError
+from promptbake.inflight import gather, started
+
+
+class Calls:
+    """Calls that end when the test says so; it counts how many are under way."""
+
+    def __init__(self) -> None:
+        self.under_way: dict[int, Future[int]] = {}
+        self.most = 0
+        self.made: list[int] = []
+
+    def submit(self, index: int) -> Future[int]:
+        future: Future[int] = Future()
+        self.under_way[index] = future
+        self.made.append(index)
+        self.most = max(self.most, len(self.under_way))
+        return future
+
+    def end(self, index: int, error: Exception | None = None) -> None:
+        future = self.under_way.pop(index)
+        if error is None:
+            future.set_result(index)
+        else:
+            future.set_exception(error)
+
+
+def ends(_: int, problem: BaseException) -> Exception:
+    return BakeError(str(problem))
+
+
+def late(index: int) -> Exception:
+    return BakeError(f"call {index} is late")
+
+
+def at_once(error: Callable[[int], Exception | None]) -> Callable[[int], Future[int]]:
+    def submit(index: int) -> Future[int]:
+        future: Future[int] = Future()
+        problem = error(index)
+        if problem is None:
+            future.set_result(index)
+        else:
+            future.set_exception(problem)
+        return future
+
+    return submit
+
+
+def test_as_many_as_allowed_are_under_way_and_results_come_as_they_end() -> None:
+    calls = Calls()
+    found = gather(5, calls.submit, lambda _, x: x, ends, late, limit=2)
+    order = []
+    for wanted in (1, 0, 3, 2, 4):
+        thread = threading.Timer(0.05, lambda index=wanted: calls.end(index))
+        thread.start()
+        order.append(next(found))
+        thread.join()
+    assert order == [(index, index) for index in (1, 0, 3, 2, 4)]
+    assert calls.most == 2
+    assert list(found) == []
+
+
+def test_a_failure_ends_the_work_after_those_under_way() -> None:
+    submit = at_once(lambda index: ValueError("broken") if index == 1 else None)
+    found, kept = gather(9, submit, lambda _, x: x, ends, late, limit=3), []
+
+    def collect() -> None:
+        kept.extend(index for index, _ in found)
+
+    with pytest.raises(BakeError, match="broken"):
+        collect()
+    assert sorted(kept) == [0, 2]
+
+
+def test_a_call_may_be_made_again() -> None:
+    failures = {1: 2, 3: 1}
+
+    def error(index: int) -> Exception | None:
+        failures[index] = failures.get(index, 0) - 1
+        return ConnectionError() if failures[index] >= 0 else None
+
+    found = gather(5, at_once(error), lambda _, x: x, lambda *_: None, late, limit=2)
+    assert sorted(found) == [(index, index) for index in range(5)]
+
+
+def test_an_answer_that_cannot_be_read_loses_no_other() -> None:
+    def read(index: int, answer: int) -> int:
+        if index == 0:
+            raise BakeError("misshapen")
+        return answer
+
+    found, kept = gather(4, at_once(lambda _: None), read, ends, late, limit=4), []
+
+    def collect() -> None:
+        kept.extend(index for index, _ in found)
+
+    with pytest.raises(BakeError, match="misshapen"):
+        collect()
+    assert sorted(kept) == [1, 2, 3]
+
+
+def test_money_that_is_held_back_may_turn_out_to_be_enough() -> None:
+    """Three calls hold 2 each and come to 1 each: with a cap of 4 they fit one after another."""
+    spent = {"held": 0, "settled": 0}
+
+    def submit(index: int) -> Future[int]:
+        if spent["held"] + spent["settled"] + 2 > 4:
+            raise BudgetError("the cap")
+        spent["held"] += 2
+        return started(lambda: time.sleep(0.01) or index)
+
+    def read(index: int, _: int) -> int:
+        spent["held"] -= 2
+        spent["settled"] += 1
+        return index
+
+    assert len(list(gather(3, submit, read, ends, late, limit=3))) == 3
+    with pytest.raises(BudgetError, match="the cap"):
+        list(gather(3, submit, read, ends, late, limit=3))
+
+
+def test_a_call_that_does_not_end_is_late_and_one_without_use_is_left() -> None:
+    calls = Calls()
+    with pytest.raises(BakeError, match="call 0 is late"):
+        list(gather(2, calls.submit, lambda _, x: x, ends, late, limit=2, deadline=0.1))
+
+    def dead() -> None:
+        raise BakeError("nobody is there")
+
+    with pytest.raises(BakeError, match="nobody is there"):
+        list(gather(2, calls.submit, lambda _, x: x, ends, late, limit=2, alive=dead))
+
+
+def test_a_started_work_gives_its_value_or_its_error() -> None:
+    assert started(lambda: 3).result() == 3
+    with pytest.raises(ZeroDivisionError):
+        started(lambda: 1 / 0).result()
