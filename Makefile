@@ -15,7 +15,7 @@ ARGS   = "$(PROMPT)" --profile "$(PROFILE)" $(if $(CONFIG),--config "$(CONFIG)")
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins test check bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins test check bench-data bench-tinker clean
 
 help: ## print this help
 	@echo "make TARGET [PROMPT=$(PROMPT)] [PROFILE=$(PROFILE)] [CONFIG=FILE] [SET=\"a.b=1 c.d=2\"] [RUN=DIR]"
@@ -29,7 +29,7 @@ $(READY): pyproject.toml ci/constraints.txt
 		{ echo "promptbake needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint ci/constraints.txt --editable '.[dev,tinker]'
+		--constraint ci/constraints.txt --editable '.[dev,openai,tinker]'
 	@touch $@
 
 plan: $(READY) ## say what the job will take, in tokens, dollars and minutes; sends nothing
@@ -64,6 +64,9 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
+
+bench-data: $(READY) ## how near the data stage comes to what the endpoint's latency allows
+	.venv/bin/python ci/bench_data.py
 
 bench-tinker: $(READY) ## what a bake takes of Tinker, beside the reference recipe
 	.venv/bin/python ci/bench_tinker.py

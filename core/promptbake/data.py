@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptbake import conversations
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, digest_file, read_json_lines
-from promptbake.interfaces import DataProvider, Generation, nobody
+from promptbake.interfaces import DataProvider, Generation
 from promptbake.progress import Bar, Relay
 from promptbake.queries import Split, digest, load_queries, plan, split
 from promptbake.runs import Run
 from promptbake.session import Session
-from promptbake.types import Conversation, Prompt, Query
+from promptbake.types import Conversation, Prompt, Query, Rejection
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,24 @@ class Prepared:
     job: Generation
 
 
-def prepare(
-    session: Session, done: frozenset[str], progress: Callable[[float], None] = nobody
-) -> Prepared:
+def prepare(session: Session, relay: Relay | None = None) -> Prepared:
     """Load the queries, split them, and say what is to be answered. Nothing is sent."""
-    config = session.config
+    config, relay = session.config, relay or Relay()
     provider: DataProvider = session.make("data_providers", config.data.provider, "data.provider")
     brought = tuple(provider.queries())
-    queries = brought or load_queries(config.data.queries)
+    queries = brought or load_queries(config.data.queries, column=config.data.column)
     parts = split(queries, config.data.held_out, config.seed)
     job = Generation(
         prompt=session.prompt,
         plan=plan(parts, config.data.temperatures),
-        done=done,
+        done=frozenset(),
         max_tokens=config.data.max_tokens,
         seed=config.seed,
         open_model=session.open_model,
         budget=session.budget,
-        progress=progress,
+        progress=relay.foresee,
+        note=relay.note,
+        turns=config.data.turns,
     )
     return Prepared(provider, bool(brought), queries, parts, job)
 
@@ -66,7 +66,7 @@ def run(session: Session) -> None:
     Raises BakeError for wrong input; what was generated before it stays, and the next run goes on.
     """
     relay = Relay()
-    prepared = prepare(session, frozenset(), relay.foresee)
+    prepared = prepare(session, relay)
     inputs = inputs_of(session, prepared.queries)
     state, changed = session.run.state("data", inputs)
     if state == "done" and session.run.data.exists() and session.run.held_out.exists():
@@ -75,8 +75,9 @@ def run(session: Session) -> None:
     if state == "fresh" and not changed:
         _refuse_strangers(session.run)
     started = time.monotonic()
-    done = frozenset() if state == "fresh" else _stored(session.run)
-    job = replace(prepared.job, done=done)
+    job = prepared.job
+    if state != "fresh":
+        job = replace(job, done=_stored(session.run), seen=_seen(session.run))
     # What cannot work is refused here, while nothing is written yet.
     answers = prepared.provider.generate(job)
     if changed:
@@ -90,7 +91,7 @@ def run(session: Session) -> None:
     held_out = {query.id for query in prepared.split.held_out}
     # A provider with queries of its own may know better how many there will be.
     total = None if prepared.brought else len(job.plan)
-    with session.reporter.bar("data", total, len(done)) as bar:
+    with session.reporter.bar("data", total, len(job.done)) as bar:
         relay.bar = bar
         counts = _store(session, job, answers, held_out, bar)
     _check_any(session.run)
@@ -118,16 +119,19 @@ def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
     """Why a conversation cannot be trained on, or None where it can."""
     if not conversation.response.strip():
         return "the response is empty"
-    quote = _on_one_line(prompt.text)
-    if any(quote in _on_one_line(message.content) for message in conversation.messages):
+    if any(_quotes(prompt, message.content) for message in conversation.messages):
         return "it quotes the whole prompt"
     return None
+
+
+def _quotes(prompt: Prompt, text: str) -> bool:
+    return _on_one_line(prompt.text) in _on_one_line(text)
 
 
 def _store(
     session: Session,
     job: Generation,
-    answers: Iterator[Conversation],
+    answers: Iterator[Conversation | Rejection],
     held_out: set[str],
     bar: Bar,
 ) -> dict[str, int]:
@@ -144,15 +148,18 @@ def _store(
             reporter.say(f"data: cut off {torn} line(s) that an earlier run left torn")
         if job.done:
             reporter.say(f"data: going on after {len(job.done)} earlier responses")
-        for conversation in answers:
+        for found in answers:
             answered += 1
-            reason = rejects(conversation, session.prompt)
-            if reason:
-                reasons[reason] += 1
-                rejected.append({"id": conversation.id, "reason": reason})
+            if isinstance(found, Conversation):
+                reason = rejects(found, session.prompt)
+                found = Rejection(found.id, found.query_id, reason) if reason else found
+            if isinstance(found, Rejection):
+                reasons[found.reason] += 1
+                text = "" if _quotes(session.prompt, found.text) else found.text
+                rejected.append(vars(replace(found, text=text)))
             else:
-                file = proof if conversation.query_id in held_out else training
-                file.append(conversations.to_line(conversation))
+                file = proof if found.query_id in held_out else training
+                file.append(conversations.to_line(found))
             bar.advance()
     for reason, count in reasons.items():
         reporter.say(f"data: left out {count} of {answered} responses: {reason}")
@@ -170,6 +177,11 @@ def _on_one_line(text: str) -> str:
 def _stored(run: Run) -> frozenset[str]:
     files = (run.data, run.held_out, run.rejected)
     return frozenset(line["id"] for file in files for line in read_json_lines(file))
+
+
+def _seen(run: Run) -> frozenset[tuple[str, str]]:
+    lines = (line for file in (run.data, run.held_out) for line in read_json_lines(file))
+    return frozenset((line["query_id"], line["messages"][-1]["content"]) for line in lines)
 
 
 def _refuse_strangers(run: Run) -> None:

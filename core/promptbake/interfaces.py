@@ -24,6 +24,7 @@ from promptbake.types import (
     Message,
     Prompt,
     Query,
+    Rejection,
     Request,
     Span,
     StepMetrics,
@@ -42,6 +43,10 @@ State = Mapping[str, bytes]  # a training state: the files that it is written to
 
 def nobody(done: float) -> None:
     """Where nobody wants to know the progress."""
+
+
+def unsaid(note: str) -> None:
+    """Where nobody reads the note."""
 
 
 class Pending(Protocol[T_co]):
@@ -278,7 +283,8 @@ class Generation:
     already and are not to be yielded again. `open_model` opens the configured base model, for
     providers that use it; what is paid for elsewhere is held against `budget` first. `progress`
     may be told how many responses' worth of work is done between two that are yielded, parts of
-    one included.
+    one included; `note` stands behind the progress bar. `seen` are the (query's id, response) pairs
+    that are stored. A conversation has `turns` answers; the user of the later turns is simulated.
     """
 
     prompt: Prompt
@@ -289,6 +295,9 @@ class Generation:
     open_model: Callable[[], Model]
     budget: Budget
     progress: Callable[[float], None] = nobody
+    note: Callable[[str], None] = unsaid
+    seen: frozenset[tuple[str, str]] = frozenset()
+    turns: int = 1
 
 
 class DataProvider(Protocol):
@@ -302,8 +311,11 @@ class DataProvider(Protocol):
         """What `generate` would take for all that is not done, responses at their longest."""
         ...
 
-    def generate(self, job: Generation) -> Iterator[Conversation]:
+    def generate(self, job: Generation) -> Iterator[Conversation | Rejection]:
         """Yield each conversation as it is ready; its id is its request's, where it has one.
+
+        What came and is not to be kept is yielded as a Rejection: it is counted, and not asked for
+        again.
 
         What cannot work at all is best refused by the call itself, before the first item is asked
         for: nothing has been written then. Raises BakeError.

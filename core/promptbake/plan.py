@@ -95,7 +95,7 @@ class _Sequences:
 def make(session: Session) -> Plan:
     """Plan the job that `data`, `bake` and `verify` would do with this config."""
     session.refuse_address("plan")
-    prepared = data.prepare(session, frozenset())
+    prepared = data.prepare(session)
     state, _ = session.run.state("data", data.inputs_of(session, prepared.queries))
     known = state == "done"
     if known:

@@ -30,6 +30,10 @@ class Bar(Protocol):
         """So much more is under way and as good as done: `advance` will confirm it."""
         ...
 
+    def note(self, text: str) -> None:
+        """What stands behind the bar from now on."""
+        ...
+
 
 class Reporter(Protocol):
     """Tells a person how work goes."""
@@ -52,6 +56,11 @@ class Relay:
         """Tell the bar, if there is one yet."""
         if self.bar is not None:
             self.bar.foresee(amount)
+
+    def note(self, text: str) -> None:
+        """Tell the bar, if there is one yet."""
+        if self.bar is not None:
+            self.bar.note(text)
 
 
 class RichReporter:
@@ -89,8 +98,12 @@ class _RichBar:
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self._done += amount
-        self._progress.update(self._task, note=note)
+        if note:
+            self.note(note)
         self._show()
+
+    def note(self, text: str) -> None:
+        self._progress.update(self._task, note=text)
 
     def foresee(self, amount: float) -> None:
         self._foreseen += amount
@@ -116,6 +129,9 @@ class SilentReporter:
 
 
 class _SilentBar:
+    def note(self, text: str) -> None:
+        pass
+
     def advance(self, amount: int = 1, note: str = "") -> None:
         pass
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
 
 from promptbake.conversations import check_messages, read_objects, read_text
@@ -17,16 +19,22 @@ from promptbake.types import Message, Query, Request
 BUILTIN = "builtin"
 
 
-def load_queries(source: str, builtin: str = "queries.jsonl") -> tuple[Query, ...]:
-    """The built-in queries, or those of a file: JSONL with "messages" or "text", or lines of text.
+def load_queries(
+    source: str, builtin: str = "queries.jsonl", column: str | None = None
+) -> tuple[Query, ...]:
+    """The built-in queries, or those of a file.
 
-    Raises BakeError for a file that cannot be read, that holds none, or that repeats an id.
+    JSONL with "messages" or "text" in each line, CSV with the queries in a named column, or lines
+    of text. Raises BakeError for a file that cannot be read, that holds none, or that repeats
+    an id.
     """
     if source == BUILTIN:
         return _packaged(builtin)
     path = Path(source)
     if path.suffix == ".jsonl":
         found = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
+    elif path.suffix == ".csv":
+        found = _rows(path, column)
     else:
         lines = enumerate(read_text(path).split("\n"), start=1)
         found = [_ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
@@ -90,6 +98,20 @@ def digest(queries: Sequence[Query]) -> str:
     """SHA-256 over the ids and the words."""
     text = json.dumps([[q.id, [[m.role, m.content] for m in q.messages]] for q in queries])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rows(path: Path, column: str | None) -> list[Query]:
+    rows = csv.DictReader(StringIO(read_text(path), newline=""))
+    names = list(rows.fieldnames or ())
+    if column not in names:
+        raise BakeError(
+            f"{path}: data.column = {column!r} is none of its columns: {', '.join(names) or 'none'}"
+        )
+    return [
+        _ask(f"row-{number:05}", row[column])
+        for number, row in enumerate(rows, start=1)
+        if (row[column] or "").strip()
+    ]
 
 
 def _packaged(name: str) -> tuple[Query, ...]:

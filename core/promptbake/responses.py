@@ -18,6 +18,11 @@ def generate(job: Generation) -> Iterator[Conversation]:
     sampled whole, so that an answer never depends on where an earlier run was killed. What cannot
     be answered at all is refused at once, by BakeError: no model, or a context that is too short.
     """
+    if job.turns > 1:
+        raise BakeError(
+            f"data.turns = {job.turns}: the base model itself gives one answer a conversation; use "
+            "data.provider=openai or openrouter for more"
+        )
     model = job.open_model()
     check_room(job.prompt, model, job.max_tokens)
     for request in job.plan:

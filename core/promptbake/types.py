@@ -80,6 +80,16 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """A response that came and is not kept, with the reason and what it said."""
+
+    id: str
+    query_id: str
+    reason: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Completion:
     """Sampled response tokens, without the end-of-turn token that ended them if `complete`."""
 

@@ -1,0 +1,93 @@
+"""The provider `openai`: any endpoint that speaks the OpenAI chat API, or a fleet of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from promptbake.errors import BakeError
+from promptbake.hookspecs import TUNING, Factories, hookimpl
+from promptbake.interfaces import DataProvider
+
+if TYPE_CHECKING:
+    from promptbake_openai.prices import Prices
+
+Count = Annotated[int, Gt(0), TUNING]
+Seconds = Annotated[float, Gt(0), TUNING]
+HOSTED = "https://api.openai.com/v1"
+
+
+def openai_provider(
+    *,
+    model: str,
+    base_url: Annotated[str | list[str] | None, TUNING] = None,
+    concurrency: Count = 20,
+    timeout: Seconds = 120.0,
+    max_retries: Annotated[int, Ge(0), TUNING] = 6,
+    allow_truncated: bool = False,
+    prices: Annotated[dict[str, Annotated[float, Ge(0)]] | None, TUNING] = None,
+    body: dict[str, Any] | None = None,
+) -> DataProvider:
+    """Ask chat endpoints for the prompted model's responses.
+
+    The key comes from OPENAI_API_KEY, the address from OPENAI_BASE_URL where `base_url` is not
+    given; several addresses, in a list or separated by commas, share the requests. `concurrency` is
+    for all of them together. A request that gets no answer in `timeout` seconds, or is told to come
+    again, is repeated up to `max_retries` times. A response that data.max_tokens cut is left out,
+    unless `allow_truncated`. `prices` are `prompt` and `completion`, in dollars per million tokens;
+    `body` is added to each request.
+    """
+    check_installed()
+    from promptbake_openai.endpoint import Endpoint
+    from promptbake_openai.gate import Gate
+    from promptbake_openai.provider import ChatProvider
+
+    found = base_url or os.environ.get("OPENAI_BASE_URL") or HOSTED
+    urls = found.split(",") if isinstance(found, str) else found
+    made = _prices(prices)
+    endpoints = [
+        Endpoint(
+            model,
+            url.strip(),
+            "OPENAI_API_KEY",
+            gate=Gate(),
+            timeout=timeout,
+            max_retries=max_retries,
+            connections=concurrency,
+            without_key="; a server of your own takes any, such as 'none'",
+            body=body,
+        )
+        for url in urls
+    ]
+    return ChatProvider(
+        endpoints, lambda: made, concurrency=concurrency, allow_truncated=allow_truncated
+    )
+
+
+def check_installed() -> None:
+    """Raise BakeError where the extra is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("openai") is None:
+        raise BakeError("chat endpoints need the module openai: pip install 'promptbake[openai]'")
+
+
+def _prices(given: dict[str, float] | None) -> Prices | None:
+    from promptbake_openai.prices import Prices
+
+    if given is None:
+        return None
+    if set(given) != {"prompt", "completion"}:
+        raise BakeError(
+            "options.data_providers.openai.prices: expected prompt and completion; found "
+            f"{', '.join(given) or 'nothing'}"
+        )
+    return Prices(given["prompt"], given["completion"], "options.data_providers.openai.prices")
+
+
+@hookimpl
+def promptbake_register_data_providers() -> Factories[DataProvider]:
+    """The provider `openai`."""
+    return {"openai": openai_provider}

@@ -1,0 +1,21 @@
+"""What an endpoint bills, in dollars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from promptbake.types import Usage
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars per million tokens."""
+
+    prompt: float
+    completion: float
+    source: str
+
+    def priced(self, usage: Usage) -> Usage:
+        """The same usage with its dollars."""
+        millionths = usage.prefill * self.prompt + usage.sampled * self.completion
+        return replace(usage, dollars=millionths / 1e6)

@@ -1,0 +1,58 @@
+"""OpenRouter's list of models: prices and context sizes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import httpx2
+
+from promptbake.errors import BakeError
+from promptbake.interfaces import Generation
+from promptbake.plugins import nearest
+from promptbake_openai.prices import Prices
+from promptbake_openai.provider import at_most
+
+SECONDS = 20.0
+
+
+class Listing:
+    """What the list says of one model. It is fetched when it is first asked, without a key."""
+
+    def __init__(self, base_url: str, model: str) -> None:
+        self._url, self._model = f"{base_url}/models", model
+
+    def prices(self) -> Prices | None:
+        """In dollars per million tokens; None where the list cannot be had."""
+        try:
+            pricing = self._entry["pricing"]
+        except httpx2.HTTPError:
+            return None
+        prompt, completion = (float(pricing[name]) * 1e6 for name in ("prompt", "completion"))
+        return Prices(prompt, completion, f"{self._url} today, {self._model}")
+
+    def check(self, job: Generation) -> None:
+        """Raise BakeError for a model that is not listed, or whose context is too short."""
+        try:
+            context = self._entry.get("context_length")
+        except httpx2.HTTPError as error:
+            raise BakeError(f"{self._url}: cannot be had: {error}") from None
+        for request in job.plan:
+            longest = at_most(request, job)
+            needed = (longest.prefill + longest.sampled) // longest.calls
+            if context and needed > context:
+                raise BakeError(
+                    f"query {request.query.id}: may take {needed} tokens, and the context of "
+                    f"{self._model} holds {context}; shorten it or lower data.max_tokens"
+                )
+
+    @cached_property
+    def _entry(self) -> dict[str, Any]:
+        answer = httpx2.get(self._url, timeout=SECONDS).raise_for_status()
+        entries: dict[str, dict[str, Any]] = {each["id"]: each for each in answer.json()["data"]}
+        if self._model not in entries:
+            raise BakeError(
+                f"options.data_providers.openrouter.model: OpenRouter has no {self._model!r}"
+                f"{nearest(self._model, entries)}"
+            )
+        return entries[self._model]
