@@ -45,12 +45,13 @@ class DataSection(_Section):
 
     provider: str = Field(description="who answers the queries")
     queries: str = Field(
-        "builtin", description="'builtin', or a file (JSONL, CSV, or lines of text)"
+        "builtin", description="'builtin', 'generate', or a file (JSONL, CSV, text)"
     )
     temperatures: tuple[Annotated[float, Field(ge=0, le=2, strict=True)], ...] = Field(
         (0.5, 0.7, 0.9, 1.0), min_length=1, description="one response a query at each of these"
     )
     column: str | None = Field(None, description="the column of the queries, where the file is CSV")
+    n_queries: Count = Field(50, description="how many to write, for queries = 'generate'")
     turns: Count = Field(1, description="answers a conversation; the user goes on in between")
     max_tokens: Count = Field(256, description="the longest response, in tokens")
     held_out: Count = Field(10, description="queries that are never trained on, for the proof")

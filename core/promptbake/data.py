@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptbake import conversations
+from promptbake.author import read_queries, store_queries, write_queries
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, digest_file, read_json_lines
 from promptbake.interfaces import DataProvider, Generation
 from promptbake.progress import Bar, Relay
-from promptbake.queries import Split, digest, load_queries, plan, split
+from promptbake.queries import BUILTIN, GENERATE, Split, digest, load_queries, plan, split
 from promptbake.runs import Run
 from promptbake.session import Session
 from promptbake.types import Conversation, Prompt, Query, Rejection
@@ -36,18 +37,21 @@ class Prepared:
     queries: tuple[Query, ...]
     split: Split
     job: Generation
+    written: bool = False  # whether the queries were written just now, and are on no disk yet
 
 
-def prepare(session: Session, relay: Relay | None = None) -> Prepared:
-    """Load the queries, split them, and say what is to be answered. Nothing is sent."""
+def prepare(session: Session, relay: Relay | None = None, write: bool = False) -> Prepared:
+    """Load the queries, split them, and say what is to be answered.
+
+    Nothing is sent, unless `write` allows queries to be written that are not there yet; without
+    it, the built-in ones stand for them.
+    """
     config, relay = session.config, relay or Relay()
     provider: DataProvider = session.make("data_providers", config.data.provider, "data.provider")
     brought = tuple(provider.queries())
-    queries = brought or load_queries(config.data.queries, column=config.data.column)
-    parts = split(queries, config.data.held_out, config.seed)
     job = Generation(
         prompt=session.prompt,
-        plan=plan(parts, config.data.temperatures),
+        plan=(),
         done=frozenset(),
         max_tokens=config.data.max_tokens,
         seed=config.seed,
@@ -57,7 +61,18 @@ def prepare(session: Session, relay: Relay | None = None) -> Prepared:
         note=relay.note,
         turns=config.data.turns,
     )
-    return Prepared(provider, bool(brought), queries, parts, job)
+    queries, written = brought, False
+    if not brought and config.data.queries == GENERATE:
+        queries = read_queries(session.run.queries, _author(session))
+        if not queries and write:
+            queries, written = _write_queries(session, provider, job), True
+    queries = queries or load_queries(
+        BUILTIN if config.data.queries == GENERATE else config.data.queries,
+        column=config.data.column,
+    )
+    parts = split(queries, config.data.held_out, config.seed)
+    job = replace(job, plan=plan(parts, config.data.temperatures))
+    return Prepared(provider, bool(brought), queries, parts, job, written)
 
 
 def run(session: Session) -> None:
@@ -66,7 +81,7 @@ def run(session: Session) -> None:
     Raises BakeError for wrong input; what was generated before it stays, and the next run goes on.
     """
     relay = Relay()
-    prepared = prepare(session, relay)
+    prepared = prepare(session, relay, write=True)
     inputs = inputs_of(session, prepared.queries)
     state, changed = session.run.state("data", inputs)
     if state == "done" and session.run.data.exists() and session.run.held_out.exists():
@@ -88,6 +103,8 @@ def run(session: Session) -> None:
             f"that run is kept as {aside}, and a new one begins"
         )
     session.run.begin("data", inputs, session.config.model_dump(mode="json"))
+    if prepared.written:
+        store_queries(session.run.queries, _author(session), prepared.queries)
     held_out = {query.id for query in prepared.split.held_out}
     # A provider with queries of its own may know better how many there will be.
     total = None if prepared.brought else len(job.plan)
@@ -197,6 +214,31 @@ def _check_any(run: Run) -> None:
     for file, what in ((run.data, "to train on"), (run.held_out, "that is held out")):
         if not read_json_lines(file):
             raise BakeError(f"{file}: not one conversation {what} is left")
+
+
+def _author(session: Session) -> dict[str, object]:
+    """What written queries depend on: the first line of their file."""
+    data = session.config.data
+    key = "data.provider"
+    return {
+        "prompt": session.prompt.digest,
+        "provider": data.provider,
+        "options": session.telling_options("data_providers", data.provider, key),
+        "model": session.config.model.name,
+        "n_queries": data.n_queries,
+        "seed": session.config.seed,
+    }
+
+
+def _write_queries(session: Session, provider: DataProvider, job: Generation) -> tuple[Query, ...]:
+    n = session.config.data.n_queries
+    queries, repeated, quoting = write_queries(provider, job, n)
+    left_out = f"; left out {repeated} repeated and {quoting} that quote the prompt"
+    session.reporter.say(
+        f"data: {len(queries)} queries written for this prompt"
+        + (left_out if repeated or quoting else "")
+    )
+    return queries
 
 
 def inputs_of(session: Session, queries: tuple[Query, ...]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from promptbake.errors import BakeError
 from promptbake.types import Message, Query, Request
 
 BUILTIN = "builtin"
+GENERATE = "generate"
 
 
 def load_queries(
@@ -37,7 +38,7 @@ def load_queries(
         found = _rows(path, column)
     else:
         lines = enumerate(read_text(path).split("\n"), start=1)
-        found = [_ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
+        found = [ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
     if not found:
         raise BakeError(f"{path}: holds no queries")
     seen: set[str] = set()
@@ -108,7 +109,7 @@ def _rows(path: Path, column: str | None) -> list[Query]:
             f"{path}: data.column = {column!r} is none of its columns: {', '.join(names) or 'none'}"
         )
     return [
-        _ask(f"row-{number:05}", row[column])
+        ask(f"row-{number:05}", row[column])
         for number, row in enumerate(rows, start=1)
         if (row[column] or "").strip()
     ]
@@ -117,10 +118,11 @@ def _rows(path: Path, column: str | None) -> list[Query]:
 def _packaged(name: str) -> tuple[Query, ...]:
     text = (files("promptbake") / name).read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    return tuple(_ask(line["id"], line["text"], line["category"]) for line in lines)
+    return tuple(ask(line["id"], line["text"], line["category"]) for line in lines)
 
 
-def _ask(id: str, text: str, category: str = "") -> Query:  # noqa: A002
+def ask(id: str, text: str, category: str = "") -> Query:  # noqa: A002
+    """A query of one turn."""
     return Query(id, (Message("user", text.strip()),), category)
 
 

@@ -33,6 +33,7 @@ class Run:
         self.record_file = path / "run.json"
         self.data = path / "data.jsonl"
         self.held_out = path / "held_out.jsonl"
+        self.queries = path / "queries.jsonl"
         self.rejected = path / "rejected.jsonl"
         self.targets = path / "targets"
         self.checkpoints = path / "checkpoints"

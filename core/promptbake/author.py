@@ -1,0 +1,108 @@
+"""Queries written for a prompt, by whoever answers them: `data.queries = "generate"`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from promptbake.errors import BakeError
+from promptbake.files import read_json_lines, write_atomic
+from promptbake.interfaces import DataProvider, Generation
+from promptbake.queries import ask
+from promptbake.types import Conversation, Message, Prompt, Query, Request
+
+AT_ONCE = 20  # queries that one request asks for
+ROUNDS = 3  # as many requests as should do, at most so many times
+MAX_TOKENS = 1024
+TASK = (
+    "You write realistic test messages for chat assistants. You answer with the messages alone, "
+    "one a line, in the form: category | message"
+)
+ORDER = (
+    "An assistant works under these instructions:\n\n{prompt}\n\nWrite {n} first messages that its "
+    "users might send, on topics as different as its users are, not about the instructions "
+    "themselves. This is part {part}: begin with topics that other parts would not think of."
+)
+LINE = re.compile(r"^\W*(?P<category>[^|\n]{1,40}?)\s*\|\s*(?P<text>\S.{3,500})$")
+
+
+def write_queries(
+    provider: DataProvider, job: Generation, n: int
+) -> tuple[tuple[Query, ...], int, int]:
+    """`n` different queries; and how many were left out as repeated, and as quoting the prompt.
+
+    Raises BakeError where the provider's model does not come up with as many.
+    """
+    found: dict[str, Query] = {}
+    repeated = quoting = 0
+    for text in _answers(provider, job, n):
+        for line in text.splitlines():
+            match = LINE.match(line.strip())
+            if match is None or len(found) == n:
+                continue
+            query = ask(
+                f"written-{len(found):03}", match["text"], match["category"].strip().lower()
+            )
+            key = re.sub(r"\W+", " ", match["text"]).casefold().strip()
+            if job.prompt.text.strip() in match["text"]:
+                quoting += 1
+            elif key in found:
+                repeated += 1
+            else:
+                found[key] = query
+        if len(found) == n:
+            return tuple(found.values()), repeated, quoting
+    raise BakeError(
+        f"data.queries = 'generate': {len(found)} of {n} different queries came; lower "
+        "data.n_queries, or write them to a file yourself"
+    )
+
+
+def read_queries(path: Path, made_by: dict[str, object]) -> tuple[Query, ...]:
+    """Those that were written earlier, if for the same prompt, by the same; else none."""
+    lines = read_json_lines(path)
+    if not lines or lines[0] != made_by:
+        return ()
+    return tuple(ask(line["id"], line["text"], line["category"]) for line in lines[1:])
+
+
+def store_queries(path: Path, made_by: dict[str, object], queries: Sequence[Query]) -> None:
+    """Keep them beside the run, whole or not at all."""
+    lines = [made_by] + [
+        {"id": query.id, "text": query.messages[-1].content, "category": query.category}
+        for query in queries
+    ]
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _answers(provider: DataProvider, job: Generation, n: int) -> Iterator[str]:
+    """What the provider's model says to order after order."""
+    parts = -(-n // AT_ONCE)
+    for round_ in range(ROUNDS):
+        plan = tuple(
+            Request(f"author-{part}", _order(job.prompt, part), 1.0)
+            for part in range(round_ * parts + 1, (round_ + 1) * parts + 1)
+        )
+        asked = replace(
+            job,
+            prompt=Prompt("author", TASK),
+            plan=plan,
+            done=frozenset(),
+            seen=frozenset(),
+            max_tokens=MAX_TOKENS,
+            turns=1,
+        )
+        answers = {
+            found.id: found.response
+            for found in provider.generate(asked)
+            if isinstance(found, Conversation)
+        }
+        yield from (answers[request.id] for request in plan if request.id in answers)
+
+
+def _order(prompt: Prompt, part: int) -> Query:
+    text = ORDER.format(prompt=prompt.text, n=AT_ONCE, part=part)
+    return Query(f"author-{part}", (Message("user", text),))
