@@ -107,6 +107,8 @@ class Endpoint:
                 f"{self.url}: there is no money left: {reason}; add some, and go on from here",
                 True,
             )
+        if getattr(error, "code", None) == "insufficient_quota":
+            return f"{self.url}: the quota is used up: {reason}; raise it and go on", True
         if isinstance(error, openai.PermissionDeniedError):
             return f"{self.url}: does not permit it: {reason}", True
         if isinstance(error, openai.NotFoundError):
