@@ -27,17 +27,15 @@ class Answer:
     provider: str | None
 
 
-def read(found: Any) -> Answer:
-    """The answer in what the client returned. Raises UnusableError for what is none.
+def read(body: str) -> Answer:
+    """The answer in a response's body. Raises UnusableError for what is none.
 
-    A completion under a wrong content type comes as text, and is one all the same.
+    Its content type is not looked at: a completion under a wrong one is one all the same.
     """
-    if isinstance(found, str):
-        try:
-            found = json.loads(found)
-        except ValueError:
-            raise UnusableError(f"no JSON, but {_start(found)!r}") from None
-    plain = found if isinstance(found, dict) else found.model_dump()
+    try:
+        plain: dict[str, Any] = json.loads(body)
+    except ValueError:
+        raise UnusableError(f"no JSON, but {_start(body)!r}") from None
     choices = plain.get("choices") or []
     if not choices:
         raise UnusableError(f"no choices: {_start(json.dumps(plain.get('error') or plain))}")

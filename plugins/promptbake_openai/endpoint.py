@@ -76,20 +76,20 @@ class Endpoint:
 
     def ask(
         self, messages: Sequence[Message], temperature: float, max_tokens: int, seed: int
-    ) -> Any:
-        """What the client makes of the endpoint's answer.
-
-        Raises openai.OpenAIError where there is none, and ValueError where it is cut off.
-        """
+    ) -> str:
+        """The body of the endpoint's answer. Raises openai.OpenAIError where there is none."""
         self.asked += 1
-        return self.client.chat.completions.create(
-            model=self.model,
-            messages=[{"role": each.role, "content": each.content} for each in messages],  # type: ignore[misc]
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=seed % SEEDS,
-            extra_body=self._body,
-        )
+        request = {
+            "model": self.model,
+            "messages": [{"role": each.role, "content": each.content} for each in messages],
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed % SEEDS,
+            **self._body,
+        }
+        # As a plain body: the client's typed call takes twice as long.
+        answer = self.client.post("/chat/completions", body=request, cast_to=httpx2.Response)
+        return answer.text
 
     def close(self) -> None:
         """Close its connections."""

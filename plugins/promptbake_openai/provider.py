@@ -283,12 +283,9 @@ def _asked(
 ) -> tuple[Answer, int]:
     """A completion, and how many answers before it were none. Raises UnusableError, OpenAIError."""
     for attempt in range(ATTEMPTS):
+        body = endpoint.ask(messages, temperature, job.max_tokens, seed)
         try:
-            try:
-                found = endpoint.ask(messages, temperature, job.max_tokens, seed)
-            except ValueError as error:
-                raise UnusableError(f"JSON that is cut off: {error}") from None
-            return answers.read(found), attempt
+            return answers.read(body), attempt
         except UnusableError:
             if attempt == ATTEMPTS - 1:
                 raise
