@@ -33,10 +33,12 @@ def read(body: str) -> Answer:
     Its content type is not looked at: a completion under a wrong one is one all the same.
     """
     try:
-        plain: dict[str, Any] = json.loads(body)
+        plain: Any = json.loads(body)
     except ValueError:
         raise UnusableError(f"no JSON, but {_start(body)!r}") from None
-    choices = plain.get("choices") or []
+    if not isinstance(plain, dict):
+        raise UnusableError(f"no completion, but {_start(body)!r}")
+    choices = [each for each in plain.get("choices") or [] if isinstance(each, dict)]
     if not choices:
         raise UnusableError(f"no choices: {_start(json.dumps(plain.get('error') or plain))}")
     message = choices[0].get("message") or {}

@@ -50,9 +50,14 @@ class Endpoint:
         return max(self.sent - self.asked, 0)
 
     def check(self) -> None:
-        """Raise BakeError where there is no key."""
-        if not os.environ.get(self._key_name):
+        """Raise BakeError where there is no key, or one that cannot be sent."""
+        key = os.environ.get(self._key_name, "")
+        if not key:
             raise BakeError(f"{self._key_name}: is not set; export it{self._without_key}")
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise BakeError(
+                f"{self._key_name}: holds what no key does, such as a space or a line's end"
+            )
 
     @cached_property
     def client(self) -> openai.OpenAI:
@@ -91,6 +96,22 @@ class Endpoint:
         answer = self.client.post("/chat/completions", body=request, cast_to=httpx2.Response)
         return answer.text
 
+    def complete(self, prompt: Sequence[int], body: Mapping[str, Any]) -> str:
+        """The body of the answer to a prompt of token ids: one greedy token, and what `body` asks.
+
+        Raises openai.OpenAIError where there is none.
+        """
+        self.asked += 1
+        request = {
+            "model": self.model,
+            "prompt": list(prompt),
+            "max_tokens": 1,
+            "temperature": 0,
+            **self._body,
+            **body,
+        }
+        return self.client.post("/completions", body=request, cast_to=httpx2.Response).text
+
     def close(self) -> None:
         """Close its connections."""
         if "client" in vars(self):
@@ -99,6 +120,10 @@ class Endpoint:
 
     def explained(self, error: openai.OpenAIError) -> tuple[str, bool]:
         """The error in plain words, and whether every other request would meet it, too."""
+        problem, final = self._explained(error)
+        return problem.replace(os.environ[self._key_name], "***"), final
+
+    def _explained(self, error: openai.OpenAIError) -> tuple[str, bool]:
         reason = _reason(error)
         if isinstance(error, openai.AuthenticationError):
             return f"{self._key_name}: {self.url} refuses it: {reason}", True

@@ -23,7 +23,7 @@ from promptbake_openai.prices import Prices
 
 ATTEMPTS = 5  # at an answer that is no completion; lost requests are the client's to repeat
 GIVE_UP = 5  # requests in a row that failed for good
-BYTES_PER_TOKEN = 2  # fewer than any tokenizer makes of a text, so that no hold is too small
+BYTES_PER_TOKEN = 1  # no tokenizer makes more tokens of a text than it has bytes
 
 
 USER_HEAT = 1.0  # the simulated user's temperature
@@ -137,6 +137,8 @@ class _Run:
 
     def made(self) -> Iterator[Conversation | Rejection]:
         """What comes of each request that is not done."""
+        for endpoint in self._endpoints:
+            _ = endpoint.client  # before several threads want it at once
         found = gather(
             len(self._wanted),
             self._submit,
@@ -252,7 +254,8 @@ def talk(request: Request, job: Generation, endpoint: Endpoint) -> Talk:
             found.append(answer)
             turns.append(Message("assistant", answers.without_thinking(answer.text) or ""))
     except UnusableError as error:
-        return Talk(problem=f"{endpoint.url}: answered with {error}", retried=ATTEMPTS)
+        problem = f"{endpoint.url}: answered with {error}"
+        return Talk(answers=tuple(found), problem=problem, retried=ATTEMPTS - 1)
     except openai.OpenAIError as error:
         problem, final = endpoint.explained(error)
         return Talk(answers=tuple(found), problem=problem, final=final)

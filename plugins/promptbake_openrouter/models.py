@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +14,12 @@ from promptbake.plugins import nearest
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most
 
+KEY = "OPENROUTER_API_KEY"
 SECONDS = 20.0
 
 
 class Listing:
-    """What the list says of one model. It is fetched when it is first asked, without a key."""
+    """What the list says of one model. It is fetched when it is first asked; it needs no key."""
 
     def __init__(self, base_url: str, model: str) -> None:
         self._url, self._model = f"{base_url}/models", model
@@ -29,6 +31,8 @@ class Listing:
         except httpx2.HTTPError:
             return None
         prompt, completion = (float(pricing[name]) * 1e6 for name in ("prompt", "completion"))
+        if prompt < 0 or completion < 0:  # a router, whose price depends on where it sends
+            return None
         return Prices(prompt, completion, f"{self._url} today, {self._model}")
 
     def check(self, job: Generation) -> None:
@@ -36,7 +40,8 @@ class Listing:
         try:
             context = self._entry.get("context_length")
         except httpx2.HTTPError as error:
-            raise BakeError(f"{self._url}: cannot be had: {error}") from None
+            reason = str(error).partition(" for url")[0]
+            raise BakeError(f"{self._url}: cannot be had: {reason}") from None
         for request in job.plan:
             longest = at_most(request, job)
             needed = (longest.prefill + longest.sampled) // longest.calls
@@ -48,7 +53,9 @@ class Listing:
 
     @cached_property
     def _entry(self) -> dict[str, Any]:
-        answer = httpx2.get(self._url, timeout=SECONDS).raise_for_status()
+        key = os.environ.get(KEY)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        answer = httpx2.get(self._url, headers=headers, timeout=SECONDS).raise_for_status()
         entries: dict[str, dict[str, Any]] = {each["id"]: each for each in answer.json()["data"]}
         if self._model not in entries:
             raise BakeError(
