@@ -19,10 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
-from promptbake.types import Columns, Datum, Tail, Targets
+from promptbake.types import Columns, Datum, Span, Tail, Targets
 
 FLOOR = -40.0  # nats: below this a mass is rounding error in float32, and in effect zero
+NEVER = 1e-9  # a probability: a response with such a token is not this model's own
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,45 @@ def tail_measure(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
     """The measure [N, M] of draws from outside the top K [N, K]: P_tail / (M p) each."""
     n_draws = max(drawn_logprobs.shape[1], 1)
     return (rest(logprobs) - math.log(n_draws) - drawn_logprobs).exp()
+
+
+def realised_draw(span: Span, logprobs: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The response as one draw from the teacher: ids, log-probabilities, measure, each [N, 1].
+
+    For a teacher that draws nothing itself. `logprobs` [N] are those of the response's own tokens,
+    `top` [N, K] those of the top K, most likely first. A token y was drawn with p_T(y) =
+    p(y)^(1/T) / Z, of the span's temperature T, so its measure is 1 / p_T(y). Of Z, the sum of
+    p^(1/T) over the vocabulary, the top K's part is known; the tail's is taken as if its tokens
+    were half as likely as the K-th. At T = 1 that is exact.
+
+    Raises BakeError for a response that this model would not have given.
+    """
+    ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
+    logprobs = logprobs.unsqueeze(1)
+    power = 1 / max(span.temperature, 1e-2)
+    tail = (-torch.expm1(top.logsumexp(dim=1, keepdim=True))).clamp(min=0)
+    typical = top[:, -1:] - math.log(2)
+    normaliser = (power * top).exp().sum(dim=1, keepdim=True)
+    normaliser = normaliser + tail * ((power - 1) * typical).exp()
+    drawn_with = (power * logprobs).exp() / normaliser
+    if bool((drawn_with < NEVER).any()):
+        raise BakeError(
+            f"{span.name or 'a sequence'}: has a token that the prompted model would not say at "
+            f"temperature {span.temperature:g} in a billion times, so it cannot stand for the "
+            "tail; set train.tail=bucket"
+        )
+    return ids, logprobs, 1 / drawn_with
+
+
+def outside(
+    top_ids: Tensor, ids: Tensor, logprobs: Tensor, measure: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws [N, M] from the whole vocabulary as draws for what is outside the top K [N, K].
+
+    The same draws, with measure 0 for those that fell into the top K.
+    """
+    inside = (ids.unsqueeze(2) == top_ids.unsqueeze(1)).any(dim=2)
+    return ids, logprobs, measure.masked_fill(inside, 0.0)
 
 
 def rest(logprobs: Tensor) -> Tensor:

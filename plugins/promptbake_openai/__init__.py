@@ -1,4 +1,4 @@
-"""The provider `openai`: any endpoint that speaks the OpenAI chat API, or a fleet of them."""
+"""The provider and the teacher `openai`: any endpoint with OpenAI's API, or a fleet of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from annotated_types import Ge, Gt
 
 from promptbake.errors import BakeError
 from promptbake.hookspecs import TUNING, Factories, hookimpl
-from promptbake.interfaces import DataProvider
+from promptbake.interfaces import DataProvider, Teacher
 
 if TYPE_CHECKING:
+    from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.prices import Prices
 
 Count = Annotated[int, Gt(0), TUNING]
@@ -40,14 +41,50 @@ def openai_provider(
     `body` is added to each request.
     """
     check_installed()
+    from promptbake_openai.provider import ChatProvider
+
+    made = _prices(prices)
+    endpoints = _endpoints(model, base_url, concurrency, timeout, max_retries, body)
+    return ChatProvider(
+        endpoints, lambda: made, concurrency=concurrency, allow_truncated=allow_truncated
+    )
+
+
+def openai_teacher(
+    *,
+    model: str,
+    base_url: Annotated[str | list[str] | None, TUNING] = None,
+    concurrency: Count = 20,
+    timeout: Seconds = 120.0,
+    max_retries: Annotated[int, Ge(0), TUNING] = 6,
+) -> Teacher:
+    """Ask an endpoint that returns prompt_logprobs, as vLLM's /completions, for the top K.
+
+    It must serve the base model itself. The key comes from OPENAI_API_KEY, the address from
+    OPENAI_BASE_URL where `base_url` is not given; several addresses share the requests. vLLM gives
+    up to 20 log-probabilities a token unless --max-logprobs says more.
+    """
+    check_installed()
+    from promptbake_openai.teacher import OpenAITeacher
+
+    endpoints = _endpoints(model, base_url, concurrency, timeout, max_retries, None)
+    return OpenAITeacher(endpoints, concurrency=concurrency)
+
+
+def _endpoints(
+    model: str,
+    base_url: str | list[str] | None,
+    concurrency: int,
+    timeout: float,
+    max_retries: int,
+    body: dict[str, Any] | None,
+) -> list[Endpoint]:
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.gate import Gate
-    from promptbake_openai.provider import ChatProvider
 
     found = base_url or os.environ.get("OPENAI_BASE_URL") or HOSTED
     urls = found.split(",") if isinstance(found, str) else found
-    made = _prices(prices)
-    endpoints = [
+    return [
         Endpoint(
             model,
             url.strip(),
@@ -61,9 +98,6 @@ def openai_provider(
         )
         for url in urls
     ]
-    return ChatProvider(
-        endpoints, lambda: made, concurrency=concurrency, allow_truncated=allow_truncated
-    )
 
 
 def check_installed() -> None:
@@ -85,6 +119,12 @@ def _prices(given: dict[str, float] | None) -> Prices | None:
             f"{', '.join(given) or 'nothing'}"
         )
     return Prices(given["prompt"], given["completion"], "options.data_providers.openai.prices")
+
+
+@hookimpl
+def promptbake_register_teachers() -> Factories[Teacher]:
+    """The teacher `openai`."""
+    return {"openai": openai_teacher}
 
 
 @hookimpl

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from promptbake.errors import BakeError
+from promptbake.objective import realised_draw
 from promptbake.types import Span
 
-NEVER = 1e-9  # a probability: the response is not this model's own
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 
 
@@ -49,36 +48,11 @@ def alternatives(answer: Any, span: Span) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def realised(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The response's own token [N, 1], drawn with the probability p_T(y) of its temperature T.
-
-    p_T(y) = p(y)^(1/T) / Z. Of Z, the sum of p^(1/T) over the vocabulary, the top K's part is
-    known; the tail's is taken as if its tokens were half as likely as the K-th.
-    """
+    """The response's own token [N, 1] as the one draw, where the service draws none."""
     if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
         raise misses("prompt_logprobs", span)
-    ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :].unsqueeze(1)
-    power = 1 / max(span.temperature, 1e-2)
-    tail = (-torch.expm1(top.logsumexp(dim=1, keepdim=True))).clamp(min=0)
-    typical = top[:, -1:] - math.log(2)
-    normaliser = (power * top).exp().sum(dim=1, keepdim=True)
-    normaliser = normaliser + tail * ((power - 1) * typical).exp()
-    drawn_with = (power * logprobs).exp() / normaliser
-    if bool((drawn_with < NEVER).any()):
-        raise BakeError(
-            f"{span.name or 'a sequence'}: has a token that the prompted model would not say at "
-            f"temperature {span.temperature:g} in a billion times, so it cannot stand for the "
-            "tail; set train.tail=bucket"
-        )
-    return ids, logprobs, 1 / drawn_with
-
-
-def outside(
-    top_ids: Tensor, ids: Tensor, logprobs: Tensor, measure: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same draws, with measure 0 for those that fell into the top K."""
-    inside = (ids.unsqueeze(2) == top_ids.unsqueeze(1)).any(dim=2)
-    return ids, logprobs, measure.masked_fill(inside, 0.0)
+    logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :]
+    return realised_draw(span, logprobs, top)
 
 
 def named(span: Span) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Quote, Renderer, nobody
+from promptbake.objective import outside
 from promptbake.types import Completion, Span, Targets, TokenIds, Usage, Work
 from promptbake_tinker import answers
 from promptbake_tinker.base import Base
@@ -137,7 +138,7 @@ class TinkerModel:
             else:
                 nothing = torch.zeros(len(ids), 0)
                 drawn = nothing.long(), nothing, nothing
-            return Targets(ids, logprobs, *answers.outside(ids, *drawn))
+            return Targets(ids, logprobs, *outside(ids, *drawn))
 
         calls = Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
         return calls.made(submit, read, lambda index: answers.named(spans[index]))
