@@ -24,13 +24,13 @@ from promptbake.types import (
     Message,
     Prompt,
     Query,
+    Quote,
     Rejection,
     Request,
     Span,
     StepMetrics,
     Targets,
     TokenIds,
-    Usage,
     Work,
 )
 
@@ -170,16 +170,6 @@ class Model(Protocol):
     def quote(self, work: Work) -> Quote:
         """What such work would take, before any of it is sent."""
         ...
-
-
-@dataclass(frozen=True)
-class Quote:
-    """What work is expected to take. None is what nobody knows."""
-
-    usage: Usage
-    priced: bool  # whether `usage.dollars` is known
-    seconds: float | None
-    source: str = ""  # of the prices, with their date
 
 
 class Objective(Protocol):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from promptbake.datums import check_room, common_prefix
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model, Quote
+from promptbake.interfaces import Generation, Model
 from promptbake.seeds import derive
-from promptbake.types import Conversation, Message, Query, Request, Work
+from promptbake.types import Conversation, Message, Query, Quote, Request, Work
 
 
 def generate(job: Generation) -> Iterator[Conversation]:

@@ -229,6 +229,16 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """What work is expected to take. None is what nobody knows."""
+
+    usage: Usage
+    priced: bool  # whether `usage.dollars` is known
+    seconds: float | None
+    source: str = ""  # of the prices, with their date
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Weights that a backend can load again: a folder, or an address of the backend's own."""
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from promptbake.conversations import check_messages, read_objects
 from promptbake.errors import BakeError
 from promptbake.hookspecs import Factories, hookimpl
-from promptbake.interfaces import DataProvider, Generation, Quote
-from promptbake.types import Conversation, Message, Query, Usage
+from promptbake.interfaces import DataProvider, Generation
+from promptbake.types import Conversation, Message, Query, Quote, Usage
 
 
 class FilesProvider:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from promptbake.interfaces import Generation, Quote
+from promptbake.interfaces import Generation
 from promptbake.responses import generate, quote
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
-from promptbake.types import Conversation, Query
+from promptbake.types import Conversation, Query, Quote
 from promptbake_torch.backend import TorchBackend
 from promptbake_torch.engine import Engine
 from promptbake_torch.loading import make_engine

@@ -13,15 +13,16 @@ import openai
 from promptbake.budget import Hold
 from promptbake.errors import BakeError
 from promptbake.inflight import gather, started
-from promptbake.interfaces import Generation, Quote
+from promptbake.interfaces import Generation
 from promptbake.seeds import derive
-from promptbake.types import Conversation, Message, Query, Rejection, Request, Role, Usage
+from promptbake.types import Conversation, Message, Query, Quote, Rejection, Request, Role, Usage
 from promptbake_openai import answers
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.prices import Prices
 
 ATTEMPTS = 5  # at an answer that is no completion; lost requests are the client's to repeat
+PATIENCE = 1800.0  # seconds in which at least one request must end
 GIVE_UP = 5  # requests in a row that failed for good
 BYTES_PER_TOKEN = 1  # no tokenizer makes more tokens of a text than it has bytes
 
@@ -144,8 +145,9 @@ class _Run:
             self._submit,
             self._read,
             lambda _, error: error if isinstance(error, Exception) else BakeError(str(error)),
-            lambda index: BakeError(f"request {self._wanted[index].id}: no answer"),
+            self._late,
             limit=self._concurrency,
+            deadline=PATIENCE,
         )
         try:
             yield from (outcome for _, outcome in found if outcome is not None)
@@ -158,6 +160,13 @@ class _Run:
                 f"{self._problems[-1]}; the others are kept, and the same command asks for these "
                 "again"
             )
+
+    def _late(self, index: int) -> BakeError:
+        url = self._endpoints[index % len(self._endpoints)].url
+        return BakeError(
+            f"{url}: no answer to anything in {PATIENCE:g} seconds; it may have asked to be left "
+            "alone for longer. What was answered is kept, and the same command goes on"
+        )
 
     def _submit(self, index: int) -> Future[Talk]:
         request, endpoint = self._wanted[index], self._endpoints[index % len(self._endpoints)]
@@ -197,7 +206,8 @@ class _Run:
 
     def _kept(self, request: Request, found: Talk, usage: Usage) -> Conversation | Rejection:
         last = found.answers[-1]
-        reasons = [answers.rejects(answer, self._allow_truncated) for answer in found.answers]
+        said = found.answers[::2]  # between them, the simulated user's
+        reasons = [answers.rejects(answer, self._allow_truncated) for answer in said]
         reason = next((reason for reason in reasons if reason), None)
         text = found.turns[-1].content
         if reason is None and (request.query.id, text) in self._seen:

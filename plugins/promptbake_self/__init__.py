@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from promptbake.hookspecs import Factories, hookimpl
-from promptbake.interfaces import DataProvider, Generation, Model, Quote, Teacher
-from promptbake.types import Conversation, Query, Span, Targets
+from promptbake.interfaces import DataProvider, Generation, Model, Teacher
+from promptbake.types import Conversation, Query, Quote, Span, Targets
 
 
 class SelfProvider:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Quote, Renderer, nobody
+from promptbake.interfaces import Renderer, nobody
 from promptbake.objective import outside
-from promptbake.types import Completion, Span, Targets, TokenIds, Usage, Work
+from promptbake.types import Completion, Quote, Span, Targets, TokenIds, Usage, Work
 from promptbake_tinker import answers
 from promptbake_tinker.base import Base
 from promptbake_tinker.calls import Calls

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from promptbake.chat_template import ChatRenderer
-from promptbake.interfaces import Quote, nobody
+from promptbake.interfaces import nobody
 from promptbake.objective import tail_measure
-from promptbake.types import Completion, Message, Span, Targets, TokenIds, Usage, Work
+from promptbake.types import Completion, Message, Quote, Span, Targets, TokenIds, Usage, Work
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 

@@ -15,7 +15,7 @@ from promptbake import bake, data, plan, verify
 from promptbake.budget import Budget
 from promptbake.config import resolve
 from promptbake.conversations import read
-from promptbake.interfaces import Objective, Pending, Quote, Trainer
+from promptbake.interfaces import Objective, Pending, Trainer
 from promptbake.plan import Plan
 from promptbake.plugins import Offer, Registry
 from promptbake.progress import SilentReporter
@@ -27,6 +27,7 @@ from promptbake.types import (
     Datums,
     Done,
     Example,
+    Quote,
     Span,
     Targets,
     TokenIds,
