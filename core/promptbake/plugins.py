@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from types import SimpleNamespace
-from typing import Any, get_type_hints
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pluggy
 import pydantic
@@ -46,10 +46,11 @@ class Offer:
     @property
     def options(self) -> tuple[Option, ...]:
         """The factory's keyword arguments."""
+        annotations = _parameter_types(self.factory)
         return tuple(
             Option(
                 parameter.name,
-                _type_name(parameter),
+                _type_name(annotations.get(parameter.name, Any)),
                 None if parameter.default is parameter.empty else parameter.default,
                 parameter.default is parameter.empty,
             )
@@ -196,11 +197,19 @@ def _check(hook: str, factories: object) -> None:
         raise TypeError(f"{hook} must return a mapping from name to factory; found {factories!r}")
 
 
-def _type_name(parameter: inspect.Parameter) -> str:
-    annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
-    if isinstance(annotation, str):
-        return annotation
-    return getattr(annotation, "__name__", str(annotation))
+def _type_name(annotation: object) -> str:
+    """The type as a user may read it: without its bounds, and by its short name."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    parts = get_args(annotation)
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return " | ".join(_type_name(part) for part in parts)
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(repr, parts))
+    if parts:
+        outer = getattr(get_origin(annotation), "__name__", str(annotation))
+        return f"{outer}[{', '.join(_type_name(part) for part in parts)}]"
+    return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
 
 
 def _parameter_types(factory: Any) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import pytest
+from annotated_types import Gt
 
 from promptbake.errors import BakeError
-from promptbake.plugins import DISABLE, GROUP, Registry, load
+from promptbake.hookspecs import TUNING
+from promptbake.plugins import DISABLE, GROUP, Offer, Registry, load
 
 LOSS = """
 from promptbake.hookspecs import hookimpl
@@ -223,3 +225,32 @@ def test_what_a_factory_cannot_take_is_refused(
 def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:
     offer = load([install("many", FACTORIES)]).choose("losses", "needs", "train.loss")
     assert offer.check({}) == {}
+
+
+def test_the_types_of_options_are_shown_without_their_bounds() -> None:
+    def factory(
+        *,
+        size: Annotated[int, Gt(0), TUNING] = 1,
+        urls: Annotated[str | list[str] | None, TUNING] = None,
+        table: dict[str, Annotated[float, Gt(0)]] | None = None,
+        mode: Literal["a", "b"] = "a",
+        anything=None,  # type: ignore[no-untyped-def]
+    ) -> None:
+        """Nothing."""
+
+    types = [option.type for option in Offer("losses", "x", "p", "1", factory).options]
+    assert types == [
+        "int",
+        "str | list[str] | None",
+        "dict[str, float] | None",
+        "'a' | 'b'",
+        "Any",
+    ]
+
+
+def test_an_option_for_tuning_tells_nothing_of_the_result() -> None:
+    def factory(*, size: Annotated[int, Gt(0), TUNING] = 1, mode: str = "a") -> None:
+        """Nothing."""
+
+    offer = Offer("losses", "x", "p", "1", factory)
+    assert offer.telling({"size": 3, "mode": "b"}) == {"mode": "b"}
