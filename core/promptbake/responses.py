@@ -20,8 +20,8 @@ def generate(job: Generation) -> Iterator[Conversation]:
     """
     if job.turns > 1:
         raise BakeError(
-            f"data.turns = {job.turns}: the base model itself gives one answer a conversation; use "
-            "data.provider=openai or openrouter for more"
+            f"data.turns = {job.turns}: the base model itself gives one answer a conversation; for "
+            "more, choose a data.provider that asks chat endpoints (`promptbake plugins` has them)"
         )
     model = job.open_model()
     check_room(job.prompt, model, job.max_tokens)
