@@ -22,17 +22,16 @@ class Step:
     """An optimiser step under way, and what is wanted of the student as it stands behind it."""
 
     metrics: StepMetrics
-    sent: float  # when, by the monotonic clock
     loss: Pending[float]
     stepped: Pending[None]
     snapshot: Pending[Model] | None = None
     state: Pending[State] | None = None
 
-    def wait(self) -> Step:
-        """The step taken, with its loss, and the seconds since it was sent."""
+    def wait(self, since: float) -> Step:
+        """The step taken, with its loss, and the seconds since the loop turned to it."""
         loss = self.loss.result()  # first: where it has failed, the step may never come
         self.stepped.result()
-        seconds = time.monotonic() - self.sent
+        seconds = time.monotonic() - since
         if not math.isfinite(loss):
             raise BakeError(
                 f"step {self.metrics.step}: the loss is {loss}; lower train.lr and bake again"
@@ -57,7 +56,7 @@ def steps(
     under_way: deque[Step] = deque()
     over_budget: BudgetError | None = None
     for step in range(first, schedule.steps):
-        sent = time.monotonic()
+        since = time.monotonic()  # what happens between two steps counts for neither
         batch = [examples[index] for index in schedule.batch(step)]
         try:
             loss = student.forward_backward(batch, objective)
@@ -75,7 +74,6 @@ def steps(
                     lr=schedule.learning_rate(step),
                     tokens=sum(example.datum.n_response for example in batch),
                 ),
-                sent,
                 loss,
                 stepped,
                 student.snapshot() if eval_every and (last or taken % eval_every == 0) else None,
@@ -83,8 +81,8 @@ def steps(
             )
         )
         while len(under_way) >= student.steps_in_flight:
-            yield under_way.popleft().wait()
+            yield under_way.popleft().wait(since)
     while under_way:
-        yield under_way.popleft().wait()
+        yield under_way.popleft().wait(time.monotonic())
     if over_budget:
         raise over_budget

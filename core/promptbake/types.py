@@ -259,7 +259,7 @@ class StepMetrics:
     loss: float | None = None  # nats per response token, over the step's batch
     lr: float | None = None
     tokens: int | None = None  # response tokens in the batch
-    seconds: float | None = None  # since it was sent; steps may overlap
+    seconds: float | None = None  # that the loop spent on it
     held_out_kl: float | None = None  # nats per response token, where it was measured
 
 
