@@ -101,7 +101,7 @@ def _train(
                 bar.advance(note=f"{step.metrics.loss:.3f} nats/token")
         except BudgetError:  # nothing is under way any more: what was paid for is kept
             if taken > saved:
-                checkpoints.save(folder.checkpoints, taken, student.save_state(taken).result())
+                _save(session, taken, student.save_state(taken))
             raise
 
 

@@ -27,6 +27,7 @@ class Ledger:
         # The last line of a number is the one that counts.
         self._holds = {line["id"]: _usage(line) for line in read_json_lines(path)}
         self._dollars = sum(usage.dollars for _, usage in self._holds.values())
+        self._next = max(self._holds, default=-1) + 1
 
     @property
     def capped(self) -> bool:
@@ -60,7 +61,7 @@ class Ledger:
                 "it goes on from here"
             )
         what = f"{self.stage}: {what}"
-        number = max(self._holds, default=-1) + 1
+        number, self._next = self._next, self._next + 1
         self.write(number, what, usage, settled=False)
         return LedgerHold(self, number, what)
 
@@ -68,7 +69,7 @@ class Ledger:
         """The run has been moved away with its costs, and a new one begins."""
         self.close()
         self._holds.clear()
-        self._dollars = 0.0
+        self._dollars, self._next = 0.0, 0
 
     def close(self) -> None:
         """Close the file, until something is held again."""

@@ -1,4 +1,4 @@
-"""One gate for all requests of a run: when the endpoint is busy, nobody passes for a while."""
+"""One gate for all requests to an endpoint: when it is busy, nobody passes for a while."""
 
 from __future__ import annotations
 

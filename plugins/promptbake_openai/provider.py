@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -24,9 +23,6 @@ from promptbake_openai.prices import Prices
 ATTEMPTS = 5  # at an answer that is no completion; lost requests are the client's to repeat
 PATIENCE = 1800.0  # seconds in which at least one request must end
 GIVE_UP = 5  # requests in a row that failed for good
-BYTES_PER_TOKEN = 1  # no tokenizer makes more tokens of a text than it has bytes
-
-
 USER_HEAT = 1.0  # the simulated user's temperature
 USER = Message(
     "system",
@@ -46,7 +42,6 @@ class Tally:
     retried: int = 0
     tokens: int = 0
     dollars: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, retried: int) -> str:
         """The counts on one line."""
@@ -281,7 +276,8 @@ def swapped(turns: Sequence[Message]) -> list[Message]:
 def at_most(request: Request, job: Generation) -> Usage:
     """What a request may come to: every response at its longest, and read again in later turns."""
     text = [job.prompt.text, *(message.content for message in request.query.messages)]
-    read = sum(len(part.encode()) // BYTES_PER_TOKEN + 8 for part in text)
+    # No tokenizer makes more tokens of a text than it has bytes; a turn's frame takes a few.
+    read = sum(len(part.encode()) + 8 for part in text)
     calls = 2 * job.turns - 1  # the answers, and the user's turns in between
     grown = job.max_tokens * calls * (calls - 1) // 2
     return Usage(calls, prefill=read * calls + grown, sampled=job.max_tokens * calls)

@@ -15,6 +15,7 @@ from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most
 
 KEY = "OPENROUTER_API_KEY"
+BYTES_PER_TOKEN = 4  # of ordinary text, for a guess; a budget's holds are made for the worst
 SECONDS = 20.0
 
 
@@ -44,7 +45,8 @@ class Listing:
             raise BakeError(f"{self._url}: cannot be had: {reason}") from None
         for request in job.plan:
             longest = at_most(request, job)
-            needed = (longest.prefill + longest.sampled) // longest.calls
+            read = longest.prefill // BYTES_PER_TOKEN
+            needed = (read + longest.sampled) // longest.calls
             if context and needed > context:
                 raise BakeError(
                     f"query {request.query.id}: may take {needed} tokens, and the context of "

@@ -15,7 +15,6 @@ from promptbake.errors import BakeError
 from promptbake.inflight import gather, started
 
 T = TypeVar("T")
-U = TypeVar("U")
 PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
 CONNECT_SECONDS = 45.0
 ATTEMPTS = 3  # at a call that the service failed, and did not bill

@@ -19,7 +19,9 @@ texts = st.text(max_size=8).filter(str.strip)
 turns = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
 ids = st.text(max_size=5)
 meta = st.dictionaries(
-    ids, ids | st.integers() | st.floats(allow_nan=False) | st.none(), max_size=2
+    ids,
+    ids | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.none(),
+    max_size=2,
 )
 
 
