@@ -28,7 +28,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from promptbake import bake, data
 from promptbake.conversations import messages_to_json
 from promptbake.datums import align_all
 from promptbake.files import JsonLines, read_json_lines, write_json
@@ -36,6 +35,7 @@ from promptbake.progress import Bar, SilentReporter
 from promptbake.queries import load_queries
 from promptbake.schedule import Schedule
 from promptbake.session import Session, open_session
+from promptbake.stages import bake, data
 from promptbake.testing.tiny import save_tiny
 from promptbake.types import Datum, Message, Usage
 from promptbake_tinker.loopback import KEY, Loopback, Meter

@@ -106,7 +106,7 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
 @stage
 def data(session: Session) -> None:
     """Let the prompted model answer the queries, and save the answers without the prompt."""
-    from promptbake import data
+    from promptbake.stages import data
 
     with session.at_work("data"):
         data.run(session)
@@ -122,7 +122,7 @@ def data(session: Session) -> None:
 @stage
 def bake(session: Session) -> None:
     """Train a LoRA to answer without the prompt as the model does with it."""
-    from promptbake import bake
+    from promptbake.stages import bake
 
     with session.at_work("bake"):
         bake.run(session)
@@ -134,7 +134,7 @@ def bake(session: Session) -> None:
 @stage
 def verify(session: Session, as_json: Json = False) -> None:
     """Measure the four arms on held-out queries; exit 1 where the result misses its bar."""
-    from promptbake import verify
+    from promptbake.stages import verify
 
     with session.at_work("verify"):
         result = verify.run(session)
@@ -150,7 +150,7 @@ def verify(session: Session, as_json: Json = False) -> None:
 @stage
 def report(session: Session) -> None:
     """Write report.html again from verify.json and the metrics."""
-    from promptbake import report
+    from promptbake.stages import report
 
     session.refuse_address("report")
     report.write(session.run)
@@ -160,7 +160,7 @@ def report(session: Session) -> None:
 @stage
 def plan(session: Session, as_json: Json = False) -> None:
     """Say what the job will take before anything is sent, and what it has come to so far."""
-    from promptbake import plan
+    from promptbake.stages import plan
 
     made = plan.make(session)
     if as_json:
@@ -175,7 +175,7 @@ def export(
     to: Annotated[Path, typer.Option(help="The folder to write, which must not be there.")],
 ) -> None:
     """Bring the adapter home: a PEFT adapter in a folder, wherever it was trained."""
-    from promptbake import export
+    from promptbake.stages import export
 
     export.write(session, to)
     out.print(f"{to}: a PEFT adapter for {session.base.name}", soft_wrap=True)
@@ -193,7 +193,7 @@ def chat(
 
     PROMPT may also be the address of a checkpoint, such as tinker://.../sampler_weights/...
     """
-    from promptbake.chat import Chat
+    from promptbake.stages.chat import Chat
 
     talk = Chat(session, arm.value, max_tokens, temperature)
     if message is not None:

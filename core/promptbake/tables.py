@@ -14,8 +14,8 @@ from promptbake.plugins import Offer, Registry
 
 if TYPE_CHECKING:
     from promptbake.ledger import Ledger
-    from promptbake.plan import Plan
     from promptbake.runs import Run
+    from promptbake.stages.plan import Plan
 
 
 def print_plugins(registry: Registry, offers: Sequence[Offer], out: Console) -> None:

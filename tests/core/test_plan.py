@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from promptbake import bake, data, plan, verify
 from promptbake.budget import Budget
 from promptbake.config import resolve
 from promptbake.conversations import read
 from promptbake.interfaces import Objective, Pending, Trainer
-from promptbake.plan import Plan
 from promptbake.plugins import Offer, Registry
 from promptbake.progress import SilentReporter
 from promptbake.queries import load_queries, split
 from promptbake.session import Session, open_session
+from promptbake.stages import bake, data, plan, verify
+from promptbake.stages.plan import Plan
 from promptbake.types import (
     Checkpoint,
     Completion,

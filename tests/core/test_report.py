@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from promptbake import report
 from promptbake.errors import BakeError
 from promptbake.runs import Run
+from promptbake.stages import report
 
 MINUS = "\N{MINUS SIGN}"
 VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake import bake, data
 from promptbake.budget import Budget, Hold
 from promptbake.config import resolve
 from promptbake.errors import BakeError, BudgetError
@@ -27,6 +26,7 @@ from promptbake.progress import SilentReporter
 from promptbake.runs import Run
 from promptbake.schedule import Schedule
 from promptbake.session import Session
+from promptbake.stages import bake, data
 from promptbake.types import Checkpoint, Columns, Datum, Datums, Example, Prompt, Usage
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend

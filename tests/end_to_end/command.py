@@ -18,7 +18,12 @@ from promptbake.cli import main
 # The server imports what takes seconds once; each process that it forks starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["promptbake.bake", "promptbake.cli", "promptbake_mock.tiny", "promptbake_openai.provider"]
+    [
+        "promptbake.stages.bake",
+        "promptbake.cli",
+        "promptbake_mock.tiny",
+        "promptbake_openai.provider",
+    ]
 )
 PATIENCE = 60  # seconds
 

@@ -12,10 +12,10 @@ import pytest
 from command import promptbake
 from run_folder import KEY, MOCK, PROMPT, Finished, read_lines, settings
 
-from promptbake import data
 from promptbake.datums import align_all
 from promptbake.progress import SilentReporter
 from promptbake.session import open_session
+from promptbake.stages import data
 from promptbake.testing.tiny import tiny_tokenizer
 
 TRAINED_FROM = ("data.jsonl", "held_out.jsonl", "targets", "checkpoints", "adapter")

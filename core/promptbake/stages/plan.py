@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from promptbake import data
 from promptbake.datums import align_all, common_prefix
 from promptbake.interfaces import Model
 from promptbake.objective import TailedLoss
 from promptbake.queries import load_questions
 from promptbake.schedule import Schedule
 from promptbake.session import Session
+from promptbake.stages import data
 from promptbake.types import ARMS, Message, Quote, Request, Usage, Work
 
 ANSWERS_ARE_KNOWN = "responses as they are in the run folder"

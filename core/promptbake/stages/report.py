@@ -82,14 +82,16 @@ def _environment() -> Environment:
 
 
 def _kl_chart(kl: Mapping[str, Any]) -> Markup:
-    from promptbake import charts  # matplotlib takes a while to import, and only a report needs it
+    from promptbake.stages import (
+        charts,  # matplotlib takes a while to import, and only a report needs it
+    )
 
     return charts.kl_bars({ARM_NAMES[arm]: kl[arm] for arm in ("base", "baked", "reprompted")})
 
 
 def _training(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The two curves, None where nothing was recorded, and how many values could not be drawn."""
-    from promptbake import charts
+    from promptbake.stages import charts
 
     lines = list(metrics)
     losses, losses_lost = _points(lines, "loss")

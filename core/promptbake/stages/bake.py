@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from promptbake import checkpoints, data
+from promptbake import checkpoints
 from promptbake.checkpoints import CHECKPOINT
 from promptbake.datums import align_all, check_room
 from promptbake.divergence import Yardstick
@@ -24,6 +24,7 @@ from promptbake.loop import steps
 from promptbake.objective import TailedLoss
 from promptbake.schedule import Schedule
 from promptbake.session import Session
+from promptbake.stages import data
 from promptbake.targets import ask_teacher, yardstick
 from promptbake.types import Example, StepMetrics
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from promptbake import data, report
 from promptbake.datums import align_all
 from promptbake.divergence import gap_closed, gap_closed_ci95
 from promptbake.errors import BakeError
@@ -15,6 +14,7 @@ from promptbake.interfaces import Evaluator, Evidence, Model
 from promptbake.queries import load_questions
 from promptbake.responses import answer
 from promptbake.session import Session
+from promptbake.stages import data, report
 from promptbake.targets import yardstick
 from promptbake.types import Answer, Arm, Datum
 
