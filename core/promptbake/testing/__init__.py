@@ -1,3 +1,51 @@
-"""For plugin authors: a tiny real model that needs no download."""
+"""For plugin authors: a conformance suite for each kind, and a tiny real model to try them on.
+
+The suites need pytest; the tiny model does not.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from promptbake.testing.backends import BackendSuite
+    from promptbake.testing.evaluators import EvaluatorSuite
+    from promptbake.testing.losses import LossSuite, Worked
+    from promptbake.testing.providers import DataProviderSuite
+    from promptbake.testing.suite import Suite
+    from promptbake.testing.teachers import TeacherSuite
+    from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
+    from promptbake.testing.trackers import TrackerSuite
+
+__all__ = [
+    "BackendSuite",
+    "DataProviderSuite",
+    "EvaluatorSuite",
+    "LossSuite",
+    "Suite",
+    "TeacherSuite",
+    "TrackerSuite",
+    "Worked",
+    "save_tiny",
+    "tiny_model",
+    "tiny_tokenizer",
+]
+
+_HOMES = {
+    "backends": ("BackendSuite",),
+    "evaluators": ("EvaluatorSuite",),
+    "losses": ("LossSuite", "Worked"),
+    "providers": ("DataProviderSuite",),
+    "suite": ("Suite",),
+    "teachers": ("TeacherSuite",),
+    "tiny": ("save_tiny", "tiny_model", "tiny_tokenizer"),
+    "trackers": ("TrackerSuite",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"promptbake.testing.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

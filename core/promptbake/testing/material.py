@@ -1,0 +1,44 @@
+"""What the suites try a plugin on: a prompt, questions, and the tiny model that answers them."""
+
+from __future__ import annotations
+
+from promptbake.budget import Budget, NoBudget
+from promptbake.config import resolve
+from promptbake.interfaces import Model
+from promptbake.plugins import load
+from promptbake.types import Datum, Message, Prompt, Query
+
+PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
+TALKS = {  # questions, and answers of different lengths
+    "What is a tide?": "Arr, the moon does it!",
+    "Who are you?": "A poor man, matey.",
+    "How far is it to the sea?": "Ten leagues or so.",
+    "Say hm.": "Hm!",
+}
+PROFILE = "mock"  # of which the tiny model is the base model
+
+
+def base_model(budget: Budget | None = None) -> Model:
+    """The tiny model, opened by the backend of the profile `mock`."""
+    config = resolve(PROFILE).config
+    offer = load().choose("backends", config.train.backend, "train.backend")
+    model: Model = offer.make({}).open_model(config.model.name, budget or NoBudget())
+    return model
+
+
+def queries() -> tuple[Query, ...]:
+    """The questions."""
+    return tuple(
+        Query(f"q{number}", (Message("user", question),)) for number, question in enumerate(TALKS)
+    )
+
+
+def datums(model: Model) -> tuple[Datum, ...]:
+    """The questions with their answers, as the student and as the teacher read them."""
+    found = []
+    for query, answer in zip(queries(), TALKS.values(), strict=True):
+        response = model.renderer.response(answer, complete=True)
+        student = model.renderer.prompt(query.messages) + response
+        teacher = model.renderer.prompt(query.messages, PROMPT.text) + response
+        found.append(Datum(f"c-{query.id}", query.id, student, teacher, len(response)))
+    return tuple(found)

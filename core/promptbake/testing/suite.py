@@ -1,0 +1,73 @@
+"""What all conformance suites share: capability flags, and waivers that give their reason."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from _pytest.mark import Mark
+
+WAIVER = '@pytest.mark.xfail(reason="...")'
+
+
+class Suite:
+    """The tests that every plugin of a kind passes.
+
+    Subclass it in a test module under a name that begins with `Test`, supply the one fixture, and
+    set the flags that differ. A test that your plugin cannot pass is waived by overriding it with
+    the mark xfail and a reason; anything else (skip, a body of your own, None) is refused when the
+    tests are collected.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ()  # environment variables whose values are secret
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Refuse waivers without a reason; pytest calls this for each test that it collects."""
+        refusals = [*_missing(type(self)), *_waived(type(self), metafunc.definition)]
+        if refusals:
+            raise pytest.Collector.CollectError("\n".join(refusals))
+
+    def capable_of(self, flag: str) -> None:
+        """Leave out a test of what the plugin does not claim to do."""
+        if not getattr(self, flag):
+            pytest.skip(f"{type(self).__name__}.{flag} is False")
+
+
+def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:
+    """The tests of the suites that ship with promptbake, by name."""
+    for base in suite.__mro__:
+        if issubclass(base, Suite) and base.__module__.startswith("promptbake.testing."):
+            for name, test in vars(base).items():
+                if name.startswith("test_"):
+                    yield name, test
+
+
+def _missing(suite: type[Suite]) -> Iterator[str]:
+    for name, _ in _inherited(suite):
+        if not inspect.isfunction(getattr(suite, name)):
+            yield f"{suite.__name__}.{name} is no test any more; waive it by {WAIVER}"
+
+
+def _waived(suite: type[Suite], item: pytest.Item) -> Iterator[str]:
+    name = item.name
+    where = f"{suite.__name__}.{name}"
+    ours = dict(_inherited(suite)).get(name)
+    if ours is None:  # a test of the author's own
+        return
+    for mark in (*item.iter_markers("skip"), *item.iter_markers("skipif")):
+        yield f"{where} is waived by {mark.name}; waive it by {WAIVER}"
+    waivers = list(item.iter_markers("xfail"))
+    for mark in waivers:
+        if not _reason(mark):
+            yield f"{where} is waived without a reason; waive it by {WAIVER}"
+    if not waivers and getattr(suite, name) is not ours:
+        yield f"{where} replaces a test of the suite; waive it by {WAIVER}"
+
+
+def _reason(mark: Mark) -> str:
+    reason = mark.kwargs.get("reason", "")
+    return reason.strip() if isinstance(reason, str) else ""

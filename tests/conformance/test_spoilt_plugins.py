@@ -1,0 +1,51 @@
+"""Every spoilt plugin is caught by the test that is meant for it, and the good one is not."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+HERE = Path(__file__).parent
+MODULES = sorted(path.stem for path in HERE.glob("spoilt_*.py"))
+
+
+def failures(module: str, report: Path) -> dict[str, set[str]]:
+    """The tests that failed, by class; a class of which all passed has none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider",
+         f"--junitxml={report}", "--tb=no", str(HERE / f"{module}.py")],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr  # tests ran, and some failed
+    found: dict[str, set[str]] = defaultdict(set)
+    for case in ElementTree.parse(report).iter("testcase"):
+        suite = case.attrib["classname"].rpartition(".")[2]
+        failed = {case.attrib["name"]} if case.find("failure") is not None else set()
+        assert case.find("error") is None, f"{suite}.{case.attrib['name']} could not run"
+        found[suite] |= failed
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_spoilt_plugin_is_caught_by_its_test(module: str, tmp_path: Path) -> None:
+    failed = failures(module, tmp_path / "report.xml")
+    suites = {name: each for name, each in vars(importlib.import_module(module)).items()
+              if name.startswith("Test")}  # fmt: skip
+    caught_by = {name: suite.caught_by for name, suite in suites.items() if suite.caught_by}
+    assert len(caught_by) >= 10
+    missed = {name: test for name, test in caught_by.items() if test not in failed[name]}
+    assert missed == {}
+    for good in suites.keys() - caught_by.keys():
+        assert failed[good] == set(), good
+    assert set(failed) == set(suites)
+
+
+def test_there_are_spoilt_plugins_of_each_kind() -> None:
+    assert [name.removeprefix("spoilt_") for name in MODULES] == ["losses"]
