@@ -87,7 +87,8 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
             reporter=RichReporter(),
         )
         try:
-            command(session, **own)
+            with session.attributed():
+                command(session, **own)
         except KeyboardInterrupt:
             session.reporter.say("stopped; the same command goes on from here")
             raise typer.Exit(130) from None

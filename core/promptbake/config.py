@@ -17,9 +17,8 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptbake.conversations import read_text
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, nearest
 from promptbake.hookspecs import HOOKS
-from promptbake.plugins import nearest
 from promptbake.types import Datums, Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -128,6 +127,17 @@ class Config(_Section):
     options: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict, description="the plugins' own, under <kind>.<name>.<option>"
     )
+
+    def chosen(self) -> list[tuple[str, str, str]]:
+        """What it names of plugins: the kind, the name and the key that names it."""
+        return [
+            ("data_providers", self.data.provider, "data.provider"),
+            ("teachers", self.teacher.source, "teacher.source"),
+            ("losses", self.train.loss, "train.loss"),
+            ("backends", self.train.backend, "train.backend"),
+            *(("evaluators", name, "verify.evaluators") for name in self.verify.evaluators),
+            *(("trackers", name, "train.trackers") for name in self.train.trackers),
+        ]
 
     def options_of(self, kind: str, name: str) -> Mapping[str, object]:
         """The options that were set for one plugin's offer."""

@@ -1,4 +1,9 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and a hint at how."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class BakeError(Exception):
@@ -11,3 +16,17 @@ class BakeError(Exception):
 
 class BudgetError(BakeError):
     """`budget.max_dollars` would be passed; work stops before it is, and goes on when it rises."""
+
+
+class ContractError(ValueError):
+    """What a plugin's object gave is not what its interface says: a defect of the plugin."""
+
+    def __init__(self, product: object, problem: str) -> None:
+        super().__init__(f"{type(product).__module__}.{type(product).__qualname__}: {problem}")
+        self.product = product
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint at the choice that was probably meant, or nothing."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -4,12 +4,14 @@ A factory's keyword arguments, with their annotations and defaults, are the opti
 sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. A run is made
 anew where an option differs from the one that it was made with, unless the option is annotated as
 `Annotated[..., TUNING]`. Keep the
-module that holds the hooks light: import heavy packages inside the factories.
+module that holds the hooks light: import heavy packages inside the factories. The module says
+which version of all this it was written for: `PROMPTBAKE_API = 1`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pluggy
@@ -19,10 +21,46 @@ from promptbake.interfaces import Backend, DataProvider, Evaluator, Loss, Teache
 hookspec = pluggy.HookspecMarker("promptbake")
 hookimpl = pluggy.HookimplMarker("promptbake")
 
+API_VERSION = 1  # of the hooks and the interfaces: raised where a plugin of before would break
+
 TUNING = object()  # annotates an option that changes how work is done, not what comes of it
 
 T = TypeVar("T")
 Factories = Mapping[str, Callable[..., T]]
+Factory = TypeVar("Factory", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an offer needs beside its plugin."""
+
+    modules: tuple[str, ...] = ()  # that can be imported
+    install: str = ""  # what pip is to be given for them
+    keys: tuple[str, ...] = ()  # environment variables with a secret
+    unless: Mapping[str, object] = field(default_factory=dict)  # options that make keys needless
+
+
+def needs(
+    *,
+    modules: tuple[str, ...] = (),
+    install: str = "",
+    keys: tuple[str, ...] = (),
+    unless: Mapping[str, object] | None = None,
+) -> Callable[[Factory], Factory]:
+    """Declare what a factory's object needs, so that a user hears of it before it is missed.
+
+    A factory is not called while one of the `modules` is missing; the user is told to
+    `pip install` what `install` says. `promptbake doctor` shows which of the `keys`, environment
+    variables, are set; with the options in `unless` they are not needed.
+    """
+
+    def declare(factory: Factory) -> Factory:
+        found = Needs(modules, install or " ".join(modules), keys, unless or {})
+        factory.promptbake_needs = found  # type: ignore[attr-defined]
+        return factory
+
+    return declare
+
 
 HOOKS = {
     "data_providers": "promptbake_register_data_providers",

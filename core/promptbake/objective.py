@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, ContractError
 from promptbake.interfaces import Loss
 from promptbake.types import Columns, Datum, Span, Tail, Targets
 
@@ -73,7 +73,13 @@ class TailedLoss:
             measure = torch.cat([measure, torch.ones_like(measure[:, :1])], dim=1)
         if self.asks_teacher and self.tail == "renormalize":
             student, teacher = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
-        return self.loss(student, teacher, measure)
+        nats = self.loss(student, teacher, measure)
+        shape = tuple(getattr(nats, "shape", ()))
+        if shape != (len(student),):
+            raise ContractError(
+                self.loss, f"gave a result of shape {shape} for N = {len(student)}: expected [N]"
+            )
+        return nats
 
     def weights(self, columns: Columns) -> Tensor | None:
         """The weights [N, C] of a weighted cross-entropy with this gradient, if there are any.

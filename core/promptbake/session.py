@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptbake.attribution import Use, attribute
 from promptbake.checkpoints import read_adapter
 from promptbake.config import Config, Resolved, resolve
 from promptbake.conversations import read_text
@@ -41,6 +42,7 @@ class Session:
     registry: Registry
     reporter: Reporter
     address: str | None = None  # of a checkpoint, where one was given in the place of a prompt
+    uses: list[Use] = field(default_factory=list)  # what was made so far
 
     @property
     def config(self) -> Config:
@@ -59,6 +61,15 @@ class Session:
                 self.budget.stage = ""
                 self.budget.close()
 
+    @contextmanager
+    def attributed(self) -> Iterator[None]:
+        """Note on an error that came out of a plugin which one it was."""
+        try:
+            yield
+        except Exception as error:
+            attribute(error, self.uses)
+            raise
+
     def refuse_address(self, what_for: str) -> None:
         """Raise BakeError where there is a checkpoint's address in the place of a prompt."""
         if self.address:
@@ -72,7 +83,10 @@ class Session:
     def make(self, kind: str, name: str, key: str) -> Any:
         """The plugin's object of that kind and name, with its options; `key` named it."""
         offer = self.registry.choose(kind, name, key)
-        return offer.make(self.config.options_of(kind, name))
+        use = Use(offer, self.config.options_of(kind, name))
+        self.uses.append(use)
+        use.product = offer.make(use.options)
+        return use.product
 
     @cached_property
     def backend(self) -> Backend:
@@ -139,15 +153,7 @@ def open_session(
 def _check_names(session: Session) -> None:
     """Refuse every unknown plugin name and option before any work is done."""
     config = session.config
-    chosen = [
-        ("data_providers", config.data.provider, "data.provider"),
-        ("teachers", config.teacher.source, "teacher.source"),
-        ("losses", config.train.loss, "train.loss"),
-        ("backends", config.train.backend, "train.backend"),
-        *(("evaluators", name, "verify.evaluators") for name in config.verify.evaluators),
-        *(("trackers", name, "train.trackers") for name in config.train.trackers),
-    ]
-    for kind, name, key in chosen:
+    for kind, name, key in config.chosen():
         session.registry.choose(kind, name, key)
     for kind, names in config.options.items():
         for name, options in names.items():

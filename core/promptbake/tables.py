@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from promptbake.hookspecs import HOOKS
-from promptbake.plugins import Offer, Registry
+from promptbake.offers import Offer
+from promptbake.plugins import Registry
 
 if TYPE_CHECKING:
     from promptbake.ledger import Ledger

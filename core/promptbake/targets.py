@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from promptbake.divergence import Yardstick
+from promptbake.errors import ContractError
 from promptbake.files import write_atomic
 from promptbake.interfaces import Teacher
 from promptbake.objective import TailedLoss
@@ -137,8 +138,11 @@ def _fill(session: Session, store: TargetStore, datums: Sequence[Datum], draws: 
     )
     with session.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:
         for index, answer in answers:
-            store.put(wanted[index], answer)
+            try:
+                store.put(wanted[index], answer)
+            except ValueError as problem:
+                raise ContractError(teacher, str(problem)) from problem
             bar.advance()
     missing = [datum.conversation_id for datum in wanted if datum not in store]
     if missing:
-        raise ValueError(f"the teacher gave no targets for {', '.join(missing)}")
+        raise ContractError(teacher, f"gave no targets for {', '.join(missing)}")

@@ -10,6 +10,8 @@ from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Evaluator, Evidence
 from promptbake.types import ARMS, Arm, Measurement
 
+PROMPTBAKE_API = 1
+
 
 class Checks:
     """One measurement a pattern, searched for in each arm's answers to the test questions."""

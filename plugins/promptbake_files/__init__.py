@@ -13,6 +13,8 @@ from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import DataProvider, Generation
 from promptbake.types import Conversation, Message, Query, Quote, Usage
 
+PROMPTBAKE_API = 1
+
 
 class FilesProvider:
     """A line that ends with an answer is a conversation; one that ends with a question, a query.

@@ -12,6 +12,8 @@ from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Tracker
 from promptbake.types import StepMetrics
 
+PROMPTBAKE_API = 1
+
 
 class JsonlTracker:
     """Appends to metrics.jsonl; a run that goes on after a step loses the lines past it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Loss
 
+PROMPTBAKE_API = 1
+
 
 def forward_kl() -> Loss:
     """KL(teacher || student): the loss of Prompt Baking, arXiv 2409.13697, Eq. 3."""

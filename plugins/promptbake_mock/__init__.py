@@ -5,6 +5,8 @@ from __future__ import annotations
 from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Backend, DataProvider
 
+PROMPTBAKE_API = 1
+
 
 def mock_backend() -> Backend:
     """Bake the tiny model, whatever `model.name` says."""

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt
 
 from promptbake.errors import BakeError
-from promptbake.hookspecs import TUNING, Factories, hookimpl
+from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import DataProvider, Teacher
 
 if TYPE_CHECKING:
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.prices import Prices
 
+PROMPTBAKE_API = 1
 Count = Annotated[int, Gt(0), TUNING]
 Seconds = Annotated[float, Gt(0), TUNING]
 HOSTED = "https://api.openai.com/v1"
 
 
+@needs(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
 def openai_provider(
     *,
     model: str,
@@ -40,7 +42,6 @@ def openai_provider(
     unless `allow_truncated`. `prices` are `prompt` and `completion`, in dollars per million tokens;
     `body` is added to each request.
     """
-    check_installed()
     from promptbake_openai.provider import ChatProvider
 
     made = _prices(prices)
@@ -50,6 +51,7 @@ def openai_provider(
     )
 
 
+@needs(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
 def openai_teacher(
     *,
     model: str,
@@ -64,7 +66,6 @@ def openai_teacher(
     OPENAI_BASE_URL where `base_url` is not given; several addresses share the requests. vLLM gives
     up to 20 log-probabilities a token unless --max-logprobs says more.
     """
-    check_installed()
     from promptbake_openai.teacher import OpenAITeacher
 
     endpoints = _endpoints(model, base_url, concurrency, timeout, max_retries, None)
@@ -98,14 +99,6 @@ def _endpoints(
         )
         for url in urls
     ]
-
-
-def check_installed() -> None:
-    """Raise BakeError where the extra is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("openai") is None:
-        raise BakeError("chat endpoints need the module openai: pip install 'promptbake[openai]'")
 
 
 def _prices(given: dict[str, float] | None) -> Prices | None:

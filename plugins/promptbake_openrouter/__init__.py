@@ -6,14 +6,16 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from promptbake.hookspecs import TUNING, Factories, hookimpl
+from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import DataProvider
 
+PROMPTBAKE_API = 1
 Count = Annotated[int, Gt(0), TUNING]
 Seconds = Annotated[float, Gt(0), TUNING]
 HOSTED = "https://openrouter.ai/api/v1"
 
 
+@needs(modules=("openai",), install="promptbake[openai]", keys=("OPENROUTER_API_KEY",))
 def openrouter_provider(
     *,
     model: str,
@@ -34,9 +36,6 @@ def openrouter_provider(
     allow_fallbacks, quantizations, ...); `referer` and `title` attribute the calls to you. `body`
     is added to each request. The others are as in the provider `openai`.
     """
-    from promptbake_openai import check_installed
-
-    check_installed()
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.gate import Gate
     from promptbake_openai.provider import ChatProvider

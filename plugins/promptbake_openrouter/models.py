@@ -8,9 +8,8 @@ from typing import Any
 
 import httpx2
 
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, nearest
 from promptbake.interfaces import Generation
-from promptbake.plugins import nearest
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most
 

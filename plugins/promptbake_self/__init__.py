@@ -8,6 +8,8 @@ from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import DataProvider, Generation, Model, Teacher
 from promptbake.types import Conversation, Query, Quote, Span, Targets
 
+PROMPTBAKE_API = 1
+
 
 class SelfProvider:
     """Samples the prompted base model, in batches."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from math import inf
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from promptbake.errors import BakeError
-from promptbake.hookspecs import TUNING, Factories, hookimpl
+from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import Backend, Teacher
 
+PROMPTBAKE_API = 1
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
 
+@needs(
+    modules=("tinker", "tinker_cookbook"),
+    install="promptbake[tinker]",
+    keys=("TINKER_API_KEY",),
+    unless={"loopback": True},
+)
 def tinker_backend(
     *,
     renderer: str = "auto",
@@ -44,7 +49,6 @@ def tinker_backend(
     LoRA on the unembedding, too. `prices` replaces the table: `prefill`, `sample` and `train` in
     dollars per million tokens.
     """
-    _check_installed()
     from promptbake_tinker.backend import TinkerBackend
     from promptbake_tinker.settings import Settings
 
@@ -66,23 +70,12 @@ def tinker_backend(
     )
 
 
+@needs(modules=("tinker", "tinker_cookbook"), install="promptbake[tinker]")
 def tinker_teacher() -> Teacher:
     """The prompted base model on Tinker, whichever backend opened it there."""
-    _check_installed()
     from promptbake_tinker.teacher import TinkerTeacher
 
     return TinkerTeacher()
-
-
-def _check_installed() -> None:
-    try:
-        missing = [name for name in ("tinker", "tinker_cookbook") if find_spec(name) is None]
-    except ValueError:  # what find_spec raises for a module that is None
-        missing = ["tinker"]
-    if missing:
-        raise BakeError(
-            f"the plugin tinker needs the module {missing[0]}: pip install 'promptbake[tinker]'"
-        )
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Backend
 
+PROMPTBAKE_API = 1
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 

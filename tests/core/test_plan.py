@@ -15,7 +15,8 @@ from promptbake.budget import Budget
 from promptbake.config import resolve
 from promptbake.conversations import read
 from promptbake.interfaces import Objective, Pending, Trainer
-from promptbake.plugins import Offer, Registry
+from promptbake.offers import Offer
+from promptbake.plugins import Registry
 from promptbake.progress import SilentReporter
 from promptbake.queries import load_queries, split
 from promptbake.session import Session, open_session

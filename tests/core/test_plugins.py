@@ -11,10 +11,12 @@ from annotated_types import Gt
 
 from promptbake.errors import BakeError
 from promptbake.hookspecs import TUNING
-from promptbake.plugins import DISABLE, GROUP, Offer, Registry, load
+from promptbake.offers import Offer
+from promptbake.plugins import DISABLE, GROUP, Registry, load
 
 LOSS = """
 from promptbake.hookspecs import hookimpl
+PROMPTBAKE_API = 1
 
 class Loss:
     def __init__(self, weight, label):
@@ -27,6 +29,16 @@ def soft(*, weight: float = 0.5, label: "str | None" = None):
 def promptbake_register_losses():
     return {"soft": soft}
 """
+
+
+TWICE = (
+    LOSS
+    + """
+@hookimpl(specname="promptbake_register_losses")
+def more():
+    return {"soft": soft}
+"""
+)
 
 
 class Installer(Protocol):
@@ -50,7 +62,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 def offering(returned: str, hook: str = "promptbake_register_losses") -> str:
     return (
-        "from promptbake.hookspecs import hookimpl\n"
+        "from promptbake.hookspecs import hookimpl\nPROMPTBAKE_API = 1\n"
         f"@hookimpl\ndef {hook}():\n    return {returned}\n"
     )
 
@@ -92,9 +104,17 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         (offering("None"), "must return a mapping from name to factory; found None"),
         (offering("{'a': 3}"), "must return a mapping from name to factory; found {'a': 3}"),
         (offering("{3: dict}"), "must return a mapping from name to factory; found {3: "),
-        (offering("{}['a']"), "KeyError: 'a'"),
+        (offering("{}['a']"), "promptbake_register_losses failed: KeyError: 'a'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
         (offering("{}"), "it implements none of the hooks: promptbake_register_data_providers, "),
-        ("", "it implements none of the hooks: promptbake_register_data_providers, "),
+        ("PROMPTBAKE_API = 1", "it implements none of the hooks: promptbake_register_data_provi"),
+        ("", "it does not say which API it was written for; put PROMPTBAKE_API = 1 into its "
+         "module"),
+        ("PROMPTBAKE_API = 2", "it was written for version 2 of the plugin API, and this "
+         "promptbake has version 1; upgrade promptbake"),
+        ("PROMPTBAKE_API = 0", "has version 1; upgrade the plugin"),
+        ("PROMPTBAKE_API = 'new'", "it was written for version 'new' of the plugin API"),
+        (TWICE, "promptbake_register_losses offers a name twice: soft"),
     ],
 )  # fmt: skip
 def test_a_broken_plugin_is_set_aside_with_its_reason_and_the_others_work(
@@ -157,6 +177,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 from promptbake.hookspecs import hookimpl
+PROMPTBAKE_API = 1
 
 class Plain: ...
 

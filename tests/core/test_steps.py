@@ -21,7 +21,8 @@ from promptbake.interfaces import Model, Objective, Pending, State, Trainer
 from promptbake.ledger import Ledger
 from promptbake.loop import Step, steps
 from promptbake.objective import TailedLoss
-from promptbake.plugins import Offer, Registry, load
+from promptbake.offers import Offer
+from promptbake.plugins import Registry, load
 from promptbake.progress import SilentReporter
 from promptbake.runs import Run
 from promptbake.schedule import Schedule

@@ -14,7 +14,8 @@ import torch
 from promptbake.config import resolve
 from promptbake.interfaces import Model
 from promptbake.objective import TailedLoss
-from promptbake.plugins import Offer, Registry
+from promptbake.offers import Offer
+from promptbake.plugins import Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs import Run
 from promptbake.session import Session

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from promptbake import conversations
 from promptbake.author import read_queries, store_queries, write_queries
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, ContractError
 from promptbake.files import JsonLines, digest_file, read_json_lines
 from promptbake.interfaces import DataProvider, Generation
 from promptbake.progress import Bar, Relay
@@ -110,7 +110,7 @@ def run(session: Session) -> None:
     total = None if prepared.brought else len(job.plan)
     with session.reporter.bar("data", total, len(job.done)) as bar:
         relay.bar = bar
-        counts = _store(session, job, answers, held_out, bar)
+        counts = _store(session, job, _checked(prepared.provider, answers), held_out, bar)
     _check_any(session.run)
     session.run.finish("data", time.monotonic() - started, **counts)
 
@@ -185,6 +185,15 @@ def _store(
         "held_out": len(read_json_lines(run.held_out)),
         "rejected": len(read_json_lines(run.rejected)),
     }
+
+
+def _checked(
+    provider: DataProvider, answers: Iterator[Conversation | Rejection]
+) -> Iterator[Conversation | Rejection]:
+    for found in answers:
+        if not isinstance(found, Conversation | Rejection):
+            raise ContractError(provider, f"gave {found!r}: expected a Conversation")
+        yield found
 
 
 def _on_one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from promptbake.datums import align_all
 from promptbake.divergence import gap_closed, gap_closed_ci95
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, ContractError
 from promptbake.files import write_json
 from promptbake.interfaces import Evaluator, Evidence, Model
 from promptbake.queries import load_questions
@@ -16,7 +16,7 @@ from promptbake.responses import answer
 from promptbake.session import Session
 from promptbake.stages import data, report
 from promptbake.targets import yardstick
-from promptbake.types import Answer, Arm, Datum
+from promptbake.types import Answer, Arm, Datum, Measurement
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run(session: Session) -> dict[str, Any]:
     kl = measure_kl(session, base, baked, datums)
     answers = ask_arms(session, base, baked)
     evidence = Evidence(session.prompt, answers)
-    measurements = [found for evaluator in evaluators for found in evaluator.evaluate(evidence)]
+    measurements = [found for each in evaluators for found in _measured(each, evidence)]
 
     bar = config.verify.min_gap_closed
     passed = kl["gap_closed"] >= bar
@@ -120,6 +120,14 @@ def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
         Answer(question, {arm: texts[arm][index] for arm in arms})
         for index, question in enumerate(questions)
     )
+
+
+def _measured(evaluator: Evaluator, evidence: Evidence) -> Sequence[Measurement]:
+    found = evaluator.evaluate(evidence)
+    for each in found:
+        if not isinstance(each, Measurement):
+            raise ContractError(evaluator, f"gave {each!r}: expected a Measurement")
+    return found
 
 
 def _answer_line(item: Answer) -> dict[str, Any]:

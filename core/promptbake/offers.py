@@ -1,0 +1,157 @@
+"""One name that a plugin offers: its options, what it needs, and how it is made."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pydantic
+
+from promptbake.errors import BakeError, nearest
+from promptbake.hookspecs import HOOKS, TUNING, Needs
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword argument of a factory."""
+
+    name: str
+    type: str
+    default: object
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One name that a plugin offers, and the factory behind it."""
+
+    kind: str
+    name: str
+    plugin: str
+    version: str
+    factory: Any  # a callable whose keyword arguments only its own plugin knows
+    module: str = ""  # of the entry point
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, for a message."""
+        return f"plugin {self.plugin} {self.version}, hook {HOOKS[self.kind]}, {self.name!r}"
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs beside its plugin."""
+        found: Needs = getattr(_innermost(self.factory), "promptbake_needs", Needs())
+        return found
+
+    @property
+    def missing_modules(self) -> tuple[str, ...]:
+        """The modules that it needs and that cannot be found."""
+        return tuple(name for name in self.needs.modules if not _is_installed(name))
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The factory's keyword arguments."""
+        annotations = _parameter_types(self.factory)
+        return tuple(
+            Option(
+                parameter.name,
+                _type_name(annotations.get(parameter.name, Any)),
+                None if parameter.default is parameter.empty else parameter.default,
+                parameter.default is parameter.empty,
+            )
+            for parameter in inspect.signature(self.factory).parameters.values()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        )
+
+    def check(self, options: Mapping[str, object]) -> dict[str, object]:
+        """The options with their types checked. Raises BakeError with the key of a wrong one."""
+        key = f"options.{self.kind}.{self.name}"
+        known = [option.name for option in self.options]
+        for name in options:
+            if name not in known:
+                raise BakeError(
+                    f"{key}.{name}: {self.kind} {self.name!r} (plugin {self.plugin}) has no such "
+                    f"option; it takes: {', '.join(known) or 'none'}{nearest(name, known)}"
+                )
+        annotations = _parameter_types(self.factory)
+        checked: dict[str, object] = {}
+        for name, value in options.items():
+            try:
+                adapter = pydantic.TypeAdapter(annotations.get(name, Any))
+                checked[name] = adapter.validate_python(value)
+            except pydantic.ValidationError as error:
+                problem = error.errors()[0]["msg"]
+                raise BakeError(
+                    f"{key}.{name}: {problem[0].lower()}{problem[1:]}; found {value!r}"
+                ) from None
+        return checked
+
+    def telling(self, options: Mapping[str, object]) -> dict[str, object]:
+        """The options that the result depends on: all but those that are annotated as tuning."""
+        annotations = _parameter_types(self.factory)
+        return {
+            name: value
+            for name, value in options.items()
+            if TUNING not in getattr(annotations.get(name), "__metadata__", ())
+        }
+
+    def make(self, options: Mapping[str, object]) -> Any:
+        """Call the factory with checked options.
+
+        Raises BakeError where an option is missing, too, or a module that it needs.
+        """
+        if missing := self.missing_modules:
+            raise BakeError(
+                f"{self.kind} {self.name!r} (plugin {self.plugin}) needs the module {missing[0]}: "
+                f"pip install '{self.needs.install}'"
+            )
+        for option in self.options:
+            if option.required and option.name not in options:
+                key = f"options.{self.kind}.{self.name}.{option.name}"
+                raise BakeError(f"{key}: is missing; expected {option.type}: --set {key}=...")
+        return self.factory(**self.check(options))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # its package is missing, or it is None in sys.modules
+        return False
+
+
+def _innermost(factory: Any) -> Any:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return factory
+
+
+def _type_name(annotation: object) -> str:
+    """The type as a user may read it: without its bounds, and by its short name."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    parts = get_args(annotation)
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return " | ".join(_type_name(part) for part in parts)
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(repr, parts))
+    if parts:
+        outer = getattr(get_origin(annotation), "__name__", str(annotation))
+        return f"{outer}[{', '.join(_type_name(part) for part in parts)}]"
+    return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
+
+
+def _parameter_types(factory: Any) -> dict[str, Any]:
+    # Without the return annotation, which a light module may import for the type checker only.
+    factory = _innermost(factory)
+    function = factory.__init__ if inspect.isclass(factory) else inspect.unwrap(factory)
+    written = dict(getattr(function, "__annotations__", {}))  # a class may have no __init__
+    written.pop("return", None)
+    shim = SimpleNamespace(
+        __annotations__=written, __globals__=getattr(function, "__globals__", {})
+    )
+    return get_type_hints(shim, include_extras=True)

@@ -1,0 +1,175 @@
+"""What a user sees when a stranger's plugin fails: which one, and that the others still work."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from command import promptbake
+from run_folder import MOCK, settings
+
+LOSS = """
+import torch
+from promptbake.hookspecs import hookimpl
+from promptbake.errors import BakeError
+
+PROMPTBAKE_API = 1
+
+class Broken:
+    targets, linear = "teacher", False
+
+    def __init__(self, how):
+        self.how = how
+
+    def __call__(self, student, teacher, measure):
+        if self.how == "shape":
+            return (measure * (teacher - student)).sum(dim=0)
+        if self.how == "mend":
+            raise BakeError("options.losses.broken.how: mend it")
+        return torch.stack([student, teacher[:, :1]])
+
+def broken(*, how: str = "stack", strict: bool = False):
+    if how == "factory":
+        raise KeyError(how)
+    return Broken(how)
+
+@hookimpl
+def promptbake_register_losses():
+    return {"broken": broken}
+"""
+EVALUATOR = """
+from promptbake.hookspecs import hookimpl
+
+PROMPTBAKE_API = 1
+
+class Plain:
+    def evaluate(self, evidence):
+        return [{"name": "length"}]
+
+@hookimpl
+def promptbake_register_evaluators():
+    return {"plain": Plain}
+"""
+PROVIDER = """
+from promptbake.hookspecs import hookimpl
+from promptbake.types import Quote, Usage
+
+PROMPTBAKE_API = 1
+
+class Texts:
+    def queries(self):
+        return ()
+
+    def quote(self, job):
+        return Quote(Usage(), True, 0.0)
+
+    def generate(self, job):
+        return iter(["Arr!"])
+
+@hookimpl
+def promptbake_register_data_providers():
+    return {"texts": Texts}
+"""
+
+
+class Distribution(Protocol):
+    """Installs a distribution of one plugin for a test."""
+
+    def __call__(self, name: str, source: str, version: str = "1.2") -> None: ...
+
+
+@pytest.fixture
+def installed(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Distribution:
+    site = tmp_path_factory.mktemp("site")
+    monkeypatch.syspath_prepend(site)
+
+    def write(name: str, source: str, version: str = "1.2") -> None:
+        module = f"{site.name.replace('-', '_')}_{name}"
+        (site / f"{module}.py").write_text(source)
+        record = site / f"{module}-{version}.dist-info"
+        record.mkdir()
+        (record / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n"
+        )
+        (record / "entry_points.txt").write_text(f"[promptbake]\n{name} = {module}\n")
+
+    return write
+
+
+def crash(*arguments: str | Path) -> str:
+    """What a crash prints."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        promptbake(*arguments)
+    return "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("stack", "RuntimeError: stack expects each tensor to be equal size"),
+        ("shape", ".Broken: gave a result of shape ("),
+        ("factory", "KeyError: 'factory'"),
+    ],
+)
+def test_a_crash_inside_a_plugin_says_which_one(
+    installed: Distribution, prompt: Path, how: str, line: str
+) -> None:
+    installed("stranger", LOSS)
+    loss = settings("train.loss=broken", f"options.losses.broken.how={how}")
+    assert promptbake("data", prompt, *MOCK, *loss).code == 0
+    printed = crash("bake", prompt, *MOCK, *loss)
+    assert line in printed
+    assert printed.splitlines()[-1] == (
+        "promptbake: this is a plugin's: plugin stranger 1.2, hook promptbake_register_losses, "
+        f"'broken', options: how='{how}'"
+    )
+
+
+def test_what_a_user_can_mend_is_one_line_all_the_same(
+    installed: Distribution, prompt: Path
+) -> None:
+    installed("stranger", LOSS)
+    loss = settings("train.loss=broken", "options.losses.broken.how=mend")
+    assert promptbake("data", prompt, *MOCK, *loss).code == 0
+    result = promptbake("bake", prompt, *MOCK, *loss)
+    assert result.complaint == "options.losses.broken.how: mend it"
+
+
+def test_an_evaluator_of_the_wrong_kind_of_result_is_named(
+    installed: Distribution, own_copy: Path, prompt: Path
+) -> None:
+    installed("stranger", EVALUATOR)
+    printed = crash("verify", prompt, *MOCK, *settings('verify.evaluators=["plain"]'))
+    assert ".Plain: gave {'name': 'length'}: expected a Measurement" in printed
+    assert "plugin stranger 1.2, hook promptbake_register_evaluators, 'plain'" in printed
+
+
+def test_a_provider_of_the_wrong_kind_of_result_is_named(
+    installed: Distribution, prompt: Path
+) -> None:
+    installed("stranger", PROVIDER)
+    printed = crash("data", prompt, *MOCK, *settings("data.provider=texts"))
+    assert ".Texts: gave 'Arr!': expected a Conversation" in printed
+    assert "plugin stranger 1.2, hook promptbake_register_data_providers, 'texts'" in printed
+
+
+def test_a_crash_in_the_core_blames_nobody(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert promptbake("data", prompt, *MOCK).code == 0
+    record = prompt.parent / "runs" / "pirate" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"stages": 3}))
+    assert "plugin" not in crash("bake", prompt, *MOCK).splitlines()[-1]
+
+
+def test_broken_plugins_do_not_stop_a_bake(installed: Distribution, prompt: Path) -> None:
+    installed("missing", "import no_such_sdk")
+    installed("newer", "PROMPTBAKE_API = 99")
+    installed("rude", "raise SystemExit(5)")
+    assert promptbake("data", prompt, *MOCK).code == 0
+    listed = promptbake("plugins").out
+    for line in ("no_such_sdk", "upgrade promptbake", "SystemExit: 5"):
+        assert line in listed
