@@ -6,7 +6,6 @@ import errno
 import functools
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
@@ -275,8 +274,6 @@ def _version(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit 2 with one line for what the user can mend."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(arguments)
     except BakeError as error:

@@ -164,7 +164,7 @@ def resolve(
     profile: str = "local",
     sidecar: Path | None = None,
     config_file: Path | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, object] = (),
 ) -> Resolved:
     """Lay the layers over each other, later ones over earlier ones, and check the result.
 
@@ -175,7 +175,10 @@ def resolve(
         layers.append(_read(sidecar))
     if config_file is not None:
         layers.append(_read(config_file))
-    layers += [_setting(text) for text in settings]
+    if isinstance(settings, Mapping):
+        layers += [_nested(key, value, f"settings {key}") for key, value in settings.items()]
+    else:
+        layers += [_setting(text) for text in settings]
 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -238,16 +241,19 @@ def _read(path: Path) -> Layer:
 
 def _setting(text: str) -> Layer:
     key, equals, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
+    if not equals or not all(part.strip() for part in key.split(".")):
         raise BakeError(f"--set {text}: expected section.key=value, such as train.lr=1e-3")
     try:
         parsed: Any = tomli.loads(f"value = {value}")["value"]
     except tomli.TOMLDecodeError:
         parsed = value.strip()  # a bare word is a string
-    for part in reversed(parts):
-        parsed = {part: parsed}
-    return Layer(f"--set {text}", parsed)
+    return _nested(key, parsed, f"--set {text}")
+
+
+def _nested(key: str, value: Any, source: str) -> Layer:
+    for part in reversed(key.split(".")):
+        value = {part.strip(): value}
+    return Layer(source, value)
 
 
 def _lay(below: dict[str, Any], above: Mapping[str, Any]) -> None:

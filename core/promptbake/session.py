@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -125,11 +126,11 @@ class Session:
 
 
 def open_session(
-    prompt: str | Path,
+    prompt: str | Path | Prompt,
     *,
     profile: str,
     config_file: Path | None,
-    settings: Sequence[str],
+    settings: Sequence[str] | Mapping[str, object],
     run: Path | None,
     reporter: Reporter,
 ) -> Session:
@@ -138,7 +139,11 @@ def open_session(
     In the place of a prompt's file there may be a checkpoint's address, SCHEME://..., which has
     neither prompt nor run.
     """
-    if SCHEME in str(prompt):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if isinstance(prompt, Prompt):
+        found, sidecar, address = _checked(prompt), None, None
+    elif SCHEME in str(prompt):
         found, sidecar, address = Prompt("", ""), None, str(prompt)
     else:
         file, address = Path(prompt), None
@@ -148,6 +153,14 @@ def open_session(
     session = Session(found, resolved, folder, load(), reporter, address)
     _check_names(session)
     return session
+
+
+def _checked(prompt: Prompt) -> Prompt:
+    if not prompt.text.strip():
+        raise BakeError(f"prompt {prompt.name!r}: the prompt is empty")
+    if not prompt.name or Path(prompt.name).name != prompt.name:
+        raise BakeError(f"prompt {prompt.name!r}: its name must be one that a folder can have")
+    return prompt
 
 
 def _check_names(session: Session) -> None:

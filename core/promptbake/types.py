@@ -80,6 +80,14 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """The conversations of a run."""
+
+    training: tuple[Conversation, ...]
+    held_out: tuple[Conversation, ...]  # to queries that are never trained on
+
+
+@dataclass(frozen=True)
 class Rejection:
     """A response that came and is not kept, with the reason and what it said."""
 
@@ -278,6 +286,24 @@ class Measurement:
     name: str
     unit: str
     values: Mapping[Arm, float]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `verify` found, on queries that were never trained on."""
+
+    kl: Mapping[Arm, float]  # nats per response token, from the prompted model
+    kl_kind: str  # over what it is summed: the full vocabulary, or the top K and a bucket
+    gap_closed: float  # 1 - kl of baked / kl of base
+    gap_closed_ci95: tuple[float, float]
+    min_gap_closed: float  # the bar
+    measurements: tuple[Measurement, ...]
+    answers: tuple[Answer, ...]  # to the test questions
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gap that is closed reaches the bar."""
+        return self.gap_closed >= self.min_gap_closed
 
 
 @dataclass(frozen=True)

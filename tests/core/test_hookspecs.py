@@ -57,6 +57,18 @@ def test_a_built_in_factory_describes_itself_and_its_options(offer: Any) -> None
     offer.check({option.name: option.default for option in offer.options if not option.required})
 
 
+def test_importing_promptbake_loads_nothing_but_pluggy() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import promptbake;"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(*sorted(new - set(sys.stdlib_module_names) - {'promptbake'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["pluggy"]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins", "--json"]])
 def test_listing_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     program = """if True:

@@ -17,15 +17,7 @@ from promptbake.progress import Bar, Relay
 from promptbake.queries import BUILTIN, GENERATE, Split, digest, load_queries, plan, split
 from promptbake.runs import Run
 from promptbake.session import Session
-from promptbake.types import Conversation, Prompt, Query, Rejection
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The conversations of a run."""
-
-    training: tuple[Conversation, ...]
-    held_out: tuple[Conversation, ...]
+from promptbake.types import Conversation, Dataset, Prompt, Query, Rejection
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from promptbake.responses import answer
 from promptbake.session import Session
 from promptbake.stages import data, report
 from promptbake.targets import yardstick
-from promptbake.types import Answer, Arm, Datum, Measurement
+from promptbake.types import ARMS, Answer, Arm, Datum, Measurement, Message, Proof, Query
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -63,6 +63,30 @@ def run(session: Session) -> dict[str, Any]:
     write_json(folder.verify, result)
     report.write(folder)
     return result
+
+
+def proof_of(record: dict[str, Any]) -> Proof:
+    """What verify.json holds, as a noun."""
+    kl = record["kl"]
+    measured = record["evaluators"].items()
+    return Proof(
+        kl={arm: kl[arm] for arm in ARMS if arm in kl},
+        kl_kind=kl["kind"],
+        gap_closed=kl["gap_closed"],
+        gap_closed_ci95=tuple(kl["gap_closed_ci95"]),
+        min_gap_closed=record["bars"]["kl.gap_closed"]["min"],
+        measurements=tuple(
+            Measurement(name, found["unit"], {arm: found[arm] for arm in ARMS if arm in found})
+            for name, found in measured
+        ),
+        answers=tuple(
+            Answer(
+                Query(line["id"], (Message("user", line["question"]),)),
+                {arm: line[arm] for arm in ARMS if arm in line},
+            )
+            for line in record["answers"]
+        ),
+    )
 
 
 def measure_kl(

@@ -1,0 +1,100 @@
+"""promptbake from Python: the examples in the docstrings and in the README, run."""
+
+from __future__ import annotations
+
+import doctest
+import sys
+from pathlib import Path
+
+import pytest
+
+import promptbake
+from promptbake import BakeError, Prompt, api
+
+ROOT = Path(__file__).parents[2]
+PIRATE = Prompt("pirate", "Answer like a pirate who has lost his map.")
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def failures(tests: list[doctest.DocTest]) -> str:
+    """What the examples printed that they were not to print; they share their names, in order."""
+    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    names: dict[str, object] = {"promptbake": promptbake}
+    said: list[str] = []
+    for test in sorted(tests, key=lambda test: test.lineno or 0):
+        test.globs = names
+        runner.run(test, clear_globs=False, out=said.append)
+    assert runner.tries > 0
+    return "".join(said)
+
+
+def test_the_examples_of_the_docstrings_hold() -> None:
+    found = doctest.DocTestFinder(exclude_empty=True).find(api)
+    assert {test.name.rpartition(".")[2] for test in found if test.examples} == {
+        "api", "bake", "plan", "chat", "export"
+    }  # fmt: skip
+    assert failures([test for test in found if test.examples]) == ""
+
+
+def test_the_example_of_the_readme_holds() -> None:
+    text = (
+        (ROOT / "README.md").read_text("utf-8").partition("## From Python")[2].partition("\n## ")[0]
+    )
+    test = doctest.DocTestParser().get_doctest(text, {}, "README", "README.md", 0)
+    assert len(test.examples) > 3
+    assert failures([test]) == ""
+
+
+def test_progress_is_shown_on_standard_error_unless_it_is_quiet(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    promptbake.data(PIRATE, profile="mock")
+    said = capsys.readouterr()
+    assert (said.out, "data" in said.err) == ("", True)
+    promptbake.data(PIRATE, profile="mock", quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_it_is_the_run_of_the_command(tmp_path: Path) -> None:
+    from promptbake.cli import main
+
+    (tmp_path / "pirate.md").write_text(PIRATE.text)
+    (tmp_path / "more.toml").write_text("[data]\nmax_tokens = 8\n")
+    own = {"profile": "mock", "config": "more.toml", "run": "own", "quiet": True}
+    dataset = promptbake.data("pirate.md", settings={"data.temperatures": [0.5, 1.0]}, **own)
+    theirs = "--profile mock --config more.toml --run theirs --set data.temperatures=[0.5,1.0]"
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", "pirate.md", *theirs.split()])
+    for name in ("data.jsonl", "held_out.jsonl"):
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    assert len(dataset.training) > 60  # of 80
+
+
+@pytest.mark.parametrize(
+    ("prompt", "job", "line"),
+    [
+        (PIRATE, {"settings": {"train.rnak": 3}}, "settings train.rnak: train.rnak: there is no "),
+        (PIRATE, {"settings": {"train.rank": "x"}}, "settings train.rank: train.rank: "),
+        (PIRATE, {"profile": "mokc"}, "--profile mokc: there is no such profile"),
+        (Prompt("p", "  "), {}, "prompt 'p': the prompt is empty"),
+        (Prompt("a/b", "x"), {}, "prompt 'a/b': its name must be one that a folder can have"),
+        ("none.md", {}, "none.md: "),
+    ],
+)  # fmt: skip
+def test_what_can_be_mended_is_said_in_one_line(
+    prompt: Prompt | str, job: dict[str, object], line: str
+) -> None:
+    with pytest.raises(BakeError) as caught:
+        promptbake.data(prompt, **({"profile": "mock"} | job))  # type: ignore[arg-type]
+    assert str(caught.value).startswith(line)
+    assert not Path("runs").exists()
+
+
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'bakery'"):
+        promptbake.bakery  # noqa: B018
+    assert "torch" in sys.modules  # of this process; test_hookspecs looks at one of its own
