@@ -240,6 +240,46 @@ def plugins(
 
 
 @app.command()
+def doctor(
+    profile: Annotated[str | None, typer.Option(help="Exit 1 if this one lacks anything.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show versions, devices, keys (never their values), plugins, and what a profile lacks."""
+    from promptbake.config import profiles
+    from promptbake.doctor import examine
+
+    if profile is not None and profile not in profiles():
+        there = ", ".join(profiles())
+        raise BakeError(f"--profile {profile}: there is no such profile; there is: {there}")
+    health = examine()
+    if as_json:
+        _print_json(health.as_json())
+    else:
+        tables.print_health(health, out)
+    if profile is not None and health.profiles[profile]:
+        raise typer.Exit(1)
+
+
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as skew-kl.")],
+    kind: Annotated[
+        str,
+        typer.Option(help="loss, teacher, data-provider, backend, evaluator or tracker."),
+    ],
+    to: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
+) -> None:
+    """Write a repository for a plugin of your own: its tests pass as soon as it is installed."""
+    from promptbake import scaffold
+
+    folder = scaffold.new_plugin(name, kind, to)
+    out.print(
+        f"{folder}: a plugin that works. Next:\n  cd {folder}\n  pip install -e '.[dev]'\n  pytest",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def config(
     prompt: Annotated[Path | None, typer.Argument(metavar="[PROMPT]")] = None,
     profile: Profile = "local",

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,7 @@ class Run:
         stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
         write_json(
             self.record_file,
-            {"schema": 1, "config": config, "versions": _versions(), "stages": stages},
+            {"schema": 1, "config": config, "versions": versions(), "stages": stages},
         )
 
     def finish(self, name: str, seconds: float, **results: object) -> None:
@@ -116,14 +116,24 @@ class Run:
         return aside
 
 
-def _versions() -> dict[str, str]:
-    """Of Python, of this package, and of what it needs, as far as that is installed."""
-    found = {"python": sys.version.split()[0], "promptbake": version("promptbake")}
+def versions(*, missing: bool = False) -> dict[str, str | None]:
+    """Of Python, of this package, and of what it needs as far as that is installed.
+
+    With `missing`, None for what its extras would bring and is not installed.
+    """
+    found: dict[str, str | None] = {
+        "python": sys.version.split()[0],
+        "promptbake": version("promptbake"),
+    }
     for requirement in requires("promptbake") or ():
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-        if 'extra == "dev"' not in requirement.replace("'", '"'):
-            with suppress(PackageNotFoundError):
-                found[name] = version(name)
+        if name == "promptbake" or re.search("extra == .(dev|testing)", requirement):
+            continue
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if missing:
+                found[name] = None
     return found
 
 

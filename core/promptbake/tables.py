@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from promptbake.offers import Offer
 from promptbake.plugins import Registry
 
 if TYPE_CHECKING:
+    from promptbake.doctor import Health
     from promptbake.ledger import Ledger
     from promptbake.runs import Run
     from promptbake.stages.plan import Plan
@@ -32,6 +33,37 @@ def print_plugins(registry: Registry, offers: Sequence[Offer], out: Console) -> 
     out.print(table)
     for aside in registry.set_aside:
         out.print(f"did not load: {aside.plugin} {aside.version}: {aside.reason}", markup=False)
+
+
+def print_health(health: Health, out: Console) -> None:
+    """What is installed, set and at hand, and what each profile lacks."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+
+    def section(title: str, lines: Iterable[str]) -> None:
+        for number, line in enumerate(lines):
+            table.add_row("" if number else title, line)
+
+    installed = [f"{name} {version}" for name, version in health.versions.items() if version]
+    missing = [name for name, version in health.versions.items() if not version]
+    section("versions", [", ".join(installed), f"plugin API {health.api}"])
+    section("not installed", [", ".join(missing)] if missing else [])
+    section("devices", health.devices)
+    there = health.cache
+    state = "" if there.writable else ", and it cannot be written"
+    size, free = (f"{number / 2**20:,.0f} MiB" for number in (there.bytes, there.free))
+    section("cache", [f"{there.folder}: {size}; {free} free on its disk{state}"])
+    section("keys", (f"{key}: {'set' if on else 'not set'}" for key, on in health.keys.items()))
+    for plugin in health.plugins:
+        names = "; ".join(f"{kind}: {', '.join(each)}" for kind, each in plugin.offers.items())
+        section("plugins" if plugin is health.plugins[0] else "",
+                [f"{plugin.name} {plugin.version} ({names})"])  # fmt: skip
+    section("did not load", (f"{a.plugin} {a.version}: {a.reason}" for a in health.set_aside))
+    section("clashes", health.clashes)
+    for name, lacks in health.profiles.items():
+        section(f"profile {name}", lacks or ("ready",))
+    out.print(table)
 
 
 def print_config(values: Mapping[str, Any], sources: Mapping[str, str], out: Console) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from promptbake.testing.backends import BackendSuite
     from promptbake.testing.evaluators import EvaluatorSuite
     from promptbake.testing.losses import LossSuite, Worked
+    from promptbake.testing.plugins import PluginSuite
     from promptbake.testing.providers import DataProviderSuite
     from promptbake.testing.suite import Suite
     from promptbake.testing.teachers import TeacherSuite
@@ -23,6 +24,7 @@ __all__ = [
     "DataProviderSuite",
     "EvaluatorSuite",
     "LossSuite",
+    "PluginSuite",
     "Suite",
     "TeacherSuite",
     "TrackerSuite",
@@ -36,6 +38,7 @@ _HOMES = {
     "backends": ("BackendSuite",),
     "evaluators": ("EvaluatorSuite",),
     "losses": ("LossSuite", "Worked"),
+    "plugins": ("PluginSuite",),
     "providers": ("DataProviderSuite",),
     "suite": ("Suite",),
     "teachers": ("TeacherSuite",),

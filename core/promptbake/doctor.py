@@ -1,0 +1,137 @@
+"""`promptbake doctor`: what is installed, set and at hand, and what each profile lacks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from promptbake.config import Config, profiles, resolve
+from promptbake.errors import BakeError
+from promptbake.files import cache
+from promptbake.hookspecs import API_VERSION
+from promptbake.offers import Offer
+from promptbake.plugins import Registry, SetAside, load
+from promptbake.runs import versions
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where what can be made again is kept."""
+
+    folder: str
+    bytes: int  # that are in it
+    free: int  # bytes that its disk has left
+    writable: bool
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plugin, and what it offers: names by kind."""
+
+    name: str
+    version: str
+    offers: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Health:
+    """The environment. Of keys it holds whether they are set, and never what they are."""
+
+    api: int
+    versions: Mapping[str, str | None]  # None is not installed
+    devices: tuple[str, ...]
+    cache: Cache
+    keys: Mapping[str, bool]
+    plugins: tuple[Plugin, ...]
+    set_aside: tuple[SetAside, ...]
+    clashes: tuple[str, ...]
+    profiles: Mapping[str, tuple[str, ...]]  # what each lacks
+
+    def as_json(self) -> dict[str, Any]:
+        """What `promptbake doctor --json` prints."""
+        return asdict(self)
+
+
+def examine() -> Health:
+    """Look at everything; sends nothing, changes nothing."""
+    registry = load()
+    return Health(
+        api=API_VERSION,
+        versions=versions(missing=True),
+        devices=tuple(_devices()),
+        cache=_cache(cache()),
+        keys={key: bool(os.environ.get(key)) for key in _keys(registry)},
+        plugins=tuple(_plugins(registry)),
+        set_aside=registry.set_aside,
+        clashes=tuple(_clashes(registry)),
+        profiles={name: tuple(_lacks(resolve(name).config, registry)) for name in profiles()},
+    )
+
+
+def _devices() -> Iterator[str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield f"cpu: {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
+    try:
+        import torch
+    except Exception as error:  # a broken installation may raise anything
+        yield f"torch cannot be imported: {error}"
+        return
+    for number in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(number)
+        yield f"cuda:{number}: {found.name}, {found.total_memory / 2**30:.0f} GiB"
+
+
+def _cache(folder: Path) -> Cache:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Cache(str(folder), size, shutil.disk_usage(there).free, os.access(there, os.W_OK))
+
+
+def _keys(registry: Registry) -> list[str]:
+    return sorted({key for offer in registry.offers for key in offer.needs.keys})
+
+
+def _plugins(registry: Registry) -> Iterator[Plugin]:
+    for name in sorted({offer.plugin for offer in registry.offers}):
+        mine = [offer for offer in registry.offers if offer.plugin == name]
+        kinds = dict.fromkeys(offer.kind for offer in mine)
+        yield Plugin(
+            name,
+            mine[0].version,
+            {kind: tuple(each.name for each in mine if each.kind == kind) for kind in kinds},
+        )
+
+
+def _clashes(registry: Registry) -> Iterator[str]:
+    for offers in registry.clashes:
+        plugins = " and ".join(offer.plugin for offer in offers)
+        yield f"{offers[0].kind} {offers[0].name!r} is offered by {plugins}"
+
+
+def _lacks(config: Config, registry: Registry) -> Iterator[str]:
+    found: dict[str, None] = {}
+    for kind, name, key in config.chosen():
+        try:
+            offer = registry.choose(kind, name, key)
+        except BakeError as error:
+            found[str(error)] = None
+            continue
+        found |= dict.fromkeys(_offer_lacks(offer, config.options_of(kind, name)))
+    yield from found
+
+
+def _offer_lacks(offer: Offer, options: Mapping[str, object]) -> Iterator[str]:
+    if offer.missing_modules:
+        yield f"{', '.join(offer.missing_modules)}: pip install '{offer.needs.install}'"
+    for option in offer.options:
+        if option.required and option.name not in options:
+            yield f"--set options.{offer.kind}.{offer.name}.{option.name}=..."
+    unless = offer.needs.unless
+    needless = unless and all(options.get(name) == value for name, value in unless.items())
+    for key in offer.needs.keys:
+        if not needless and not os.environ.get(key):
+            yield f"{key} is not set"

@@ -1,0 +1,89 @@
+"""`promptbake new-plugin`: a repository for a plugin of one's own, ready to install and to test."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from promptbake import __version__
+from promptbake.errors import BakeError, nearest
+from promptbake.files import atomic_folder
+from promptbake.plugins import load
+
+KINDS = {  # what a person calls a kind: its plural, as in HOOKS, and the setting that chooses one
+    "data-provider": ("data_providers", "--set data.provider={}"),
+    "teacher": ("teachers", "--set teacher.source={}"),
+    "loss": ("losses", "--set train.loss={}"),
+    "backend": ("backends", "--set train.backend={0} --set data.provider=self"),
+    "evaluator": ("evaluators", "--set 'verify.evaluators=[\"{}\"]'"),
+    "tracker": ("trackers", '--set \'train.trackers=["jsonl", "{}"]\''),
+}
+
+
+def new_plugin(name: str, kind: str, parent: Path) -> Path:
+    """Write the repository `promptbake-<name>` into a folder; returns where it is.
+
+    Raises BakeError for a kind that there is not, a name that no module can have or that is taken,
+    and a folder that is there already.
+    """
+    words = _words(name, kind)
+    folder = parent / words["distribution"]
+    if folder.exists():
+        raise BakeError(f"{folder}: is there already; give another name, or --to another folder")
+    written = render(words, words["kind"])
+    with atomic_folder(folder) as new:
+        for path, text in written.items():
+            (new / path).parent.mkdir(exist_ok=True)
+            (new / path).write_text(text, "utf-8")
+    return folder
+
+
+def render(words: dict[str, str], kind: str) -> dict[str, str]:
+    """The files of such a repository, by path; `kind` is one of the plurals."""
+    jinja = Environment(
+        loader=FunctionLoader(_template), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    templates = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        ".gitignore": "gitignore",
+        f"{words['module']}.py": f"{kind}.py",
+        f"tests/test_{words['name']}.py": f"test_{kind}.py",
+    }
+    return {
+        path: jinja.get_template(f"{template}.j2").render(words)
+        for path, template in templates.items()
+    }
+
+
+def _words(name: str, kind: str) -> dict[str, str]:
+    """What the templates are filled with."""
+    if kind not in KINDS:
+        raise BakeError(
+            f"--kind {kind}: there is no such kind of plugin; there is: {', '.join(KINDS)}"
+            f"{nearest(kind, KINDS)}"
+        )
+    snake = name.lower().replace("-", "_")
+    if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", snake):
+        raise BakeError(f"{name}: expected a name of letters and digits, such as skew-kl")
+    plural, setting = KINDS[kind]
+    for offer in load().of(plural):
+        if offer.name == snake:
+            raise BakeError(f"{name}: the plugin {offer.plugin} offers this {kind} already")
+    return {
+        "name": snake,
+        "Name": "".join(part.capitalize() for part in snake.split("_")),
+        "module": f"promptbake_{snake}",
+        "distribution": f"promptbake-{snake.replace('_', '-')}",
+        "what": kind.replace("-", " "),
+        "kind": plural,
+        "setting": setting.format(snake),
+        "promptbake": __version__,
+    }
+
+
+def _template(name: str) -> str:
+    return (files("promptbake") / "templates" / "plugin" / name).read_text("utf-8")

@@ -1,0 +1,19 @@
+"""A backend: the torch plugin's engine, with a loader of one's own."""
+
+from __future__ import annotations
+
+from promptbake import Backend
+from promptbake.testing import tiny_model, tiny_tokenizer
+from promptbake_torch.backend import TorchBackend
+from promptbake_torch.engine import Engine
+from promptbake_torch.loading import make_engine
+from promptbake_torch.lora import LoraSettings
+
+
+def tiny_backend(seed: int) -> Backend:
+    """A tiny model with weights from `seed`, whatever `model.name` says."""
+
+    def load(name: str) -> Engine:
+        return make_engine(tiny_model(seed), tiny_tokenizer(), "parrot", digest=f"parrot-{seed}")
+
+    return TorchBackend("parrot", load, LoraSettings(), sample_batch=16)

@@ -1,0 +1,62 @@
+"""A data provider: the longest of several answers of the prompted base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from promptbake import (
+    BakeError,
+    Conversation,
+    Generation,
+    Message,
+    Model,
+    Query,
+    Quote,
+    Request,
+    Work,
+    derive,
+)
+
+
+class Longest:
+    """Asks `tries` times for each request, in one call."""
+
+    def __init__(self, tries: int) -> None:
+        self._tries = tries
+
+    def queries(self) -> Sequence[Query]:
+        """None of its own."""
+        return ()
+
+    def quote(self, job: Generation) -> Quote:
+        """What the base model asks for all tries."""
+        model = job.open_model()
+        rows = tuple(
+            (len(model.renderer.prompt(request.query.messages, job.prompt.text)), job.max_tokens)
+            for request in self._wanted(job)
+        )
+        return model.quote(Work("sample", rows * self._tries))
+
+    def generate(self, job: Generation) -> Iterator[Conversation]:
+        """One conversation a request."""
+        if job.turns != 1:
+            raise BakeError(f"data.turns = {job.turns}: parrot gives one answer a conversation")
+        model = job.open_model()
+        return (self._answer(model, job, request) for request in self._wanted(job))
+
+    def _wanted(self, job: Generation) -> list[Request]:
+        return [request for request in job.plan if request.id not in job.done]
+
+    def _answer(self, model: Model, job: Generation, request: Request) -> Conversation:
+        prompt = model.renderer.prompt(request.query.messages, job.prompt.text)
+        found = model.sample(
+            [prompt] * self._tries,
+            max_tokens=job.max_tokens,
+            temperatures=[request.temperature] * self._tries,
+            seeds=[derive(job.seed, "parrot", request.id, number) for number in range(self._tries)],
+        )
+        best = max((each for _, each in found), key=lambda each: len(each.tokens))
+        answer = Message("assistant", model.renderer.text(best.tokens))
+        messages = (*request.query.messages, answer)
+        meta = {"temperature": request.temperature, "tries": self._tries}
+        return Conversation(request.id, request.query.id, messages, best.complete, meta)
