@@ -372,19 +372,22 @@ class Evaluator(Protocol):
     """Measures the arms."""
 
     def evaluate(self, evidence: Evidence) -> Sequence[Measurement]:
-        """Named measurements, each with a value for every arm it speaks of."""
+        """Named measurements, each with a finite value for every arm that it speaks of.
+
+        An arm that did not answer has none.
+        """
         ...
 
 
 class Tracker(Protocol):
-    """Receives a run's metrics."""
+    """Receives a run's metrics, and writes nothing outside the run's folder but what it must."""
 
     def start(self, folder: Path, config: Mapping[str, object], step: int) -> None:
-        """A run begins in this folder or goes on after `step`: what was told later is void."""
+        """A run goes on after `step`, or begins anew where it is 0: what was told later is void."""
         ...
 
     def log(self, metrics: StepMetrics) -> None:
-        """One optimiser step."""
+        """One optimiser step; None is what was not measured. To be kept even if a kill comes."""
         ...
 
     def finish(self) -> None:

@@ -51,7 +51,7 @@ WHY = {
     "WithABlankReason": f"{NAME} is waived without a reason;",
     "Replaced": f"{NAME} replaces a test of the suite;",
     "Removed": f"{NAME} is no test any more;",
-    "WholeClass": f"{NAME} is waived by skip;",
+    "WholeClass": "is waived by skip;",
 }
 
 
@@ -73,10 +73,9 @@ def test_what_is_not_an_xfail_with_a_reason_is_refused(tmp_path: Path) -> None:
     whole = "\n@pytest.mark.skip(reason='all')\nclass TestWholeClass(Base):\n    pass\n"
     said = run(tmp_path, classes.replace("\n        ", "\n    ") + whole)
     for name, why in WHY.items():
-        lines = [line for line in said.splitlines() if f"Test{name}.{NAME}" in line]
-        assert lines
+        lines = [line for line in said.splitlines() if f"Test{name}.test_" in line]
+        assert any(why in line for line in lines)
         for line in lines:
-            assert why in line
             assert 'waive it by @pytest.mark.xfail(reason="...")' in line
     assert "passed" not in said.splitlines()[-1]
 
@@ -95,4 +94,4 @@ def test_an_xfail_with_a_reason_waives_one_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", ["compared_with"])
 def test_what_a_plugin_does_not_claim_is_left_out_by_its_flag(tmp_path: Path, flag: str) -> None:
     said = run(tmp_path, "\nclass TestOurs(Base):\n    pass\n")
-    assert f"TestOurs.{flag} is False" in said
+    assert f"TestOurs.{flag} is ()" in said

@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Evidence
+from promptbake.interfaces import Evaluator, Evidence
+from promptbake.testing import EvaluatorSuite
 from promptbake.types import ARMS, Answer, Arm, Message, Prompt, Query
 from promptbake_checks import checks
 
 QUERY = Query("q", (Message("user", "Why?"),))
+
+
+class TestChecks(EvaluatorSuite):
+    telling = ("Hm.", "No")
+
+    @pytest.fixture
+    def evaluator(self) -> Evaluator:
+        return checks(patterns={"hm": "(?i)hm", "ends": r"\.$"})
 
 
 def evidence(*answers: dict[Arm, str]) -> Evidence:
@@ -28,13 +37,6 @@ def test_a_share_is_counted_for_each_arm_and_each_pattern() -> None:
     assert hm.values == {"base": 0.0, "prompted": 1.0, "baked": 0.5, "reprompted": 1.0}
     assert ends.values == {"base": 1.0, "prompted": 1.0, "baked": 0.0, "reprompted": 0.5}
     assert tuple(hm.values) == ARMS
-
-
-def test_an_arm_that_did_not_answer_has_no_share() -> None:
-    evaluator = checks(patterns={"hm": "hm"})
-    (hm,) = evaluator.evaluate(evidence({"base": "hm", "baked": "no"}, {"base": "no"}))
-    assert hm.values == {"base": 0.5, "baked": 0.0}
-    assert evaluator.evaluate(evidence())[0].values == {}
 
 
 def test_a_pattern_that_is_none_is_refused_with_its_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptbake.files import read_json_lines
+from promptbake.interfaces import Tracker
+from promptbake.testing import TrackerSuite
 from promptbake.types import StepMetrics
 from promptbake_jsonl import jsonl
+
+
+class TestJsonl(TrackerSuite):
+    metrics_file = True
+
+    @pytest.fixture
+    def make_tracker(self) -> Callable[[], Tracker]:
+        return jsonl
+
+    def told(self, folder: Path) -> list[dict[str, Any]]:
+        return read_json_lines(folder / "metrics.jsonl")
 
 
 def track(folder: Path, first: int, last: int, finish: bool = True) -> None:
@@ -42,14 +57,6 @@ def test_a_line_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> None
     ]
 
 
-def test_a_line_is_there_before_the_run_ends(tmp_path: Path) -> None:
-    tracker = jsonl()
-    tracker.start(tmp_path, {}, 0)
-    tracker.log(StepMetrics(step=0, steps=2, epoch=0))
-    assert [line["step"] for line in lines(tmp_path)] == [0]
-    tracker.finish()
-
-
 @given(reached=st.integers(1, 9), saved=st.integers(0, 9), cut=st.integers(0, 30))
 def test_a_run_that_goes_on_has_each_step_once(
     tmp_path_factory: pytest.TempPathFactory, reached: int, saved: int, cut: int
@@ -64,9 +71,3 @@ def test_a_run_that_goes_on_has_each_step_once(
         path.write_bytes(content[: len(content) - min(cut, last_line)])
     track(folder, saved, 9)
     assert [line["step"] for line in lines(folder)] == list(range(10))
-
-
-def test_a_run_that_begins_anew_keeps_nothing(tmp_path: Path) -> None:
-    track(tmp_path, 0, 5)
-    track(tmp_path, 0, 1)
-    assert [line["step"] for line in lines(tmp_path)] == [0, 1]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from promptbake import checkpoints
@@ -58,10 +58,11 @@ def run(session: Session) -> None:
         len(examples), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
     measure = yardstick(session, held_out)
-    _train(session, student, examples, objective, schedule, measure, first)
-    with atomic_folder(folder.adapter) as new:
-        checkpoint = student.save_adapter(new)
-        write_json(new / CHECKPOINT, vars(checkpoint))
+    with _trackers(session, first) as trackers:
+        _train(session, student, examples, objective, schedule, measure, first, trackers)
+        with atomic_folder(folder.adapter) as new:
+            checkpoint = student.save_adapter(new)
+            write_json(new / CHECKPOINT, vars(checkpoint))
     folder.finish("bake", time.monotonic() - started, steps=schedule.steps)
 
 
@@ -73,11 +74,9 @@ def _train(
     schedule: Schedule,
     measure: Yardstick,
     first: int,
+    trackers: Sequence[Tracker],
 ) -> None:
-    config, folder = session.config.train, session.run
-    trackers: list[Tracker] = [
-        session.make("trackers", name, "train.trackers") for name in dict.fromkeys(config.trackers)
-    ]
+    config = session.config.train
 
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
@@ -86,10 +85,7 @@ def _train(
             tracker.log(metrics)
 
     taken = saved = first
-    with ExitStack() as ending, session.reporter.bar("bake", schedule.steps, first) as bar:
-        for tracker in trackers:
-            tracker.start(folder.path, session.config.model_dump(mode="json"), first)
-            ending.callback(tracker.finish)
+    with session.reporter.bar("bake", schedule.steps, first) as bar:
         if not first:
             log(StepMetrics(step=0, steps=schedule.steps, epoch=0), student.snapshot())
         every = config.eval_every, config.save_every
@@ -104,6 +100,18 @@ def _train(
             if taken > saved:
                 _save(session, taken, student.save_state(taken))
             raise
+
+
+@contextmanager
+def _trackers(session: Session, first: int) -> Iterator[Sequence[Tracker]]:
+    """Those that follow the run from step `first` on, until it has ended or was cut short."""
+    names = dict.fromkeys(session.config.train.trackers)
+    found: list[Tracker] = [session.make("trackers", name, "train.trackers") for name in names]
+    with ExitStack() as ending:
+        for tracker in found:
+            tracker.start(session.run.path, session.config.model_dump(mode="json"), first)
+            ending.callback(tracker.finish)
+        yield found
 
 
 def _save(session: Session, step: int, state: Pending[State]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +38,7 @@ def run(session: Session) -> dict[str, Any]:
     answers = ask_arms(session, base, baked)
     evidence = Evidence(session.prompt, answers)
     measurements = [found for each in evaluators for found in _measured(each, evidence)]
+    _refuse_one_name_twice(measurements)
 
     bar = config.verify.min_gap_closed
     passed = kl["gap_closed"] >= bar
@@ -147,11 +150,23 @@ def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
 
 
 def _measured(evaluator: Evaluator, evidence: Evidence) -> Sequence[Measurement]:
-    found = evaluator.evaluate(evidence)
+    found = list(evaluator.evaluate(evidence))
     for each in found:
         if not isinstance(each, Measurement):
             raise ContractError(evaluator, f"gave {each!r}: expected a Measurement")
+        if not all(math.isfinite(value) for value in each.values.values()):
+            raise ContractError(evaluator, f"gave {each!r}: expected finite numbers")
     return found
+
+
+def _refuse_one_name_twice(measurements: Sequence[Measurement]) -> None:
+    names = Counter(each.name for each in measurements)
+    for name, count in names.items():
+        if count > 1:
+            raise BakeError(
+                f"verify.evaluators: {count} measurements are called {name!r}, and verify.json can "
+                "hold one of that name; leave one of their evaluators out"
+            )
 
 
 def _answer_line(item: Answer) -> dict[str, Any]:

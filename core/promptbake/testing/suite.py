@@ -34,7 +34,7 @@ class Suite:
     def capable_of(self, flag: str) -> None:
         """Leave out a test of what the plugin does not claim to do."""
         if not getattr(self, flag):
-            pytest.skip(f"{type(self).__name__}.{flag} is False")
+            pytest.skip(f"{type(self).__name__}.{flag} is {getattr(self, flag)}")
 
 
 def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:
