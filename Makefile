@@ -15,7 +15,7 @@ ARGS   = "$(PROMPT)" --profile "$(PROFILE)" $(if $(CONFIG),--config "$(CONFIG)")
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins test check bench-data bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins doctor test check plugin-authors bench-data bench-tinker clean
 
 help: ## print this help
 	@echo "make TARGET [PROMPT=$(PROMPT)] [PROFILE=$(PROFILE)] [CONFIG=FILE] [SET=\"a.b=1 c.d=2\"] [RUN=DIR]"
@@ -56,6 +56,9 @@ report: $(READY) ## write report.html again
 plugins: $(READY) ## list what can be plugged in, and what did not load
 	@$(BAKE) plugins
 
+doctor: $(READY) ## show versions, devices, keys (never their values), and what each profile lacks
+	@$(BAKE) doctor
+
 test: $(READY) ## run the tests; needs no network and no key
 	.venv/bin/pytest --numprocesses=auto
 
@@ -64,6 +67,9 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
+
+plugin-authors: ## what a plugin's author does, in a new environment, by the documentation alone
+	ci/plugin_authors.sh
 
 bench-data: $(READY) ## how near the data stage comes to what the endpoint's latency allows
 	.venv/bin/python ci/bench_data.py

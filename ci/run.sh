@@ -6,6 +6,9 @@ cd "$(dirname "$0")/.."
 make setup
 make check
 started=$SECONDS
+make plugin-authors
+echo "a plugin's author took $((SECONDS - started)) seconds"
+started=$SECONDS
 make data bake verify PROMPT=prompts/yoda.md
 echo "the main job took $((SECONDS - started)) seconds"
 started=$SECONDS

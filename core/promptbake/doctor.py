@@ -67,7 +67,7 @@ def examine() -> Health:
         keys={key: bool(os.environ.get(key)) for key in _keys(registry)},
         plugins=tuple(_plugins(registry)),
         set_aside=registry.set_aside,
-        clashes=tuple(_clashes(registry)),
+        clashes=registry.clash_lines(),
         profiles={name: tuple(_lacks(resolve(name).config, registry)) for name in profiles()},
     )
 
@@ -104,12 +104,6 @@ def _plugins(registry: Registry) -> Iterator[Plugin]:
             mine[0].version,
             {kind: tuple(each.name for each in mine if each.kind == kind) for kind in kinds},
         )
-
-
-def _clashes(registry: Registry) -> Iterator[str]:
-    for offers in registry.clashes:
-        plugins = " and ".join(offer.plugin for offer in offers)
-        yield f"{offers[0].kind} {offers[0].name!r} is offered by {plugins}"
 
 
 def _lacks(config: Config, registry: Registry) -> Iterator[str]:

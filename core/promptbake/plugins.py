@@ -43,6 +43,14 @@ class Registry:
             found.setdefault((offer.kind, offer.name), []).append(offer)
         return tuple(tuple(offers) for offers in found.values() if len(offers) > 1)
 
+    def clash_lines(self) -> tuple[str, ...]:
+        """A line for each name that more than one plugin offers."""
+        return tuple(
+            f"{clash[0].kind} {clash[0].name!r} is offered by "
+            + " and ".join(offer.plugin for offer in clash)
+            for clash in self.clashes
+        )
+
     def of(self, kind: str) -> tuple[Offer, ...]:
         """The offers of one kind, by name."""
         return tuple(offer for offer in self.offers if offer.kind == kind)

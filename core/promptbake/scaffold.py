@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -67,7 +68,7 @@ def _words(name: str, kind: str) -> dict[str, str]:
             f"{nearest(kind, KINDS)}"
         )
     snake = name.lower().replace("-", "_")
-    if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", snake):
+    if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", snake) or keyword.iskeyword(snake):
         raise BakeError(f"{name}: expected a name of letters and digits, such as skew-kl")
     plural, setting = KINDS[kind]
     for offer in load().of(plural):

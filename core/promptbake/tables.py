@@ -31,6 +31,8 @@ def print_plugins(registry: Registry, offers: Sequence[Offer], out: Console) -> 
         )
         table.add_row(offer.kind, offer.name, offer.plugin, offer.version, options)
     out.print(table)
+    for line in registry.clash_lines():
+        out.print(line, markup=False)
     for aside in registry.set_aside:
         out.print(f"did not load: {aside.plugin} {aside.version}: {aside.reason}", markup=False)
 

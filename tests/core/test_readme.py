@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import re
-import textwrap
 import tomllib
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import torch
 import typer.main
 
 from promptbake.cli import app
 from promptbake.config import resolve
-from promptbake.objective import TailedLoss
-from promptbake.plugins import load
-from promptbake.types import Columns
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "core/README.md", "plugins/README.md")
@@ -67,19 +61,3 @@ def test_every_plugin_is_in_the_plugins_table() -> None:
     assert set(re.findall(r"^\| `(promptbake_\w+)`", table, flags=re.MULTILINE)) == set(
         points["promptbake"].values()
     )
-
-
-def test_the_example_of_a_plugin_is_a_loss_that_loads_and_measures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (ROOT / "plugins" / "README.md").read_text("utf-8")
-    code = text.partition("a module such as\n")[2].partition("\nand an entry point")[0]
-    (tmp_path / "total_variation_example.py").write_text(textwrap.dedent(code))
-    monkeypatch.syspath_prepend(tmp_path)
-    registry = load([EntryPoint("total_variation", "total_variation_example", "promptbake")])
-    assert registry.set_aside == ()
-    loss = TailedLoss(registry.choose("losses", "total_variation", "train.loss").make({}), "bucket")
-    teacher, student = torch.tensor([[0.5, 0.3]]).log(), torch.tensor([[0.2, 0.3]]).log()
-    columns = Columns(torch.tensor([[0, 1]]), teacher, torch.ones(1, 2))
-    assert loss.nats(teacher, columns).item() == pytest.approx(0.0, abs=1e-6)
-    assert loss.nats(student, columns).item() == pytest.approx(0.3, abs=1e-6)  # the rest: 0.2, 0.5

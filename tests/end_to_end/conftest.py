@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import promptbake
+from distribution import Site
 from run_folder import KEY, MOCK, PROMPT, STAGES, Finished
 from tinker_run import TinkerRun, Undisturbed, bake_undisturbed, tinker_run
 
@@ -38,6 +39,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             patch.setenv(name, KEY)
         results = {stage: promptbake(stage, prompt, *MOCK) for stage in STAGES}
     return Finished(folder / "runs" / "pirate", results)
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Where a test may install distributions of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    monkeypatch.syspath_prepend(folder)
+    return Site(folder)
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import traceback
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from command import promptbake
+from distribution import Site
 from run_folder import MOCK, settings
 
 LOSS = """
@@ -75,32 +75,6 @@ def promptbake_register_data_providers():
 """
 
 
-class Distribution(Protocol):
-    """Installs a distribution of one plugin for a test."""
-
-    def __call__(self, name: str, source: str, version: str = "1.2") -> None: ...
-
-
-@pytest.fixture
-def installed(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Distribution:
-    site = tmp_path_factory.mktemp("site")
-    monkeypatch.syspath_prepend(site)
-
-    def write(name: str, source: str, version: str = "1.2") -> None:
-        module = f"{site.name.replace('-', '_')}_{name}"
-        (site / f"{module}.py").write_text(source)
-        record = site / f"{module}-{version}.dist-info"
-        record.mkdir()
-        (record / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n"
-        )
-        (record / "entry_points.txt").write_text(f"[promptbake]\n{name} = {module}\n")
-
-    return write
-
-
 def crash(*arguments: str | Path) -> str:
     """What a crash prints."""
     with pytest.raises(Exception) as caught:  # noqa: PT011
@@ -117,9 +91,9 @@ def crash(*arguments: str | Path) -> str:
     ],
 )
 def test_a_crash_inside_a_plugin_says_which_one(
-    installed: Distribution, prompt: Path, how: str, line: str
+    site: Site, prompt: Path, how: str, line: str
 ) -> None:
-    installed("stranger", LOSS)
+    site.install("stranger", LOSS)
     loss = settings("train.loss=broken", f"options.losses.broken.how={how}")
     assert promptbake("data", prompt, *MOCK, *loss).code == 0
     printed = crash("bake", prompt, *MOCK, *loss)
@@ -130,10 +104,8 @@ def test_a_crash_inside_a_plugin_says_which_one(
     )
 
 
-def test_what_a_user_can_mend_is_one_line_all_the_same(
-    installed: Distribution, prompt: Path
-) -> None:
-    installed("stranger", LOSS)
+def test_what_a_user_can_mend_is_one_line_all_the_same(site: Site, prompt: Path) -> None:
+    site.install("stranger", LOSS)
     loss = settings("train.loss=broken", "options.losses.broken.how=mend")
     assert promptbake("data", prompt, *MOCK, *loss).code == 0
     result = promptbake("bake", prompt, *MOCK, *loss)
@@ -141,18 +113,16 @@ def test_what_a_user_can_mend_is_one_line_all_the_same(
 
 
 def test_an_evaluator_of_the_wrong_kind_of_result_is_named(
-    installed: Distribution, own_copy: Path, prompt: Path
+    site: Site, own_copy: Path, prompt: Path
 ) -> None:
-    installed("stranger", EVALUATOR)
+    site.install("stranger", EVALUATOR)
     printed = crash("verify", prompt, *MOCK, *settings('verify.evaluators=["plain"]'))
     assert ".Plain: gave {'name': 'length'}: expected a Measurement" in printed
     assert "plugin stranger 1.2, hook promptbake_register_evaluators, 'plain'" in printed
 
 
-def test_a_provider_of_the_wrong_kind_of_result_is_named(
-    installed: Distribution, prompt: Path
-) -> None:
-    installed("stranger", PROVIDER)
+def test_a_provider_of_the_wrong_kind_of_result_is_named(site: Site, prompt: Path) -> None:
+    site.install("stranger", PROVIDER)
     printed = crash("data", prompt, *MOCK, *settings("data.provider=texts"))
     assert ".Texts: gave 'Arr!': expected a Conversation" in printed
     assert "plugin stranger 1.2, hook promptbake_register_data_providers, 'texts'" in printed
@@ -165,10 +135,10 @@ def test_a_crash_in_the_core_blames_nobody(prompt: Path, monkeypatch: pytest.Mon
     assert "plugin" not in crash("bake", prompt, *MOCK).splitlines()[-1]
 
 
-def test_broken_plugins_do_not_stop_a_bake(installed: Distribution, prompt: Path) -> None:
-    installed("missing", "import no_such_sdk")
-    installed("newer", "PROMPTBAKE_API = 99")
-    installed("rude", "raise SystemExit(5)")
+def test_broken_plugins_do_not_stop_a_bake(site: Site, prompt: Path) -> None:
+    site.install("missing", "import no_such_sdk")
+    site.install("newer", "PROMPTBAKE_API = 99")
+    site.install("rude", "raise SystemExit(5)")
     assert promptbake("data", prompt, *MOCK).code == 0
     listed = promptbake("plugins").out
     for line in ("no_such_sdk", "upgrade promptbake", "SystemExit: 5"):

@@ -1,0 +1,113 @@
+"""plugins/README.md: its signatures are the code's, its examples are whole plugins that pass."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promptbake import hookspecs, interfaces
+from promptbake.hookspecs import HOOKS
+from promptbake.scaffold import KINDS, new_plugin
+
+README = Path(__file__).parents[2] / "plugins" / "README.md"
+BLOCK = re.compile(r"<!-- (signatures|example): ([^\n]+) -->\n(?:\n```python\n(.*?)```\n)?", re.DOTALL)
+
+
+def blocks() -> dict[tuple[str, str], str]:
+    return {(what, of): text for what, of, text in BLOCK.findall(README.read_text("utf-8"))}
+
+
+def expected(what: str, of: str, folder: Path) -> str:
+    first, *rest = of.split()
+    if what == "signatures":
+        return signatures(first, rest)
+    repository = new_plugin(rest[0], first, folder)
+    (module,) = repository.glob("*.py")
+    return module.read_text("utf-8")
+
+
+def signatures(kind: str, protocols: list[str]) -> str:
+    """The hook of a kind and its protocols, without their docstrings."""
+    hook = find(hookspecs.__file__, HOOKS[kind])
+    assert isinstance(hook, ast.FunctionDef)
+    parts = [one_line(hook)]
+    for name in protocols:
+        protocol = find(interfaces.__file__, name)
+        assert isinstance(protocol, ast.ClassDef)
+        members = [each for each in protocol.body if isinstance(each, ast.FunctionDef)]
+        parts.append(f"class {name}(Protocol):\n" + "\n".join(f"    {member(m)}" for m in members))
+    return "\n\n".join(parts) + "\n"
+
+
+def member(function: ast.FunctionDef) -> str:
+    if any(ast.unparse(each) == "property" for each in function.decorator_list):
+        assert function.returns
+        return f"{function.name}: {ast.unparse(function.returns)}"
+    text = one_line(function)
+    if len(text) <= 96:
+        return text
+    head, _, tail = text.partition("(self, ")
+    arguments, _, result = tail.rpartition(")")
+    return f"{head}(\n        self, {arguments}\n    ){result}"
+
+
+def one_line(function: ast.FunctionDef) -> str:
+    assert function.returns
+    arguments, result = ast.unparse(function.args), ast.unparse(function.returns)
+    return f"def {function.name}({arguments}) -> {result}: ..."
+
+
+def find(file: str, name: str) -> ast.AST:
+    tree = ast.parse(Path(file).read_text("utf-8"))
+    return next(node for node in tree.body if getattr(node, "name", "") == name)
+
+
+def test_the_blocks_are_those_of_the_code(tmp_path: Path) -> None:
+    wanted = {key: expected(*key, tmp_path) for key in blocks()}
+    if os.environ.get("PROMPTBAKE_RECORD"):
+        text = BLOCK.sub(
+            lambda found: (
+                f"<!-- {found[1]}: {found[2]} -->\n\n```python\n{wanted[found[1], found[2]]}```\n"
+            ),
+            README.read_text("utf-8"),
+        )
+        README.write_text(text, "utf-8")
+    assert blocks() == wanted, "run this test once with PROMPTBAKE_RECORD=1"
+
+
+def test_there_is_a_signature_and_an_example_of_each_kind() -> None:
+    found = [(what, of.split()[0]) for what, of in blocks()]
+    assert sorted(kind for what, kind in found if what == "signatures") == sorted(HOOKS)
+    assert sorted(kind for what, kind in found if what == "example") == sorted(KINDS)
+
+
+@pytest.mark.parametrize("of", [of for what, of in blocks() if what == "example"])
+def test_an_example_passes_the_tests_that_come_with_it(of: str, tmp_path: Path) -> None:
+    kind, name = of.split()
+    repository = new_plugin(name, kind, tmp_path)
+    (module,) = repository.glob("*.py")
+    module.write_text(blocks()["example", of], "utf-8")
+    record = repository / f"{module.stem}-0.1.0.dist-info"  # as installed by pip install -e .
+    record.mkdir()
+    (record / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {repository.name}\nVersion: 0.1.0\n"
+    )
+    (record / "entry_points.txt").write_text(
+        f"[promptbake]\n{name.replace('-', '_')} = {module.stem}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
+    assert "failed" not in done.stdout

@@ -1,0 +1,22 @@
+"""A stranger's distribution, as pip would install it: a module, its metadata, its entry point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Site:
+    """A folder on the path in which distributions lie."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def install(self, name: str, source: str, version: str = "1.2") -> None:
+        """Install a distribution of one plugin."""
+        module = f"{self._folder.name.replace('-', '_')}_{name}"  # no other test's has this name
+        (self._folder / f"{module}.py").write_text(source)
+        record = self._folder / f"{module}-{version}.dist-info"
+        record.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n"
+        (record / "METADATA").write_text(metadata)
+        (record / "entry_points.txt").write_text(f"[promptbake]\n{name} = {module}\n")
