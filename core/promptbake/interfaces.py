@@ -325,9 +325,12 @@ class Teacher(Protocol):
         seeds: Sequence[int],
         open_model: Callable[[], Model],
     ) -> Iterator[tuple[int, Targets]]:
-        """One `Targets` a span, each with its span's index, as it is ready.
+        """One `Targets` a span, each with its span's index, as it is ready; equal spans are two.
 
-        A span's result does not depend on the other spans.
+        A span's result does not depend on the other spans, and its draws depend on its own seed and
+        on no global state. `draws` is M, 0 for none; a teacher that draws nothing itself gives the
+        response's own tokens as the one draw, whatever M is. Raises BakeError for what it cannot
+        answer.
         """
         ...
 

@@ -49,7 +49,10 @@ class TargetStore:
             "drawn_logprobs": targets.drawn_logprobs.float(),
             "drawn_measure": targets.drawn_measure.float(),
         }
-        write_atomic(self._path(datum), safetensors.torch.save(tensors))
+        # A teacher may give views of one table; a file holds each tensor for itself.
+        whole = {name: part.clone(memory_format=torch.contiguous_format)
+                 for name, part in tensors.items()}  # fmt: skip
+        write_atomic(self._path(datum), safetensors.torch.save(whole))
 
     def get(self, datum: Datum) -> Targets:
         """One datum's targets."""

@@ -109,6 +109,20 @@ def test_targets_come_back_as_they_were_stored(tmp_path: Path) -> None:
         assert value.dtype == getattr(stored, name).dtype
 
 
+def test_a_teacher_may_give_views_of_one_table(tmp_path: Path) -> None:
+    store, plain = TargetStore(tmp_path, **DEPENDS_ON), targets()
+    table = torch.cat([plain.logprobs, plain.drawn_logprobs], dim=1).T.contiguous()
+    views = replace(
+        plain,
+        logprobs=table[: plain.logprobs.shape[1]].T,
+        drawn_logprobs=table[plain.logprobs.shape[1] :].T,
+        drawn_measure=torch.ones(()).expand(plain.drawn_measure.shape),
+    )
+    store.put(DATUM, views)
+    for name in ("logprobs", "drawn_logprobs", "drawn_measure"):
+        assert torch.equal(getattr(store.get(DATUM), name), getattr(views, name))
+
+
 @pytest.mark.parametrize(
     "change",
     [{"teacher": "x"}, {"options": {"a": 1}}, {"model": "x"}, {"k": 4}, {"draws": 3}, {"seed": 1}],

@@ -1,48 +1,48 @@
-"""The teacher `openai` against the double, beside the same model in this process."""
+"""The teacher `openai` against the double: what it asks, and what becomes of bad answers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from openai_double import (
+    PROMPT,
+    K,
+    Rows,
+    Spoiled,
+    ask,
+    datums,
+    plain,
+    serving,
+    spans,
+    teacher,
+    torch_twin,
+)
 
 from promptbake.config import resolve
 from promptbake.errors import BakeError
+from promptbake.interfaces import Teacher
 from promptbake.objective import TailedLoss, outside, realised_draw
-from promptbake.plugins import Offer, Registry
+from promptbake.offers import Offer
+from promptbake.plugins import Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs import Run
 from promptbake.session import Session
 from promptbake.targets import ask_teacher
-from promptbake.testing.tiny import tiny_model, tiny_tokenizer
-from promptbake.types import Datum, Message, Prompt, Span, Targets
+from promptbake.testing import TeacherSuite
+from promptbake.types import Span
 from promptbake_losses.divergences import ForwardKL
+from promptbake_openai import openai_teacher
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.gate import Gate
 from promptbake_openai.loopback import KEY
 from promptbake_openai.loopback import Endpoint as Double
 from promptbake_openai.teacher import OpenAITeacher
-from promptbake_openai.vocabulary import TokenizerError, Vocabulary
-from promptbake_torch.loading import make_engine
 from promptbake_torch.model import TorchModel
-
-K = 6
-PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map.")
-TALKS = {
-    "What is a tide?": "Arr, the moon!",
-    "Who are you?": "A poor man, matey.",
-    "How far is it?": "Ten leagues.",
-    "Say hm.": "Hm!",
-}
-Rows = list[dict[str, Any] | None]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,96 +54,7 @@ def key() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def twin() -> TorchModel:
-    return TorchModel(make_engine(tiny_model(), tiny_tokenizer(), "tiny", "tiny"), None, 8)
-
-
-def datums(twin: TorchModel) -> list[Datum]:
-    found = []
-    for number, (query, answer) in enumerate(TALKS.items()):
-        turns = (Message("user", query),)
-        response = twin.renderer.response(answer, True)
-        student = twin.renderer.prompt(turns) + response
-        teacher = twin.renderer.prompt(turns, PROMPT.text) + response
-        found.append(Datum(f"c{number}", f"q{number}", student, teacher, len(response)))
-    return found
-
-
-def spans(twin: TorchModel) -> list[Span]:
-    return [datum.teacher for datum in datums(twin)]
-
-
-def scores(ids: list[int]) -> Tensor:
-    with torch.inference_mode():
-        logits = MODEL(torch.tensor([ids])).logits[0].float()
-    return logits.log_softmax(dim=1)
-
-
-MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()
-
-
-def decoded(token: int) -> str:
-    """As vLLM: special tokens are shown."""
-    text: str = TOKENIZER.decode([token])
-    return text
-
-
-@contextmanager
-def serving(
-    logprobs: Callable[[list[int]], Any] | None = scores,
-    decode: Callable[[int], str] = decoded,
-    **options: Any,
-) -> Iterator[Double]:
-    with Double(logprobs=logprobs, decode=decode, **options) as double:
-        yield double
-
-
-def plain(double: Double, max_retries: int = 0) -> Endpoint:
-    return Endpoint(
-        "tiny-chat",
-        double.url,
-        "OPENAI_API_KEY",
-        gate=Gate(),
-        timeout=5.0,
-        max_retries=max_retries,
-        connections=4,
-    )
-
-
-def teacher(*doubles: Double, max_retries: int = 2) -> OpenAITeacher:
-    return OpenAITeacher([plain(double, max_retries) for double in doubles], concurrency=4)
-
-
-def ask(
-    twin: TorchModel, source: OpenAITeacher, asked: Sequence[Span], k: int = K, draws: int = 0
-) -> dict[int, Targets]:
-    found = source.targets(asked, k=k, draws=draws, seeds=[0] * len(asked), open_model=lambda: twin)
-    return dict(found)
-
-
-class Spoiled(Endpoint):
-    """An endpoint whose rows are changed on their way: for what the double never says."""
-
-    def __init__(self, double: Double, spoil: Callable[[Rows], object], after: int = 0) -> None:
-        super().__init__(
-            "tiny-chat",
-            double.url,
-            "OPENAI_API_KEY",
-            gate=Gate(),
-            timeout=5.0,
-            max_retries=0,
-            connections=4,
-        )
-        self._spoil, self._after = spoil, after
-
-    def complete(self, prompt: Sequence[int], body: Mapping[str, Any]) -> str:
-        text = super().complete(prompt, body)
-        if self.asked != self._after + 1:
-            return text
-        found = json.loads(text)
-        choice = found["choices"][0]
-        changed = self._spoil(choice["prompt_logprobs"])
-        choice["prompt_logprobs"] = choice["prompt_logprobs"] if changed is None else changed
-        return json.dumps(found)
+    return torch_twin()
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +63,14 @@ def double() -> Iterator[Double]:
         yield double
 
 
-def test_the_top_k_is_that_of_the_same_model_here(twin: TorchModel, double: Double) -> None:
-    asked = spans(twin)
-    there = ask(twin, teacher(double), asked)
-    here = dict(twin.top_k(asked, k=K, draws=0, seeds=[0] * 4))
-    assert set(there) == set(here)
-    for index, span in enumerate(asked):
-        assert torch.equal(there[index].ids, here[index].ids)
-        torch.testing.assert_close(there[index].logprobs, here[index].logprobs, rtol=0, atol=1e-5)
-        assert there[index].logprobs.dtype == torch.float32
-        for part in (there[index].drawn_ids, there[index].drawn_measure):
-            assert part.shape == (span.n_response, 0)
+class TestOpenAITeacher(TeacherSuite):
+    draws_itself = False
+    tolerance = 1e-4
+    keys = ("OPENAI_API_KEY",)
+
+    @pytest.fixture
+    def teacher(self, double: Double) -> Teacher:
+        return openai_teacher(model="tiny-chat", base_url=double.url, max_retries=0)
 
 
 def test_one_request_a_conversation_and_one_token_of_answer(
@@ -199,24 +107,22 @@ def test_nothing_is_asked_about_nothing(twin: TorchModel, double: Double) -> Non
     assert double.meter.requests == before
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_the_responses_own_token_stands_for_the_tail(
-    twin: TorchModel, double: Double, temperature: float
+def test_with_many_of_the_top_k_a_weight_at_another_temperature_is_near(
+    twin: TorchModel, double: Double
 ) -> None:
-    """Its weight is p_1 / p_T: at 1 exactly 1, and else as near as the top K tells."""
+    """It is p_1 / p_T, as near as the top K tells."""
+    temperature = 0.7
     span = replace(spans(twin)[0], temperature=temperature)
     (targets,) = ask(twin, teacher(double), [span], k=20, draws=4).values()
     (logprobs,) = twin.logprobs([span])
     response = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    assert torch.equal(targets.drawn_ids, response)
-    torch.testing.assert_close(targets.drawn_logprobs, logprobs.gather(1, response))
     beside = ~(response == targets.ids).any(dim=1)
     assert beside.any()
     assert not beside.all()
     exact = logprobs - (logprobs / temperature).log_softmax(dim=1)
     weight = targets.drawn_measure * targets.drawn_logprobs.exp()
     expected = exact.gather(1, response).exp() * beside.unsqueeze(1)
-    torch.testing.assert_close(weight, expected, rtol=1e-4 if temperature == 1 else 0.1, atol=0)
+    torch.testing.assert_close(weight, expected, rtol=0.1, atol=0)
 
 
 def test_the_draw_is_unbiased_at_temperature_1() -> None:
@@ -350,134 +256,6 @@ def test_an_endpoint_without_a_key_is_not_asked(twin: TorchModel, double: Double
     )
     with pytest.raises(BakeError, match=r"^NO_SUCH_KEY: is not set"):
         ask(twin, source, spans(twin))
-
-
-@pytest.mark.parametrize(
-    ("decode", "says"),
-    [
-        (lambda token: decoded(token + 1), r"token \d+ is 'H' to the student and 'I' to"),
-        (lambda token: decoded(token).upper(), "is 'm' to the student and 'M' to"),
-        (lambda token: " " + decoded(token), "is 'H' to the student and ' H' to"),
-        (lambda token: "<x>" if token > 255 else decoded(token), "'' to the student and '<x>'"),
-        (lambda _: "", "is 'H' to the student and '' to"),
-    ],
-    ids=["shifted", "another case", "spaced", "another end", "silent"],
-)
-def test_another_tokenizer_is_refused_before_the_others_are_asked(
-    twin: TorchModel, decode: Callable[[int], str], says: str
-) -> None:
-    with serving(decode=decode) as other:
-        with pytest.raises(TokenizerError, match=f"conversation c3: .*{says}.*is another one"):
-            ask(twin, teacher(other), spans(twin))
-        assert other.meter.requests == 1
-
-
-def test_a_tokenizer_that_agrees_on_the_response_alone_is_another_one(twin: TorchModel) -> None:
-    same = {token for span in spans(twin) for token in span.tokens[-span.n_response :]}
-    with serving(decode=lambda token: decoded(token) if token in same else "#") as other:
-        with pytest.raises(TokenizerError, match=r"conversation c3: .* and '#' to"):
-            ask(twin, teacher(other), spans(twin))
-        assert other.meter.requests == 1
-
-
-def test_a_tokenizer_that_turns_out_to_be_another_one_ends_it(
-    twin: TorchModel, double: Double
-) -> None:
-    def rename(rows: Rows) -> None:
-        next(iter((rows[-3] or {}).values()))["decoded_token"] = "?"
-
-    source = OpenAITeacher([Spoiled(double, rename, after=1)], concurrency=1)
-    before = double.meter.requests
-    with pytest.raises(TokenizerError, match="conversation c0"):
-        ask(twin, source, spans(twin))
-    assert double.meter.requests == before + 2
-
-
-# The bytes of these characters are tokens of their own; an endpoint may say so in several ways.
-@pytest.mark.parametrize(
-    "texts",
-    [
-        [
-            "a",
-            "\ufffd",
-            "\ufffd",
-            "\ufffd",
-            "\ufffd",
-            "\ufffd",
-            "\ufffd",
-            "\ufffd",
-            "b",
-            "<|im_end|>",
-        ],
-        ["a", "", "", "√", "", "", "", "😀", "b", "<|im_end|>"],
-        ["a", "", "", "", "", "", "", "", "b", ""],
-    ],
-    ids=["alone", "with the last", "left out"],
-)
-def test_parts_of_characters_are_compared_as_far_as_they_are_told(
-    twin: TorchModel, texts: list[str]
-) -> None:
-    response = twin.renderer.response("a√😀b", True)
-    span = Span(twin.renderer.prompt((Message("user", "?"),)) + response, len(response))
-    vocabulary = Vocabulary(twin)
-    assert [vocabulary.telling(token) for token in response] == [True, *[False] * 7, True, False]
-    vocabulary.check(span, texts, "here")
-    for at, text in [
-        (0, "\ufffd"),
-        (0, ""),
-        (3, "π"),
-        (3, "a"),
-        (7, "😁"),
-        (8, "\ufffd"),
-        (9, "b"),
-    ]:
-        spoiled = [*texts[:at], text, *texts[at + 1 :]]
-        with pytest.raises(TokenizerError, match=f"token {response[at]} is"):
-            vocabulary.check(span, spoiled, "here")
-
-
-class Leading:
-    """Drops the space before a text's first word, as SentencePiece's tokenizers do."""
-
-    def text(self, tokens: Sequence[int]) -> str:
-        return "".join({1: " on", 2: "ly"}[token] for token in tokens).removeprefix(" ")
-
-
-def test_a_leading_space_may_be_dropped_or_not() -> None:
-    model: Any = SimpleNamespace(name="m", renderer=Leading())
-    span = Span((2, 1, 2), 2)
-    for text in ("on", " on"):
-        Vocabulary(model).check(span, [text, "ly"], "here")
-    for text in ("  on", "o"):
-        with pytest.raises(TokenizerError):
-            Vocabulary(model).check(span, [text, "ly"], "here")
-
-
-class Spelling(Leading):
-    """Reads no special tokens in a text, as tinker-cookbook's renderers; token 3 is one."""
-
-    def text(self, tokens: Sequence[int]) -> str:
-        return super().text([token for token in tokens if token != 3])
-
-    def response(self, text: str, complete: bool) -> tuple[int, ...]:
-        return (*map(ord, text), *([3] if complete else []))
-
-
-def test_a_renderer_that_spells_out_special_tokens_takes_what_looks_like_one() -> None:
-    model: Any = SimpleNamespace(name="m", renderer=Spelling())
-    span = Span((2, 1, 3), 2)
-    for text in ("<|im_end|>", "</s>", "[/INST]", ""):
-        Vocabulary(model).check(span, ["on", text], "here")
-    for text in ("ly", "<", " <|im_end|>"):
-        with pytest.raises(TokenizerError, match="token 3 is"):
-            Vocabulary(model).check(span, ["on", text], "here")
-
-
-def test_responses_that_can_not_be_compared_are_refused(twin: TorchModel, double: Double) -> None:
-    response = twin.renderer.response("√", True)
-    span = Span(twin.renderer.prompt((Message("user", "?"),)) + response, len(response))
-    with pytest.raises(BakeError, match=r"cannot be compared .* use teacher\.source = 'self'"):
-        ask(twin, teacher(double), [span])
 
 
 def test_passing_faults_are_survived(twin: TorchModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from promptbake.types import Span, TokenIds, Work
 from promptbake_losses.divergences import ForwardKL
 from promptbake_tinker.loopback import Fault, Loopback
 from promptbake_tinker.model import TinkerModel
-from promptbake_tinker.teacher import TinkerTeacher
 from promptbake_torch.model import TorchModel
 
 K = 6
@@ -104,26 +102,6 @@ def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchMo
     assert float(sampled) == pytest.approx(float(full_kl(teacher, student).mean()), rel=0.03)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_without_draws_the_responses_own_token_stands_for_the_tail(
-    server: Loopback, twin: TorchModel, temperature: float
-) -> None:
-    """Its weight is p_1 / p_T: at 1 exactly 1, and else as near as the top K tells."""
-    with opened(server) as model:
-        model.base.drawn_by_service = False
-        span = replace(spans(model)[0], temperature=temperature)
-        ((_, targets),) = model.top_k([span], k=40, draws=4, seeds=[0])
-    (logprobs,) = twin.logprobs([span])
-    response = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    assert torch.equal(targets.drawn_ids, response)
-    outside = ~(response == targets.ids).any(dim=1)
-    assert outside.any()
-    exact = logprobs - (logprobs / temperature).log_softmax(dim=1)
-    weight = targets.drawn_measure * targets.drawn_logprobs.exp()
-    expected = exact.gather(1, response).exp() * outside.unsqueeze(1)
-    torch.testing.assert_close(weight, expected, rtol=1e-4 if temperature == 1 else 0.1, atol=0)
-
-
 def test_only_the_response_is_scored_and_the_prompt_comes_from_the_cache(
     server: Loopback, model: TinkerModel
 ) -> None:
@@ -155,15 +133,6 @@ def test_an_answer_that_lacks_something_names_whose_it_was_and_loses_no_other(
     assert len(found) == 3
 
 
-def test_the_teacher_wants_a_model_on_tinker(twin: TorchModel, model: TinkerModel) -> None:
-    how = {"k": 3, "draws": 1, "seeds": [1]}
-    span = spans(model)[0]
-    ((_, found),) = TinkerTeacher().targets([span], open_model=lambda: model, **how)
-    assert found.ids.shape == (span.n_response, 3)
-    with pytest.raises(BakeError, match=r"use teacher\.source = 'self'"):
-        TinkerTeacher().targets([span], open_model=lambda: twin, **how)
-
-
 def test_a_quote_counts_tokens_by_hand(server: Loopback) -> None:
     prices = {"prefill": 1.0, "sample": 2.0, "train": 3.0}
     with opened(server, prices=prices) as model:
@@ -185,6 +154,6 @@ def test_a_quote_counts_tokens_by_hand(server: Loopback) -> None:
         assert "service" not in vars(model.base)  # nothing was sent
 
 
-def test_the_context_is_the_services(model: TinkerModel) -> None:
-    assert model.context_tokens == 2048
+def test_the_context_is_the_services_less_what_scoring_samples(model: TinkerModel) -> None:
+    assert model.context_tokens == 2048 - 1
     assert PROMPT.text not in model.digest
