@@ -294,7 +294,10 @@ class DataProvider(Protocol):
     """Yields conversations: the prompted model's responses, without the prompt."""
 
     def queries(self) -> Sequence[Query]:
-        """Queries that the provider brings along; empty where it answers those it is given."""
+        """Queries that the provider brings along; empty where it answers those it is given.
+
+        The same each time.
+        """
         ...
 
     def quote(self, job: Generation) -> Quote:
@@ -307,8 +310,9 @@ class DataProvider(Protocol):
         What came and is not to be kept is yielded as a Rejection: it is counted, and not asked for
         again.
 
-        What cannot work at all is best refused by the call itself, before the first item is asked
-        for: nothing has been written then. Raises BakeError.
+        What cannot work at all (no model, no key, too many turns) is refused by the call itself,
+        by BakeError, before the first item is asked for: nothing has been written then. May be
+        called more than once.
         """
         ...
 

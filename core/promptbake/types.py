@@ -64,7 +64,8 @@ class Conversation:
     """A query and the prompted model's response, saved without the prompt.
 
     `complete` tells whether the model ended its turn; a response that was cut by the token limit
-    is not complete, and gets no end-of-turn token when it is trained on.
+    is not complete, and gets no end-of-turn token when it is trained on. `meta` is flat;
+    `meta["temperature"]` is the one that the response was sampled at, 1 where it does not say.
     """
 
     id: str

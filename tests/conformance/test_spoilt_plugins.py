@@ -48,6 +48,5 @@ def test_every_spoilt_plugin_is_caught_by_its_test(module: str, tmp_path: Path) 
 
 
 def test_there_are_spoilt_plugins_of_each_kind() -> None:
-    assert [name.removeprefix("spoilt_") for name in MODULES] == sorted(
-        ["losses", "plugins", "providers", "teachers", "backends", "evaluators", "trackers"]
-    )
+    kinds = {"backends", "evaluators", "losses", "plugins", "providers", "teachers", "trackers"}
+    assert kinds <= {name.removeprefix("spoilt_") for name in MODULES}

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from promptbake.budget import NoBudget
-from promptbake.conversations import to_line
+from promptbake.conversations import messages_to_json, to_line
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import DataProvider, Generation, Model
 from promptbake.queries import plan, split
+from promptbake.testing import DataProviderSuite
+from promptbake.testing.provider_trial import questions
 from promptbake.types import Conversation, Message, Prompt, Request
 from promptbake_files import files
 from promptbake_mock.tiny import NAME, tiny_backend
@@ -26,13 +28,38 @@ def write(path: Path, *lines: object) -> Path:
     return path
 
 
+class TestAFileOfConversations(DataProviderSuite):
+    samples = False
+    brings_queries = True
+
+    @pytest.fixture
+    def provider(self, tmp_path: Path) -> DataProvider:
+        ask_c = {"role": "user", "content": "c"}
+        lines = [
+            {"messages": [USER_A, SAY_B]},
+            {"id": "cut", "messages": [USER_A, SAY_B], "complete": False},
+            {"id": 7, "messages": [ask_c, SAY_B, USER_A, SAY_B]},
+        ]
+        return files(path=write(tmp_path / "mine.jsonl", *lines))
+
+
+class TestAFileOfQueries(DataProviderSuite):
+    uses_base_model = True
+    brings_queries = True
+
+    @pytest.fixture
+    def provider(self, tmp_path: Path) -> DataProvider:
+        lines = [{"messages": messages_to_json(query.messages)} for query in questions()]
+        return files(path=write(tmp_path / "queries.jsonl", *lines))
+
+
 def no_model() -> Model:
     raise AssertionError("no model is needed")
 
 
-def job(requests: Sequence[Request] = (), done: Sequence[str] = ()) -> Generation:
+def job(requests: Sequence[Request] = ()) -> Generation:
     return Generation(
-        Prompt("p", "Say hm."), tuple(requests), frozenset(done), 4, 0, no_model, NoBudget()
+        Prompt("p", "Say hm."), tuple(requests), frozenset(), 4, 0, no_model, NoBudget()
     )
 
 
@@ -53,12 +80,6 @@ def test_conversations_are_yielded_as_they_stand_without_a_model(tmp_path: Path)
         ("q-line-000001", turns[:1]),
         ("q-7", (*turns, turns[0])),
     ]
-
-
-def test_what_is_stored_is_not_yielded_again(tmp_path: Path) -> None:
-    lines = [{"id": name, "messages": [USER_A, SAY_B]} for name in "abc"]
-    provider = files(path=write(tmp_path / "mine.jsonl", *lines))
-    assert [found.id for found in provider.generate(job(done=["a", "c"]))] == ["b"]
 
 
 def test_answers_to_the_same_words_share_a_query(tmp_path: Path) -> None:

@@ -7,22 +7,19 @@ import string
 import pytest
 import torch
 
-from promptbake.budget import NoBudget
-from promptbake.interfaces import Generation, Model
-from promptbake.types import Message, Prompt, Query, Request, Span
+from promptbake.interfaces import DataProvider, Model
+from promptbake.testing import DataProviderSuite
+from promptbake.types import Message, Prompt, Span
 from promptbake_mock import mock_backend, mock_provider
 
 QUESTION = (Message("user", "How are you?"),)
 PROMPT = Prompt("yoda", "Speak like Yoda, you must.")
 
 
-def no_model() -> Model:
-    raise AssertionError("the provider brings its own model")
-
-
-def job() -> Generation:
-    plan = tuple(Request(f"q{n}", Query(f"q{n}", QUESTION), 1.0) for n in range(3))
-    return Generation(PROMPT, plan, frozenset(), 8, 0, no_model, NoBudget())
+class TestMockProvider(DataProviderSuite):
+    @pytest.fixture
+    def provider(self) -> DataProvider:
+        return mock_provider()
 
 
 def next_token(model: Model, system: str | None) -> torch.Tensor:
@@ -55,11 +52,3 @@ def test_the_tiny_model_keeps_to_what_can_be_printed() -> None:
     text = "".join(model.renderer.text(completion.tokens) for _, completion in completions)
     printable = [char for char in text if char in string.printable]
     assert len(printable) > 0.95 * len(text) > 400
-
-
-def test_the_provider_answers_with_its_own_model_and_the_same_each_time() -> None:
-    answers = list(mock_provider().generate(job()))
-    assert [answer.id for answer in answers] == ["q0", "q1", "q2"]
-    assert len({answer.response for answer in answers}) > 1
-    assert list(mock_provider().generate(job())) == answers
-    assert mock_provider().queries() == ()

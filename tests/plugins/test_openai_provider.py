@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
 
 from promptbake.budget import NoBudget
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import DataProvider, Generation, Model
+from promptbake.testing import DataProviderSuite
 from promptbake.types import Conversation, Message, Prompt, Query, Rejection, Request, Usage
 from promptbake_openai import answers, openai_provider
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.gate import PAUSE, Gate, retry_after
-from promptbake_openai.loopback import Endpoint
+from promptbake_openai.loopback import Endpoint, identity
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most, swapped
 
@@ -31,6 +32,40 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+class TestOpenAIProvider(DataProviderSuite):
+    paid = True
+    several_turns = True
+    keys = ("OPENAI_API_KEY",)
+    options: ClassVar[dict[str, Any]] = {"prices": {"prompt": 0.15, "completion": 0.6}}
+
+    @pytest.fixture
+    def provider(self) -> Iterator[DataProvider]:
+        with Endpoint(key=KEY) as endpoint:
+            yield self.made(endpoint)
+
+    @pytest.fixture
+    def broken(self) -> Iterator[DataProvider]:
+        with Endpoint(key=KEY, faults=1.0, kinds=("500",)) as endpoint:
+            yield self.made(endpoint)
+
+    def made(self, endpoint: Endpoint) -> DataProvider:
+        given = {"model": "tiny-chat", "allow_truncated": True, "max_retries": 0} | self.options
+        return openai_provider(base_url=endpoint.url, **given)
+
+
+class TestOpenAIProviderThatKnowsNoPrices(TestOpenAIProvider):
+    options: ClassVar[dict[str, Any]] = {}
+
+
+class TestOpenAIProviderThatLeavesOutWhatWasCut(TestOpenAIProvider):
+    options: ClassVar[dict[str, Any]] = {"allow_truncated": False, "concurrency": 1}
+
+    @pytest.fixture
+    def provider(self) -> Iterator[DataProvider]:
+        with Endpoint(key=KEY, answer=lambda asked: f"Arr, {identity(asked)[:9]}!") as endpoint:
+            yield self.made(endpoint)
 
 
 def no_model() -> Model:
@@ -161,13 +196,6 @@ def test_addresses_may_be_a_list() -> None:
         provider = openai_provider(model="tiny-chat", base_url=[one.url, other.url])
         assert len(list(provider.generate(job(requests(*"abcd"))))) == 4
         assert (one.meter.answered, other.meter.answered) == (2, 2)
-
-
-def test_without_a_key_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    provider = openai_provider(model="tiny-chat", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(BakeError, match="OPENAI_API_KEY: is not set"):
-        provider.generate(job(requests("a")))
 
 
 def test_prices_are_two_numbers() -> None:

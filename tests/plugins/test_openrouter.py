@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from promptbake.budget import NoBudget
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import DataProvider, Generation, Model
+from promptbake.testing import DataProviderSuite
 from promptbake.types import Conversation, Message, Prompt, Query, Request
 from promptbake_openai.loopback import Endpoint, Prices
 from promptbake_openrouter import openrouter_provider
@@ -22,6 +23,25 @@ MODEL = "maker/large"
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
+
+
+class TestOpenRouterProvider(DataProviderSuite):
+    paid = True
+    several_turns = True
+    keys = ("OPENROUTER_API_KEY",)
+
+    @pytest.fixture
+    def provider(self) -> Iterator[DataProvider]:
+        with endpoint() as served:
+            yield self.made(served)
+
+    @pytest.fixture
+    def broken(self) -> Iterator[DataProvider]:
+        with endpoint(faults=1.0, kinds=("401",)) as served:
+            yield self.made(served)
+
+    def made(self, served: Endpoint) -> DataProvider:
+        return openrouter_provider(model=MODEL, base_url=served.url, allow_truncated=True)
 
 
 def no_model() -> Model:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from promptbake.testing.losses import LossSuite, Worked
     from promptbake.testing.plugins import PluginSuite
     from promptbake.testing.providers import DataProviderSuite
+    from promptbake.testing.recording import RecordingBudget, RecordingModel
     from promptbake.testing.suite import Suite
     from promptbake.testing.teachers import TeacherSuite
     from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -25,6 +26,8 @@ __all__ = [
     "EvaluatorSuite",
     "LossSuite",
     "PluginSuite",
+    "RecordingBudget",
+    "RecordingModel",
     "Suite",
     "TeacherSuite",
     "TrackerSuite",
@@ -40,6 +43,7 @@ _HOMES = {
     "losses": ("LossSuite", "Worked"),
     "plugins": ("PluginSuite",),
     "providers": ("DataProviderSuite",),
+    "recording": ("RecordingBudget", "RecordingModel"),
     "suite": ("Suite",),
     "teachers": ("TeacherSuite",),
     "tiny": ("save_tiny", "tiny_model", "tiny_tokenizer"),

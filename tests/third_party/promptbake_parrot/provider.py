@@ -55,7 +55,7 @@ class Longest:
             temperatures=[request.temperature] * self._tries,
             seeds=[derive(job.seed, "parrot", request.id, number) for number in range(self._tries)],
         )
-        best = max((each for _, each in found), key=lambda each: len(each.tokens))
+        _, best = max(found, key=lambda each: (len(each[1].tokens), -each[0]))
         answer = Message("assistant", model.renderer.text(best.tokens))
         messages = (*request.query.messages, answer)
         meta = {"temperature": request.temperature, "tries": self._tries}

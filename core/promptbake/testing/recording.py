@@ -1,0 +1,183 @@
+"""A model and a budget that keep what they were asked, for tests of whoever asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from promptbake.errors import BakeError, BudgetError
+from promptbake.interfaces import Model, Renderer, nobody
+from promptbake.types import Completion, Quote, Span, Targets, TokenIds, Usage, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAILURE = "the model has failed, as it was told to"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One response that was asked for, and what it was."""
+
+    prompt: TokenIds
+    max_tokens: int
+    temperature: float
+    seed: int
+    completion: Completion
+
+
+class RecordingModel:
+    """Answers as another model does, and keeps in `sampled` what it was asked to sample.
+
+    `sample_batch` takes the place of that model's own. With `backwards`, the response to the last
+    prompt of a call is ready first. Every turn ends after `ends_after` tokens, and after
+    `fails_after` responses all that is asked for ends in BakeError.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        sample_batch: int | None = None,
+        backwards: bool = False,
+        ends_after: int | None = None,
+        fails_after: int | None = None,
+    ) -> None:
+        self._model, self._sample_batch = model, sample_batch or model.sample_batch
+        self._backwards, self._ends_after, self._fails_after = backwards, ends_after, fails_after
+        self.sampled: list[Sampled] = []
+
+    @property
+    def name(self) -> str:
+        """The other model's."""
+        return self._model.name
+
+    @property
+    def digest(self) -> str:
+        """The other model's."""
+        return self._model.digest
+
+    @property
+    def context_tokens(self) -> int:
+        """The other model's."""
+        return self._model.context_tokens
+
+    @property
+    def renderer(self) -> Renderer:
+        """The other model's."""
+        return self._model.renderer
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """The other model's."""
+        return self._model.notices
+
+    @property
+    def full_vocabulary(self) -> bool:
+        """The other model's."""
+        return self._model.full_vocabulary
+
+    @property
+    def sample_batch(self) -> int | None:
+        """As it was given, or the other model's."""
+        return self._sample_batch
+
+    def sample(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        progress: Callable[[float], None] = nobody,
+    ) -> Iterator[tuple[int, Completion]]:
+        """The other model's responses, each kept as it is handed on."""
+        found = self._model.sample(
+            prompts,
+            max_tokens=max_tokens,
+            temperatures=temperatures,
+            seeds=seeds,
+            progress=progress,
+        )
+        for index, completion in reversed(list(found)) if self._backwards else found:
+            yield (
+                index,
+                self._kept(
+                    prompts[index], max_tokens, temperatures[index], seeds[index], completion
+                ),
+            )
+
+    def stream(
+        self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[int]:
+        """The other model's response, kept when the last token has been handed on."""
+        tokens = tuple(
+            self._model.stream(prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        )
+        whole = Completion(tokens, complete=len(tokens) < max_tokens)
+        yield from self._kept(prompt, max_tokens, temperature, seed, whole).tokens
+
+    def top_k(
+        self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Targets]]:
+        """The other model's."""
+        return self._model.top_k(spans, k=k, draws=draws, seeds=seeds)
+
+    def logprobs(
+        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """The other model's."""
+        return self._model.logprobs(spans, ids)
+
+    def quote(self, work: Work) -> Quote:
+        """The other model's."""
+        return self._model.quote(work)
+
+    def _kept(
+        self,
+        prompt: TokenIds,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        completion: Completion,
+    ) -> Completion:
+        if self._fails_after is not None and len(self.sampled) >= self._fails_after:
+            raise BakeError(FAILURE)
+        end = self._ends_after
+        if end is not None and len(completion.tokens) > end:
+            completion = Completion(completion.tokens[:end], complete=True)
+        self.sampled.append(Sampled(prompt, max_tokens, temperature, seed, completion))
+        return completion
+
+
+@dataclass
+class Held:
+    """Money that was kept back, and what it came to once it is settled."""
+
+    what: str
+    usage: Usage
+    settled: Usage | None = None
+
+    def settle(self, usage: Usage) -> None:
+        """The work is done."""
+        self.settled = usage
+
+
+@dataclass
+class RecordingBudget:
+    """Keeps in `holds` what was held against it; after `refuses_after` of them it refuses more."""
+
+    capped: bool = False
+    refuses_after: int | None = None
+    holds: list[Held] = field(default_factory=list)
+    refused: int = 0  # how often
+
+    def hold(self, what: str, usage: Usage) -> Held:
+        """Keep the money back. Raises BudgetError where it is to refuse."""
+        if self.refuses_after is not None and len(self.holds) >= self.refuses_after:
+            self.refused += 1
+            raise BudgetError("the budget has refused, as it was told to")
+        held = Held(what, usage)
+        self.holds.append(held)
+        return held
