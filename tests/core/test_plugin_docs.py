@@ -11,12 +11,24 @@ from pathlib import Path
 
 import pytest
 
+import promptbake.testing
 from promptbake import hookspecs, interfaces
 from promptbake.hookspecs import HOOKS
 from promptbake.scaffold import KINDS, new_plugin
 
+FIXTURES = {
+    "LossSuite": "loss",
+    "EvaluatorSuite": "evaluator",
+    "TrackerSuite": "make_tracker",
+    "TeacherSuite": "teacher",
+    "DataProviderSuite": "provider",
+    "BackendSuite": "backend",
+}
 README = Path(__file__).parents[2] / "plugins" / "README.md"
-BLOCK = re.compile(r"<!-- (signatures|example): ([^\n]+) -->\n(?:\n```python\n(.*?)```\n)?", re.DOTALL)
+FLAGS = re.compile(r"(\| suite \| fixture .*?\|---\|---\|---\|\n).*?\n\n", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (signatures|example): ([^\n]+) -->\n(?:\n```python\n(.*?)```\n)?", re.DOTALL
+)
 
 
 def blocks() -> dict[tuple[str, str], str]:
@@ -79,6 +91,35 @@ def test_the_blocks_are_those_of_the_code(tmp_path: Path) -> None:
         )
         README.write_text(text, "utf-8")
     assert blocks() == wanted, "run this test once with PROMPTBAKE_RECORD=1"
+
+
+def flags_table() -> str:
+    """A row for each suite of a kind: its fixture, and its flags with their defaults."""
+    rows = []
+    for name, fixture in FIXTURES.items():
+        suite = getattr(promptbake.testing, name)
+        flags = {}
+        for base in reversed(suite.__mro__):
+            if base is not promptbake.testing.Suite:
+                flags |= {
+                    flag: getattr(suite, flag)
+                    for flag, kind in vars(base).get("__annotations__", {}).items()
+                    if kind.startswith("ClassVar")
+                }
+        shown = [f"`{flag} = {value}`" if value is not None else f"**`{flag}`**"
+                 for flag, value in flags.items()]  # fmt: skip
+        rows.append(f"| `{name}` | `{fixture}` | {', '.join(shown)} |\n")
+    return "".join(rows)
+
+
+def test_the_table_of_flags_is_that_of_the_suites() -> None:
+    text = README.read_text("utf-8")
+    wanted = FLAGS.sub(lambda found: f"{found[1]}{flags_table()}\n", text)
+    if os.environ.get("PROMPTBAKE_RECORD"):
+        README.write_text(wanted, "utf-8")
+    for suite, test in re.findall(r"class \w+\((\w+)\):\n.*\n +def (test_\w+)", text):
+        assert hasattr(getattr(promptbake.testing, suite), test)
+    assert text == wanted, "run this test once with PROMPTBAKE_RECORD=1"
 
 
 def test_there_is_a_signature_and_an_example_of_each_kind() -> None:

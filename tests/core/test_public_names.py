@@ -47,12 +47,15 @@ def members(thing: type) -> Iterator[str]:
     """The fields, and what else is public and written in the class itself."""
     is_data = dataclasses.is_dataclass(thing)
     fields = {each.name: each.type for each in dataclasses.fields(thing)} if is_data else {}
-    annotated = fields | getattr(thing, "__annotations__", {})
+    annotated = dict(fields)
+    for base in own_bases(thing):
+        annotated |= vars(base).get("__annotations__", {})
     for name, annotation in annotated.items():
         if not name.startswith("_"):
             yield f"{name}: {annotation}"
     called = {"__call__"} if is_data or kind_of(thing) == "protocol" else {"__call__", "__init__"}
-    for name, member in vars(thing).items():
+    mine = {name: each for base in own_bases(thing) for name, each in vars(base).items()}
+    for name, member in mine.items():
         if name.startswith("_") and name not in called:
             continue
         if isinstance(member, property):
@@ -62,6 +65,12 @@ def members(thing: type) -> Iterator[str]:
             yield name
         elif inspect.isfunction(member):
             yield f"{name}{inspect.signature(member)}"
+
+
+def own_bases(thing: type) -> list[type]:
+    """Itself, behind those of its bases that a suite is put together from."""
+    suites = [base for base in thing.__mro__ if base.__module__.startswith("promptbake.testing.")]
+    return suites[::-1] if issubclass(thing, promptbake.testing.Suite) else [thing]
 
 
 def test_the_public_names_are_those_on_record() -> None:

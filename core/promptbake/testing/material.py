@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from promptbake.budget import Budget, NoBudget
 from promptbake.config import resolve
 from promptbake.interfaces import Model
@@ -24,6 +26,12 @@ def base_model(budget: Budget | None = None) -> Model:
     offer = load().choose("backends", config.train.backend, "train.backend")
     model: Model = offer.make({}).open_model(config.model.name, budget or NoBudget())
     return model
+
+
+@cache
+def shared_model() -> Model:
+    """The tiny model, opened once for all tests of a process."""
+    return base_model()
 
 
 def queries() -> tuple[Query, ...]:

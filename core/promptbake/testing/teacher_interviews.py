@@ -12,9 +12,9 @@ import torch
 
 from promptbake.interfaces import Model, Teacher
 from promptbake.seeds import derive
-from promptbake.testing import material
+from promptbake.testing.material import datums, shared_model
 from promptbake.testing.suite import Suite
-from promptbake.testing.teacher_spans import Reference, base_model, plain
+from promptbake.testing.teacher_spans import Reference, plain
 from promptbake.types import Datum, Span, Targets
 
 DRAWS = 8
@@ -79,7 +79,7 @@ class TeacherTests(Suite):
     @pytest.fixture
     def model(self) -> Model:
         """The base model that `open_model` gives."""
-        return base_model()
+        return shared_model()
 
     @pytest.fixture
     def reference(self) -> Reference:
@@ -94,7 +94,7 @@ class TeacherTests(Suite):
     @pytest.fixture
     def datums(self, model: Model) -> tuple[Datum, ...]:
         """Conversations with responses of 4 to 23 tokens."""
-        return material.datums(model)
+        return datums(model)
 
     @pytest.fixture
     def spans(self, datums: Sequence[Datum]) -> list[Span]:

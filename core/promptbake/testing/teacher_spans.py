@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake.interfaces import Model
-from promptbake.testing import material
 from promptbake.testing.tiny import tiny_model
 from promptbake.types import Span
 
@@ -23,12 +21,6 @@ def plain(span: Span) -> Tensor:
         logits = _tiny()(torch.tensor([span.tokens])).logits[0].float()
     found: Tensor = logits[-span.n_response - 1 : -1].log_softmax(dim=1)  # rows predict the next
     return found
-
-
-@cache
-def base_model() -> Model:
-    """The tiny model as the backend of the profile `mock` opens it."""
-    return material.base_model()
 
 
 def cut(span: Span, n_response: int) -> Span:
