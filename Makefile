@@ -29,7 +29,7 @@ $(READY): pyproject.toml ci/constraints.txt
 		{ echo "promptbake needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint ci/constraints.txt --editable '.[dev,openai,tinker]'
+		--constraint ci/constraints.txt --editable '.[dev,openai,tinker,trackio,wandb]'
 	@touch $@
 
 plan: $(READY) ## say what the job will take, in tokens, dollars and minutes; sends nothing

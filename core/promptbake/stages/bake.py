@@ -48,17 +48,21 @@ def run(session: Session) -> None:
     student = session.backend.new_lora(
         base, rank=config.train.rank, seed=config.seed, datums=config.train.datums
     )
+    names = dict.fromkeys(config.train.trackers)
+    trackers: list[Tracker] = [session.make("trackers", name, "train.trackers") for name in names]
     first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student)
     _preflight(session, student, objective)
     if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
         _clear(session, changed)
     folder.begin("bake", inputs, config.model_dump(mode="json"))
-    examples = ask_teacher(session, objective, training)
     schedule = Schedule(
-        len(examples), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
+        len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
-    measure = yardstick(session, held_out)
-    with _trackers(session, first) as trackers:
+    with _following(
+        session, trackers, first
+    ):  # from here on: one may refuse, and the teacher costs
+        examples = ask_teacher(session, objective, training)
+        measure = yardstick(session, held_out)
         _train(session, student, examples, objective, schedule, measure, first, trackers)
         with atomic_folder(folder.adapter) as new:
             checkpoint = student.save_adapter(new)
@@ -103,15 +107,13 @@ def _train(
 
 
 @contextmanager
-def _trackers(session: Session, first: int) -> Iterator[Sequence[Tracker]]:
-    """Those that follow the run from step `first` on, until it has ended or was cut short."""
-    names = dict.fromkeys(session.config.train.trackers)
-    found: list[Tracker] = [session.make("trackers", name, "train.trackers") for name in names]
+def _following(session: Session, trackers: Sequence[Tracker], first: int) -> Iterator[None]:
+    """The trackers follow the run from step `first` on, until it has ended or was cut short."""
     with ExitStack() as ending:
-        for tracker in found:
+        for tracker in trackers:
             tracker.start(session.run.path, session.config.model_dump(mode="json"), first)
             ending.callback(tracker.finish)
-        yield found
+        yield
 
 
 def _save(session: Session, step: int, state: Pending[State]) -> bool:

@@ -1,0 +1,30 @@
+"""The tracker `trackio`: the metrics in a trackio database, in the run's folder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
+from promptbake.interfaces import Tracker
+
+PROMPTBAKE_API = 1
+Text = Annotated[str, TUNING]
+
+
+@needs(modules=("trackio",), install="promptbake[trackio]")
+def trackio(*, project: Text = "promptbake", name: Text | None = None) -> Tracker:
+    """Keep the metrics in a trackio database, in the folder `trackio` in the run's folder.
+
+    The run gets the name of the run's folder where `name` is not given. Nothing is sent anywhere.
+    `TRACKIO_DIR=runs/pirate/trackio trackio show` draws the curves of the run `pirate`; `trackio
+    sync`, in the same way, copies the project to a Hugging Face Space.
+    """
+    from promptbake_trackio.tracker import TrackioTracker
+
+    return TrackioTracker(project, name)
+
+
+@hookimpl
+def promptbake_register_trackers() -> Factories[Tracker]:
+    """The tracker `trackio`."""
+    return {"trackio": trackio}
