@@ -87,8 +87,17 @@ class Run:
             return "fresh", changed
         return ("done" if stage["done"] else "resumed"), []
 
-    def begin(self, name: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Put a stage on record as begun; what was measured of it so far is kept if it goes on."""
+    def begin(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        config: Mapping[str, Any],
+        plugins: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put a stage on record as begun; what was measured of it so far is kept if it goes on.
+
+        `plugins` are the versions of those that the config names.
+        """
         record = self.record
         stages = record.get("stages", {})
         before = stages.get(name, {})
@@ -97,7 +106,13 @@ class Run:
         stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
         write_json(
             self.record_file,
-            {"schema": 1, "config": config, "versions": versions(), "stages": stages},
+            {
+                "schema": 1,
+                "config": config,
+                "versions": versions(),
+                "plugins": plugins or {},
+                "stages": stages,
+            },
         )
 
     def finish(self, name: str, seconds: float, **results: object) -> None:

@@ -76,6 +76,12 @@ class Session:
         if self.address:
             raise BakeError(f"{self.address}: is a checkpoint; to {what_for}, give a prompt's file")
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The versions of the plugins that the config names."""
+        offers = [self.registry.choose(*named) for named in self.config.chosen()]
+        return {offer.plugin: offer.version for offer in offers}
+
     def telling_options(self, kind: str, name: str, key: str) -> dict[str, object]:
         """The options of that plugin that its result depends on."""
         offer = self.registry.choose(kind, name, key)

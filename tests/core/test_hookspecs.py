@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
-from typing import Any
 
 import pytest
 
@@ -48,13 +47,6 @@ def test_every_built_in_loads_under_the_distributions_version() -> None:
     assert {offer.version for offer in registry.offers} == {points[0].dist.version}
     names = {(offer.kind, offer.name) for offer in registry.offers}
     assert len(names) == len(registry.offers)
-
-
-@pytest.mark.parametrize("offer", load().offers, ids=lambda offer: f"{offer.kind}-{offer.name}")
-def test_a_built_in_factory_describes_itself_and_its_options(offer: Any) -> None:
-    assert offer.factory.__doc__
-    assert not [option.name for option in offer.options if option.type == "Any"]
-    offer.check({option.name: option.default for option in offer.options if not option.required})
 
 
 def test_importing_promptbake_loads_nothing_but_pluggy() -> None:

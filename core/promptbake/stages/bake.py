@@ -54,7 +54,7 @@ def run(session: Session) -> None:
     _preflight(session, student, objective)
     if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
         _clear(session, changed)
-    folder.begin("bake", inputs, config.model_dump(mode="json"))
+    folder.begin("bake", inputs, config.model_dump(mode="json"), session.plugins)
     schedule = Schedule(
         len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )

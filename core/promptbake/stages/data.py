@@ -94,7 +94,7 @@ def run(session: Session) -> None:
             f"data: {', '.join(changed)} changed since {session.run.path} was made; "
             f"that run is kept as {aside}, and a new one begins"
         )
-    session.run.begin("data", inputs, session.config.model_dump(mode="json"))
+    session.run.begin("data", inputs, session.config.model_dump(mode="json"), session.plugins)
     if prepared.written:
         store_queries(session.run.queries, _author(session), prepared.queries)
     held_out = {query.id for query in prepared.split.held_out}
