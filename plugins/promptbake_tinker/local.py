@@ -47,9 +47,9 @@ class LocalServer:
         try:
             url = started(self._process.stdout.readline).result(START_SECONDS).strip()
         except TimeoutError:
-            self.close()
             url = ""
         if not url:
+            self.close()  # it says no more, so it is ending: its last word is whole when it has
             raise BakeError(f"{self._model}: the local server did not start: {self._last_word()}")
         return url
 

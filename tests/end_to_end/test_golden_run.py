@@ -13,6 +13,7 @@ import torch
 from command import promptbake
 from run_folder import MOCK, PROMPT, STAGES, Finished, settings, tree
 
+from promptbake import __version__
 from promptbake.testing.tiny import tiny_model
 
 
@@ -31,6 +32,11 @@ def test_the_run_folder_holds_what_the_design_says(finished: Finished) -> None:
     assert adapter == {"adapter_config.json", "adapter_model.safetensors", "promptbake.json"}
     assert len(list((finished.folder / "targets").iterdir())) == 40
     assert len(list((finished.folder / "checkpoints").iterdir())) == 1
+
+
+def test_the_record_has_the_versions_of_the_plugins_in_use(finished: Finished) -> None:
+    names = ("jsonl", "losses", "mock", "self")
+    assert finished.read_json("run.json")["plugins"] == dict.fromkeys(names, __version__)
 
 
 def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:

@@ -26,5 +26,6 @@ def test_every_target_is_phony() -> None:
 def test_the_targets_are_those_that_were_promised() -> None:
     assert set(TARGETS) == {
         *("help", "setup", "plan", "data", "bake", "verify", "chat", "export", "report"),
-        *("plugins", "test", "check", "bench-data", "bench-tinker", "clean"),
+        *("plugins", "doctor", "test", "check", "plugin-authors"),
+        *("bench-data", "bench-tinker", "clean"),
     }

