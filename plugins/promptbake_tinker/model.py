@@ -46,8 +46,8 @@ class TinkerModel:
 
     @property
     def context_tokens(self) -> int:
-        """As the service says."""
-        return self.base.offered.max_context_length or 2**31
+        """As the service says, less the one that it samples behind a sequence that it scores."""
+        return (self.base.offered.max_context_length or 2**31) - 1
 
     @property
     def renderer(self) -> Renderer:

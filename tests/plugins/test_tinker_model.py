@@ -52,16 +52,6 @@ def test_samples_are_those_of_the_same_model_here(model: TinkerModel, twin: Torc
     assert there == here
 
 
-def test_a_turn_that_ends_is_complete_and_does_not_keep_its_end(model: TinkerModel) -> None:
-    prompt = [prompts(model)[0]] * 40
-    how = {"max_tokens": 60, "temperatures": [1.2] * 40, "seeds": range(40)}
-    found = [completion for _, completion in model.sample(prompt, **how)]
-    assert {completion.complete for completion in found} == {True, False}
-    for completion in found:
-        assert not model.renderer.stop_ids & set(completion.tokens)
-        assert completion.complete or len(completion.tokens) == 60
-
-
 def test_the_top_k_is_that_of_the_same_model_here(model: TinkerModel, twin: TorchModel) -> None:
     asked = spans(model)
     there = dict(model.top_k(asked, k=K, draws=0, seeds=[0] * 4))

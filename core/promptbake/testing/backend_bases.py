@@ -1,0 +1,131 @@
+"""What the tests of a backend share: the flags, the base model, and what it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from promptbake.budget import NoBudget
+from promptbake.errors import BakeError
+from promptbake.interfaces import Backend, Model
+from promptbake.seeds import derive
+from promptbake.testing.material import TALKS, datums
+from promptbake.testing.suite import Suite
+from promptbake.types import Span, Targets, TokenIds
+
+OPENED = pytest.StashKey[list[tuple[Backend, Model]]]()  # the last backend, and its base model
+LONGEST = 8192  # tokens: a longer context is not filled
+
+
+class BackendTests(Suite):
+    """The flags and the fixtures of `BackendSuite`."""
+
+    tolerance: ClassVar[float] = 1e-3
+    lr: ClassVar[float] = 1e-2
+    paid: ClassVar[bool] = False
+    exports: ClassVar[bool] = True
+    takes_any_name: ClassVar[bool] = False
+
+    @pytest.fixture
+    def model_name(self) -> str:
+        """The model that is opened."""
+        return "tiny"
+
+    @pytest.fixture
+    def other_model_name(self) -> str | None:
+        """A model with other weights, where there is one."""
+        return None
+
+    @pytest.fixture
+    def base(self, backend: Backend, model_name: str, request: pytest.FixtureRequest) -> Model:
+        """The base model: the same one for as long as `backend` is the same object."""
+        suite: pytest.Class = request.node.getparent(pytest.Class)
+        kept = suite.stash.setdefault(OPENED, [])
+        if not kept or kept[0][0] is not backend:
+            kept[:] = [(backend, backend.open_model(model_name, NoBudget()))]
+            suite.addfinalizer(kept.clear)
+        return kept[0][1]
+
+    def _check_same(self, found: Tensor, expected: Tensor, look_at: str) -> None:
+        """The same log-probabilities, but for rounding."""
+        assert found.shape == expected.shape, (
+            f"{tuple(found.shape)} where {tuple(expected.shape)} was expected: {look_at}"
+        )
+        away = (found.double() - expected.double()).abs().max().item()
+        assert away <= self.tolerance, (
+            f"log-probabilities that should be the same are up to {away:.3g} nats apart, and "
+            f"`tolerance` is {self.tolerance:g}: {look_at}"
+        )
+
+
+def response_spans(model: Model) -> list[Span]:
+    """Responses of different lengths, behind the prompt and without it."""
+    found = datums(model)
+    return [datum.student for datum in found] + [datum.teacher for datum in found]
+
+
+def prompts(model: Model) -> list[TokenIds]:
+    """The conversations up to where the assistant starts to speak, without the prompt."""
+    return [datum.student_ids[: -datum.n_response] for datum in datums(model)]
+
+
+def known_tokens(model: Model) -> list[int]:
+    """Tokens that the model has: those of the conversations."""
+    return sorted({token for datum in datums(model) for token in datum.teacher_ids})
+
+
+def some_ids(model: Model, spans: Sequence[Span], k: int, seed: int = 0) -> list[Tensor]:
+    """K different tokens at each response position, [N, K] for each span."""
+    pool = torch.tensor(known_tokens(model))
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.stack(
+            [
+                pool[torch.randperm(len(pool), generator=generator)[:k]]
+                for _ in range(span.n_response)
+            ]
+        )
+        for span in spans
+    ]
+
+
+def ask(model: Model, spans: Sequence[Span], ids: Sequence[Tensor]) -> list[Tensor]:
+    """Log-probabilities [N, K] of the ids."""
+    return [found.cpu() for found in model.logprobs(spans, ids)]
+
+
+def tops(
+    model: Model, spans: Sequence[Span], k: int, draws: int = 0, seeds: Sequence[int] = ()
+) -> dict[int, Targets]:
+    """The top K and the draws, by the index that came with them."""
+    found = model.top_k(spans, k=k, draws=draws, seeds=seeds or some_seeds(len(spans)))
+    return {
+        index: Targets(**{name: part.cpu() for name, part in vars(each).items()})
+        for index, each in found
+    }
+
+
+def some_seeds(count: int, of: int = 0) -> list[int]:
+    """Seeds as the core makes them, of 63 bits."""
+    return [derive(of, "response", row) for row in range(count)]
+
+
+def filler(model: Model, length: int) -> TokenIds:
+    """So many tokens of talk."""
+    talk = model.renderer.response(" ".join(TALKS.values()), complete=False)
+    return (talk * (length // len(talk) + 1))[:length]
+
+
+def refuses(attempt: Callable[[], object], what: str) -> bool:
+    """Whether it raises BakeError, as it should where it refuses."""
+    try:
+        attempt()
+    except BakeError:
+        return True
+    except Exception as error:
+        raise AssertionError(f"{what}: it raises {error!r}, make that a BakeError") from error
+    return False
