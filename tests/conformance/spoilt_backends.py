@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from spoiling import suite_for, suites_for
 from torch import Tensor
 from toy_backend import Toy, ToyTrainer, opened
@@ -59,6 +60,26 @@ class StartsAnew(Toy):
 class OpensAnything(Toy):
     def open_model(self, name: str, budget: Budget) -> Model:
         return opened(TorchModel, name)
+
+
+class HasTwoModels(Toy):
+    """Nothing is spoilt."""
+
+    digests: ClassVar[dict[str, str]] = {"tiny": "tiny", "other": "other"}
+
+    def open_model(self, name: str, budget: Budget) -> Model:
+        if name not in self.digests:
+            return super().open_model(name, budget)
+        return opened(TorchModel, name, self.digests[name], seed=len(name))
+
+
+class HasOneDigest(HasTwoModels):
+    digests: ClassVar[dict[str, str]] = {"tiny": "tiny", "other": "tiny"}
+
+
+@pytest.fixture
+def other_model_name(self: Suite) -> str:
+    return "other"
 
 
 class CrashesAtAnUnknownName(Toy):
@@ -310,4 +331,11 @@ globals().update(suites_for(AccountTests, "backend", Paid, ACCOUNTS, paid=True))
 TestGoodAccounts = globals().pop("TestGood")
 for kind, (suite, flags, caught_by) in FLAGS.items():
     globals()[f"Test{kind.__name__}"] = suite_for(suite, "backend", kind, caught_by, **flags)
+TestHasOneDigest, TestGoodTwoModels = (
+    suite_for(OpeningTests, "backend", kind, caught_by, other_model_name=other_model_name)
+    for kind, caught_by in (
+        (HasOneDigest, "test_another_model_has_another_digest"),
+        (HasTwoModels, None),
+    )
+)
 TestGood = suite_for(BackendSuite, "backend", Toy)
