@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T_co = TypeVar("T_co", covariant=True)
-State = Mapping[str, bytes]  # a training state: the files that it is written to, by name
+State = Mapping[str, bytes]  # a training state: the files that it is written to, by plain name
 
 
 def nobody(done: float) -> None:
@@ -83,11 +83,15 @@ class Renderer(Protocol):
 
 
 class Model(Protocol):
-    """A language model that can be sampled from and scored: the base model, or a baked one."""
+    """A language model that can be sampled from and scored: the base model, or a baked one.
+
+    Asked for nothing, each method gives nothing; for what does not fit into the context it raises.
+    Seeds have up to 63 bits. Tensors may be on any device.
+    """
 
     @property
     def name(self) -> str:
-        """As in `model.name`."""
+        """As in `model.name`, or the model's own where the backend has but one."""
         ...
 
     @property
@@ -228,7 +232,10 @@ class Trainer(Protocol):
         ...
 
     def save_adapter(self, folder: Path) -> Checkpoint:
-        """Write the weights for use into an empty folder (PEFT's format where possible)."""
+        """Write the weights for use into an empty folder (PEFT's format where possible).
+
+        The checkpoint's `uri` is empty where they are in the folder, which may be moved.
+        """
         ...
 
 
@@ -256,11 +263,14 @@ class Backend(Protocol):
         ...
 
     def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
-        """The baked model; `base` goes on to answer as the base model."""
+        """The baked model; `base` goes on to answer as the base model.
+
+        Raises BakeError where there is no adapter, or one of another model.
+        """
         ...
 
     def export(self, base: Model, checkpoint: Checkpoint, folder: Path) -> None:
-        """Bring the adapter home: a PEFT adapter in an empty folder."""
+        """Bring the adapter home: a PEFT adapter in an empty folder. Raises as `load_adapter`."""
         ...
 
 

@@ -16,7 +16,7 @@ from toy_backend import Toy, ToyTrainer, trained_by
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Pending, State
-from promptbake.testing.backend_adapters import AdapterTests
+from promptbake.testing.backends.adapters import AdapterTests
 from promptbake.types import Checkpoint, Done
 from promptbake_torch.lora import OPTIMIZER, WEIGHTS
 from promptbake_torch.model import TorchModel

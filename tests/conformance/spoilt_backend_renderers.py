@@ -12,7 +12,7 @@ from promptbake.budget import Budget
 from promptbake.chat_template import ChatRenderer
 from promptbake.interfaces import Model
 from promptbake.testing import tiny_tokenizer
-from promptbake.testing.backend_renderers import RendererTests
+from promptbake.testing.backends.renderers import RendererTests
 from promptbake.types import Message, TokenIds
 from promptbake_torch.model import TorchModel
 

@@ -12,7 +12,7 @@ from spoiling import suites_for
 from toy_backend import Toy, backend_of
 
 from promptbake.interfaces import nobody
-from promptbake.testing.backend_samples import SampleTests
+from promptbake.testing.backends.samples import SampleTests
 from promptbake.types import Completion, TokenIds
 from promptbake_torch.model import TorchModel
 

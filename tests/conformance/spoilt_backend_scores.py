@@ -13,9 +13,9 @@ from torch import Tensor
 from toy_backend import Toy, backend_of
 
 from promptbake.objective import outside, realised_draw
-from promptbake.testing.backend_samples import SampleTests
-from promptbake.testing.backend_scores import ScoringTests
-from promptbake.testing.backend_targets import TargetTests
+from promptbake.testing.backends.samples import SampleTests
+from promptbake.testing.backends.scores import ScoringTests
+from promptbake.testing.backends.targets import TargetTests
 from promptbake.types import Completion, Span, Targets, TokenIds
 from promptbake_torch.model import TorchModel
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from toy_backend import Toy, ToyTrainer, trained_by
 
 from promptbake.interfaces import Model, Objective, Pending
-from promptbake.testing.backend_trainers import TrainerTests
+from promptbake.testing.backends.trainers import TrainerTests
 from promptbake.types import Columns, Datums, Done, Example
 from promptbake_torch.lora import LoraSettings
 from promptbake_torch.model import TorchModel

@@ -19,9 +19,9 @@ from promptbake.budget import Budget, Hold, NoBudget
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import Model, Objective, Pending
 from promptbake.testing import BackendSuite, Suite
-from promptbake.testing.backend_accounts import AccountTests
-from promptbake.testing.backend_adapters import AdapterTests
-from promptbake.testing.backends import OpeningTests
+from promptbake.testing.backends.accounts import AccountTests
+from promptbake.testing.backends.adapters import AdapterTests
+from promptbake.testing.backends.suite import OpeningTests
 from promptbake.types import (
     Checkpoint,
     Completion,

@@ -12,7 +12,7 @@ from torch import Tensor
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.objective import outside, realised_draw
-from promptbake.testing.teacher_spans import plain
+from promptbake.testing.teachers.spans import plain
 from promptbake.types import Span, Targets
 
 Answers = Iterator[tuple[int, Targets]]

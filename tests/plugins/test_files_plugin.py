@@ -15,7 +15,7 @@ from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Generation, Model
 from promptbake.queries import plan, split
 from promptbake.testing import DataProviderSuite
-from promptbake.testing.provider_trial import questions
+from promptbake.testing.providers.trial import questions
 from promptbake.types import Conversation, Message, Prompt, Request
 from promptbake_files import files
 from promptbake_mock.tiny import NAME, tiny_backend

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from promptbake.testing.backends import BackendSuite
+    from promptbake.testing.backends.suite import BackendSuite
     from promptbake.testing.evaluators import EvaluatorSuite
     from promptbake.testing.losses import LossSuite, Worked
     from promptbake.testing.plugins import PluginSuite
-    from promptbake.testing.providers import DataProviderSuite
+    from promptbake.testing.providers.suite import DataProviderSuite
     from promptbake.testing.recording import RecordingBudget, RecordingModel
     from promptbake.testing.suite import Suite
-    from promptbake.testing.teachers import TeacherSuite
+    from promptbake.testing.teachers.suite import TeacherSuite
     from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
     from promptbake.testing.trackers import TrackerSuite
 
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backends": ("BackendSuite",),
+    "backends.suite": ("BackendSuite",),
     "evaluators": ("EvaluatorSuite",),
     "losses": ("LossSuite", "Worked"),
     "plugins": ("PluginSuite",),
-    "providers": ("DataProviderSuite",),
+    "providers.suite": ("DataProviderSuite",),
     "recording": ("RecordingBudget", "RecordingModel"),
     "suite": ("Suite",),
-    "teachers": ("TeacherSuite",),
+    "teachers.suite": ("TeacherSuite",),
     "tiny": ("save_tiny", "tiny_model", "tiny_tokenizer"),
     "trackers": ("TrackerSuite",),
 }

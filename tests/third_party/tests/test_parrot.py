@@ -10,6 +10,7 @@ from pathlib import Path
 
 import promptbake_parrot
 import pytest
+
 from promptbake import Backend, DataProvider, Evaluator, Loss, Teacher, Tracker
 from promptbake.testing import (
     BackendSuite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from promptbake.interfaces import Model
-from promptbake.testing.backend_bases import BackendTests
+from promptbake.testing.backends.bases import BackendTests
 from promptbake.testing.material import PROMPT, TALKS, queries
 from promptbake.types import Message
 

@@ -16,9 +16,9 @@ from promptbake.errors import BakeError
 from promptbake.files import JsonLines
 from promptbake.interfaces import DataProvider
 from promptbake.testing.keys import check_unseen, everything_logged
-from promptbake.testing.provider_quotes import QuoteSuite
-from promptbake.testing.provider_samples import SampleSuite
-from promptbake.testing.provider_trial import (
+from promptbake.testing.providers.quotes import QuoteSuite
+from promptbake.testing.providers.samples import SampleSuite
+from promptbake.testing.providers.trial import (
     BATCH,
     Found,
     check_refused,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptbake.interfaces import Backend, Model, Objective, Trainer
 from promptbake.objective import TailedLoss
-from promptbake.testing.backend_bases import BackendTests, ask, prompts, some_ids
+from promptbake.testing.backends.bases import BackendTests, ask, prompts, some_ids
 from promptbake.testing.material import datums
 from promptbake.types import Columns, Datum, Example, TokenIds
 

@@ -10,9 +10,9 @@ import torch
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Teacher
 from promptbake.testing.keys import check_unseen, everything_logged
-from promptbake.testing.teacher_answers import difference, refusal, shown
-from promptbake.testing.teacher_interviews import Interview, seeds_of
-from promptbake.testing.teacher_tails import TailTests
+from promptbake.testing.teachers.answers import difference, refusal, shown
+from promptbake.testing.teachers.interviews import Interview, seeds_of
+from promptbake.testing.teachers.tails import TailTests
 from promptbake.types import Span
 
 

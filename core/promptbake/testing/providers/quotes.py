@@ -9,7 +9,7 @@ import pytest
 
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import DataProvider
-from promptbake.testing.provider_trial import Trial, TrialSuite
+from promptbake.testing.providers.trial import Trial, TrialSuite
 from promptbake.testing.recording import RecordingBudget
 from promptbake.types import Quote, Usage, Work
 

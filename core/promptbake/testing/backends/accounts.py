@@ -10,8 +10,8 @@ from typing import get_args, get_type_hints
 
 from promptbake.errors import BudgetError
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backend_bases import ask, prompts, some_ids, some_seeds, tops
-from promptbake.testing.backend_lessons import BENT, LINEAR, LessonTests, examples, train
+from promptbake.testing.backends.bases import ask, prompts, some_ids, some_seeds, tops
+from promptbake.testing.backends.lessons import BENT, LINEAR, LessonTests, examples, train
 from promptbake.testing.recording import RecordingBudget
 from promptbake.types import Checkpoint, Span, Usage, Work
 

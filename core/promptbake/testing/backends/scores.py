@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from promptbake.interfaces import Model
-from promptbake.testing.backend_bases import (
+from promptbake.testing.backends.bases import (
     LONGEST,
     BackendTests,
     ask,

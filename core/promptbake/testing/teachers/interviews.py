@@ -14,7 +14,7 @@ from promptbake.interfaces import Model, Teacher
 from promptbake.seeds import derive
 from promptbake.testing.material import datums, shared_model
 from promptbake.testing.suite import Suite
-from promptbake.testing.teacher_spans import Reference, plain
+from promptbake.testing.teachers.spans import Reference, plain
 from promptbake.types import Datum, Span, Targets
 
 DRAWS = 8

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from promptbake.errors import BakeError
-from promptbake.testing.teacher_answers import bias, changed, inside, refusal
-from promptbake.testing.teacher_interviews import (
+from promptbake.testing.teachers.answers import bias, changed, inside, refusal
+from promptbake.testing.teachers.interviews import (
     DRAWS,
     TEMPERATURES,
     Interview,
     seeds_of,
 )
-from promptbake.testing.teacher_numbers import NumberTests
-from promptbake.testing.teacher_spans import Reference, mixed
-from promptbake.testing.teacher_symptoms import at, symptom
+from promptbake.testing.teachers.numbers import NumberTests
+from promptbake.testing.teachers.spans import Reference, mixed
+from promptbake.testing.teachers.symptoms import at, symptom
 from promptbake.types import Span
 
 REPEATS = 32  # times that one span is asked about, with other seeds

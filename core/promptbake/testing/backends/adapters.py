@@ -12,8 +12,8 @@ from promptbake.budget import NoBudget
 from promptbake.checkpoints import CHECKPOINT, read_adapter
 from promptbake.files import write_json
 from promptbake.interfaces import Backend, Model, Trainer
-from promptbake.testing.backend_bases import refuses
-from promptbake.testing.backend_lessons import (
+from promptbake.testing.backends.bases import refuses
+from promptbake.testing.backends.lessons import (
     LINEAR,
     SLACK,
     ByValue,

@@ -10,7 +10,7 @@ import torch
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Backend, Model, Objective
-from promptbake.testing.backend_lessons import (
+from promptbake.testing.backends.lessons import (
     BENT,
     LINEAR,
     RANK,

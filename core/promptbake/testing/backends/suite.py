@@ -8,14 +8,14 @@ import pytest
 
 from promptbake.budget import NoBudget
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backend_accounts import AccountTests
-from promptbake.testing.backend_adapters import AdapterTests
-from promptbake.testing.backend_bases import BackendTests, ask, refuses, response_spans, some_ids
-from promptbake.testing.backend_renderers import RendererTests
-from promptbake.testing.backend_samples import SampleTests
-from promptbake.testing.backend_scores import ScoringTests
-from promptbake.testing.backend_targets import TargetTests
-from promptbake.testing.backend_trainers import TrainerTests
+from promptbake.testing.backends.accounts import AccountTests
+from promptbake.testing.backends.adapters import AdapterTests
+from promptbake.testing.backends.bases import BackendTests, ask, refuses, response_spans, some_ids
+from promptbake.testing.backends.renderers import RendererTests
+from promptbake.testing.backends.samples import SampleTests
+from promptbake.testing.backends.scores import ScoringTests
+from promptbake.testing.backends.targets import TargetTests
+from promptbake.testing.backends.trainers import TrainerTests
 
 COARSEST = 0.1  # nats: about what bfloat16 does
 
