@@ -144,6 +144,8 @@ def _open(prompt: str | Path | Prompt, job: Job) -> Session:
     from promptbake.progress import RichReporter, SilentReporter
     from promptbake.session import open_session
 
+    if unknown := sorted(job.keys() - Job.__annotations__.keys()):
+        raise TypeError(f"there is no {unknown[0]!r} among {', '.join(Job.__annotations__)}")
     config, run = job.get("config"), job.get("run")
     return open_session(
         prompt,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
 from promptbake.errors import BakeError, ContractError
 from promptbake.offers import Offer
+
+NOBODYS = sys.stdlib_module_names | {"", "promptbake", "torch"}
 
 
 @dataclass
@@ -27,36 +31,50 @@ class Use:
     @property
     def packages(self) -> frozenset[str]:
         """The packages that its code is in."""
-        modules = (self.offer.module, type(self.product).__module__)
-        return frozenset(module.partition(".")[0] for module in modules) - {"builtins", ""}
+        modules = (self.offer.module, *(base.__module__ for base in type(self.product).__mro__))
+        return frozenset(module.partition(".")[0] for module in modules) - NOBODYS
 
 
 def attribute(error: BaseException, uses: Sequence[Use]) -> None:
-    """Note on an error in which plugin it was raised, if it was in one.
+    """Note on an error in which plugin it was raised, or which one was at work.
 
-    A ContractError knows whose it is; else the innermost function of a plugin's package decides. A
-    BakeError speaks for itself.
+    A ContractError knows whose it is. Else it is the plugin whose object's method was innermost,
+    or whose package's function was; else the one whose object our innermost function had in
+    hand. A BakeError speaks for itself.
     """
     if isinstance(error, BakeError):
         return
-    guilty = _guilty(error, uses)
+    frames = list(_frames(error))[::-1]  # the innermost first
+    if isinstance(error, ContractError):
+        guilty, what = [use for use in uses if use.product is error.product], "this is a plugin's"
+    else:
+        guilty, what = _raised_in(frames, uses), "this is a plugin's"
+        if not guilty:
+            guilty, what = _at_work(frames, uses), "a plugin was at work"
     if guilty:
         origins = "; or ".join(use.origin for use in guilty)
-        error.add_note(f"promptbake: this is a plugin's: {origins}")
+        with suppress(Exception):  # a stranger's exception may refuse
+            error.add_note(f"promptbake: {what}: {origins}")
 
 
-def _guilty(error: BaseException, uses: Sequence[Use]) -> list[Use]:
-    if isinstance(error, ContractError):
-        return [use for use in uses if use.product is error.product]
-    frames = list(_frames(error))
-    for frame in reversed(frames):
+def _raised_in(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
+    """The plugins in whose code it was raised."""
+    for frame in frames:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if found := [use for use in uses if package in use.packages]:
             # A package may offer several things: one of them may be the object that was called.
-            selves = [each.f_locals.get("self") for each in frames]
-            called = [use for use in found if any(use.product is each for each in selves if each)]
-            return called or found
+            selves = [frame.f_locals.get("self") for frame in frames]
+            called = [use for each in selves if each is not None
+                      for use in found if use.product is each]  # fmt: skip
+            return called[:1] or found
     return []
+
+
+def _at_work(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
+    """The plugin whose object the innermost function has in a variable."""
+    values = list(frames[0].f_locals.values()) if frames else []
+    return [use for use in uses
+            if use.product is not None and any(value is use.product for value in values)][:1]  # fmt: skip
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

@@ -319,7 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BakeError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in DISK_FULL | NO_PLACE:
+        no_place = error.errno in NO_PLACE and not hasattr(error, "__notes__")  # of a plugin's own
+        if error.errno not in DISK_FULL and not no_place:
             raise
         line = f"{error.filename or 'the run folder'}: cannot be written: {error.strerror}"
         if error.errno in DISK_FULL:
@@ -335,7 +336,7 @@ def _fail(line: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    out.print_json(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - no colours, ever
 
 
 def _stream(pieces: Iterator[str]) -> None:

@@ -5,6 +5,7 @@ defaults < profile < the prompt's sidecar < --config FILE < --set section.key=va
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -251,6 +252,10 @@ def _setting(text: str) -> Layer:
 
 
 def _nested(key: str, value: Any, source: str) -> Layer:
+    if not isinstance(key, str):
+        raise BakeError(f"settings: {key!r} is no key, such as 'train.lr'")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     for part in reversed(key.split(".")):
         value = {part.strip(): value}
     return Layer(source, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from promptbake.hookspecs import API_VERSION
 from promptbake.offers import Offer
 from promptbake.plugins import Registry, SetAside, load
 from promptbake.runs import versions
+
+BROKEN_TORCH = "torch cannot be imported"
 
 
 @dataclass(frozen=True)
@@ -59,36 +62,45 @@ class Health:
 def examine() -> Health:
     """Look at everything; sends nothing, changes nothing."""
     registry = load()
+    devices = tuple(_devices())
+    broken = [line for line in devices if line.startswith(BROKEN_TORCH)]
     return Health(
         api=API_VERSION,
         versions=versions(missing=True),
-        devices=tuple(_devices()),
+        devices=devices,
         cache=_cache(cache()),
         keys={key: bool(os.environ.get(key)) for key in _keys(registry)},
         plugins=tuple(_plugins(registry)),
         set_aside=registry.set_aside,
         clashes=registry.clash_lines(),
-        profiles={name: tuple(_lacks(resolve(name).config, registry)) for name in profiles()},
+        profiles={name: (*broken, *_lacks(resolve(name).config, registry)) for name in profiles()},
     )
 
 
 def _devices() -> Iterator[str]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield f"cpu: {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
+    memory = ""
+    with suppress(ValueError, OSError, AttributeError):  # not every system tells
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        memory = f", {size:.0f} GiB"
+    yield f"cpu: {os.cpu_count()} cores{memory}"
     try:
         import torch
-    except Exception as error:  # a broken installation may raise anything
-        yield f"torch cannot be imported: {error}"
-        return
-    for number in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(number)
-        yield f"cuda:{number}: {found.name}, {found.total_memory / 2**30:.0f} GiB"
+
+        for number in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(number)
+            yield f"cuda:{number}: {found.name}, {found.total_memory / 2**30:.0f} GiB"
+    except (Exception, SystemExit) as error:  # a broken installation may raise anything
+        yield f"{BROKEN_TORCH}: {error}"
 
 
 def _cache(folder: Path) -> Cache:
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Cache(str(folder), size, shutil.disk_usage(there).free, os.access(there, os.W_OK))
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # it may go while we look
+            size += file.stat().st_size if file.is_file() else 0
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    return Cache(str(folder), size, shutil.disk_usage(there).free, writable)
 
 
 def _keys(registry: Registry) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -67,7 +69,7 @@ class Registry:
         if found:
             plugins = " and ".join(offer.plugin for offer in found)
             raise BakeError(
-                f"{key} = {name!r}: the plugins {plugins} both offer it; leave one out with "
+                f"{key} = {name!r}: the plugins {plugins} both offer it; leave one out, as with "
                 f"{DISABLE}={found[-1].plugin}"
             )
         names = sorted({offer.name for offer in self.of(kind)})
@@ -95,8 +97,11 @@ def load(found: Iterable[EntryPoint] | None = None) -> Registry:
             aside.append(SetAside(point.name, version, f"left out by {DISABLE}"))
             continue
         try:
-            offers += _offers(point, version, point.load())
-        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+            with redirect_stdout(sys.stderr):  # what it prints is no answer to --json
+                offers += _offers(point, version, point.load())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's module may raise anything
             aside.append(SetAside(point.name, version, _reason(error)))
     return Registry(tuple(offers), tuple(aside))
 
@@ -125,9 +130,26 @@ def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
                 Offer(kind, name, point.name, version, make, point.module)
                 for name, make in factories.items()
             ]
+    unmarked = [hook for hook in HOOKS.values() if hasattr(module, hook)]
+    if not offers and unmarked:
+        raise _UnfitError(f"{unmarked[0]} offers nothing, or is not marked with @hookimpl")
     if not offers:
         raise _UnfitError("it implements none of the hooks: " + ", ".join(HOOKS.values()))
+    for offer in offers:
+        _check_options(offer)
     return offers
+
+
+def _check_options(offer: Offer) -> None:
+    if not offer.name.isidentifier():
+        raise _UnfitError(f"{HOOKS[offer.kind]}: {offer.name!r} is no name such as skew_kl")
+    try:
+        repr(offer.options)
+    except Exception as error:
+        raise _UnfitError(
+            f"{offer.name!r}: its options cannot be read: {_reason(error)}; annotations are looked "
+            "up when it loads, so import what they name outside `if TYPE_CHECKING`"
+        ) from error
 
 
 def _check_api(module: object) -> None:
@@ -137,8 +159,10 @@ def _check_api(module: object) -> None:
             "it does not say which API it was written for; put PROMPTBAKE_API = "
             f"{API_VERSION} into its module"
         )
+    if type(declared) is not int:
+        raise _UnfitError(f"PROMPTBAKE_API = {declared!r}: expected a number, {API_VERSION}")
     if declared != API_VERSION:
-        older = isinstance(declared, int) and declared < API_VERSION
+        older = declared < API_VERSION
         raise _UnfitError(
             f"it was written for version {declared!r} of the plugin API, and this promptbake has "
             f"version {API_VERSION}; " + ("upgrade the plugin" if older else "upgrade promptbake")
@@ -167,4 +191,8 @@ def _reason(error: BaseException) -> str:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         return f"needs the module {error.name}: pip install {error.name}"
-    return f"{type(error).__name__}: {error}".replace("\n", " ")
+    try:
+        text = str(error)
+    except Exception:
+        text = "(it cannot say what)"
+    return f"{type(error).__name__}: {text}".replace("\n", " ")

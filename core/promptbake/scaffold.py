@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import keyword
 import re
+from importlib.metadata import entry_points
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -12,7 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from promptbake import __version__
 from promptbake.errors import BakeError, nearest
 from promptbake.files import atomic_folder
-from promptbake.plugins import load
+from promptbake.plugins import GROUP, load
 
 KINDS = {  # what a person calls a kind: its plural, as in HOOKS, and the setting that chooses one
     "data-provider": ("data_providers", "--set data.provider={}"),
@@ -67,13 +69,15 @@ def _words(name: str, kind: str) -> dict[str, str]:
             f"--kind {kind}: there is no such kind of plugin; there is: {', '.join(KINDS)}"
             f"{nearest(kind, KINDS)}"
         )
-    snake = name.lower().replace("-", "_")
+    snake = name.lower().replace("-", "_").removeprefix("promptbake_")
     if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", snake) or keyword.iskeyword(snake):
         raise BakeError(f"{name}: expected a name of letters and digits, such as skew-kl")
     plural, setting = KINDS[kind]
     for offer in load().of(plural):
         if offer.name == snake:
             raise BakeError(f"{name}: the plugin {offer.plugin} offers this {kind} already")
+    if entry_points(group=GROUP, name=snake) or find_spec(f"promptbake_{snake}"):
+        raise BakeError(f"{name}: a plugin of this name is installed already; give another name")
     return {
         "name": snake,
         "Name": "".join(part.capitalize() for part in snake.split("_")),

@@ -14,7 +14,7 @@ from promptbake.attribution import Use, attribute
 from promptbake.checkpoints import read_adapter
 from promptbake.config import Config, Resolved, resolve
 from promptbake.conversations import read_text
-from promptbake.errors import BakeError
+from promptbake.errors import BakeError, ContractError
 from promptbake.interfaces import Backend, Model
 from promptbake.ledger import Ledger
 from promptbake.plugins import Registry, load
@@ -22,7 +22,16 @@ from promptbake.progress import Reporter
 from promptbake.runs import Run
 from promptbake.types import Checkpoint, Prompt
 
+PROTOCOLS = {  # what the objects of each kind must have
+    "data_providers": ("queries", "quote", "generate"),
+    "teachers": ("targets",),
+    "losses": ("targets", "linear", "__call__"),
+    "backends": ("name", "open_model", "new_lora", "load_adapter", "export"),
+    "evaluators": ("evaluate",),
+    "trackers": ("start", "log", "finish"),
+}
 SCHEME = "://"
+LONGEST_NAME = 200  # bytes
 
 
 def read_prompt(path: Path) -> Prompt:
@@ -67,6 +76,10 @@ class Session:
         """Note on an error that came out of a plugin which one it was."""
         try:
             yield
+        except SystemExit as end:  # of a plugin: a program does not end by it without a word
+            error = RuntimeError(f"SystemExit: {end}").with_traceback(end.__traceback__)
+            attribute(error, self.uses)
+            raise error from None
         except Exception as error:
             attribute(error, self.uses)
             raise
@@ -93,6 +106,8 @@ class Session:
         use = Use(offer, self.config.options_of(kind, name))
         self.uses.append(use)
         use.product = offer.make(use.options)
+        if missing := [name for name in PROTOCOLS[kind] if not hasattr(use.product, name)]:
+            raise ContractError(use.product, f"has no {', '.join(missing)}")
         return use.product
 
     @cached_property
@@ -162,10 +177,16 @@ def open_session(
 
 
 def _checked(prompt: Prompt) -> Prompt:
-    if not prompt.text.strip():
+    if not isinstance(prompt.text, str) or not prompt.text.strip():
         raise BakeError(f"prompt {prompt.name!r}: the prompt is empty")
-    if not prompt.name or Path(prompt.name).name != prompt.name:
-        raise BakeError(f"prompt {prompt.name!r}: its name must be one that a folder can have")
+    name = prompt.name
+    if not (
+        isinstance(name, str)
+        and name.isprintable()
+        and Path(name).name == name not in ("", "..")
+        and len(name.encode()) <= LONGEST_NAME
+    ):
+        raise BakeError(f"prompt {name!r}: its name must be one that a folder can have")
     return prompt
 
 

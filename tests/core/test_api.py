@@ -82,6 +82,9 @@ def test_it_is_the_run_of_the_command(tmp_path: Path) -> None:
         (PIRATE, {"profile": "mokc"}, "--profile mokc: there is no such profile"),
         (Prompt("p", "  "), {}, "prompt 'p': the prompt is empty"),
         (Prompt("a/b", "x"), {}, "prompt 'a/b': its name must be one that a folder can have"),
+        (Prompt("..", "x"), {}, "prompt '..': its name must be one that a folder can have"),
+        (Prompt("a\0", "x"), {}, "prompt 'a\\x00': its name must be one that a folder can have"),
+        (PIRATE, {"settings": {5: 1}}, "settings: 5 is no key, such as 'train.lr'"),
         ("none.md", {}, "none.md: "),
     ],
 )  # fmt: skip
@@ -92,6 +95,17 @@ def test_what_can_be_mended_is_said_in_one_line(
         promptbake.data(prompt, **({"profile": "mock"} | job))  # type: ignore[arg-type]
     assert str(caught.value).startswith(line)
     assert not Path("runs").exists()
+
+
+def test_an_argument_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="there is no 'setings' among profile, config, settings"):
+        promptbake.plan(PIRATE, profile="mock", setings={})  # type: ignore[call-arg]
+
+
+def test_an_arm_that_there_is_not_is_refused() -> None:
+    for wrong in ({"arm": "bkaed"}, {"max_tokens": 0}, {"temperature": -1.0}):
+        with pytest.raises(BakeError, match="expected"):
+            promptbake.chat(PIRATE, profile="mock", **wrong)  # type: ignore[arg-type]
 
 
 def test_a_name_that_there_is_not_is_an_attribute_error() -> None:

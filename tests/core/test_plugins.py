@@ -106,14 +106,20 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         (offering("{3: dict}"), "must return a mapping from name to factory; found {3: "),
         (offering("{}['a']"), "promptbake_register_losses failed: KeyError: 'a'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        (offering("{}"), "it implements none of the hooks: promptbake_register_data_providers, "),
+        (offering("{}"), "promptbake_register_losses offers nothing, or is not marked with @hook"),
         ("PROMPTBAKE_API = 1", "it implements none of the hooks: promptbake_register_data_provi"),
         ("", "it does not say which API it was written for; put PROMPTBAKE_API = 1 into its "
          "module"),
         ("PROMPTBAKE_API = 2", "it was written for version 2 of the plugin API, and this "
          "promptbake has version 1; upgrade promptbake"),
         ("PROMPTBAKE_API = 0", "has version 1; upgrade the plugin"),
-        ("PROMPTBAKE_API = 'new'", "it was written for version 'new' of the plugin API"),
+        ("PROMPTBAKE_API = 'new'", "PROMPTBAKE_API = 'new': expected a number, 1"),
+        ("PROMPTBAKE_API = True", "PROMPTBAKE_API = True: expected a number, 1"),
+        ("class Mute(Exception):\n    def __str__(self): 1 / 0\nraise Mute", "Mute: (it cannot"),
+        ("raise BaseException('panic')", "BaseException: panic"),
+        (LOSS.replace("@hookimpl", ""), "promptbake_register_losses offers nothing, or is not"),
+        (LOSS.replace('{"soft"', '{"so ft"'), "'so ft' is no name such as skew_kl"),
+        (LOSS.replace("weight: float", "weight: 'Nowhere'"), "'soft': its options cannot be"),
         (TWICE, "promptbake_register_losses offers a name twice: soft"),
     ],
 )  # fmt: skip
@@ -128,13 +134,13 @@ def test_a_broken_plugin_is_set_aside_with_its_reason_and_the_others_work(
 
 def test_a_hook_without_the_marker_offers_nothing(install: Installer) -> None:
     registry = load([install("bare", LOSS.replace("@hookimpl", ""))])
-    assert "none of the hooks" in reasons(registry)["bare"]
+    assert "is not marked with @hookimpl" in reasons(registry)["bare"]
 
 
 def test_a_name_that_two_plugins_offer_is_refused_with_both(install: Installer) -> None:
     points = [install("one", LOSS), install("two", LOSS)]
     assert refusal(load(points), "soft") == (
-        "train.loss = 'soft': the plugins one and two both offer it; leave one out with "
+        "train.loss = 'soft': the plugins one and two both offer it; leave one out, as with "
         "PROMPTBAKE_DISABLE_PLUGINS=two"
     )
 

@@ -128,6 +128,67 @@ def test_a_provider_of_the_wrong_kind_of_result_is_named(site: Site, prompt: Pat
     assert "plugin stranger 1.2, hook promptbake_register_data_providers, 'texts'" in printed
 
 
+EVALUATORS = """
+from promptbake.hookspecs import hookimpl
+from promptbake_jsonl import JsonlTracker
+
+PROMPTBAKE_API = 1
+
+class Silent:
+    def evaluate(self, evidence):
+        return None
+
+class Rude(Silent):
+    def evaluate(self, evidence):
+        raise SystemExit(7)
+
+class Thief(Silent):
+    def evaluate(self, evidence):
+        raise PermissionError(13, "Permission denied", "/etc/hosts")
+
+class Child(JsonlTracker):
+    def start(self, folder, config, step):
+        pass
+
+@hookimpl
+def promptbake_register_evaluators():
+    return {"silent": Silent, "rude": Rude, "thief": Thief, "none": lambda: None, "empty": object}
+
+@hookimpl
+def promptbake_register_trackers():
+    return {"child": Child}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "what"),
+    [
+        ("silent", "TypeError: 'NoneType' object is not iterable", "a plugin was at work"),
+        ("rude", "RuntimeError: SystemExit: 7", "this is a plugin's"),
+        ("thief", "PermissionError: [Errno 13] Permission denied: '/etc/hosts'", "this is a plugi"),
+        ("none", "builtins.NoneType: has no evaluate", "this is a plugin's"),
+        ("empty", "builtins.object: has no evaluate", "this is a plugin's"),
+    ],
+)
+def test_whatever_an_evaluator_does_it_is_named(
+    site: Site, own_copy: Path, prompt: Path, name: str, line: str, what: str
+) -> None:
+    site.install("stranger", EVALUATORS)
+    printed = crash("verify", prompt, *MOCK, *settings(f'verify.evaluators=["{name}"]'))
+    assert line in printed
+    last = printed.splitlines()[-1]
+    assert last.startswith(f"promptbake: {what}")
+    assert f"plugin stranger 1.2, hook promptbake_register_evaluators, '{name}'" in last
+
+
+def test_a_class_that_inherits_is_named_and_not_its_parent(site: Site, prompt: Path) -> None:
+    site.install("stranger", EVALUATORS)
+    assert promptbake("data", prompt, *MOCK).code == 0
+    printed = crash("bake", prompt, *MOCK, *settings('train.trackers=["jsonl","child"]'))
+    assert "plugin stranger 1.2, hook promptbake_register_trackers, 'child'" in printed
+    assert "plugin jsonl" not in printed
+
+
 def test_a_crash_in_the_core_blames_nobody(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert promptbake("data", prompt, *MOCK).code == 0
     record = prompt.parent / "runs" / "pirate" / "run.json"

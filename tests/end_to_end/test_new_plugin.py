@@ -43,6 +43,8 @@ def test_it_writes_where_it_is_told_to(tmp_path: Path) -> None:
         ("a/b", "loss", "a/b: expected a name"),
         ("../a", "loss", "../a: expected a name"),
         ("forward-kl", "loss", "forward-kl: the plugin losses offers this loss already"),
+        ("torch", "loss", "torch: a plugin of this name is installed already; give another name"),
+        ("promptbake-files", "loss", "promptbake-files: a plugin of this name is installed"),
         ("there", "loss", "promptbake-there: is there already; give another name"),
     ],
 )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
@@ -17,6 +18,13 @@ class Chat:
     """A conversation with one arm, which remembers its turns."""
 
     def __init__(self, session: Session, arm: ChatArm, max_tokens: int, temperature: float) -> None:
+        if arm not in get_args(ChatArm):
+            raise BakeError(f"arm {arm!r}: expected one of {', '.join(get_args(ChatArm))}")
+        if max_tokens < 1 or not 0 <= temperature < math.inf:
+            raise BakeError(
+                f"expected max_tokens of at least 1 and a temperature of 0 or more; found "
+                f"{max_tokens} and {temperature}"
+            )
         if arm == "prompted" and session.address:
             raise BakeError(f"{session.address}: comes without a prompt; --arm prompted needs one")
         self._model: Model = session.baked if arm == "baked" else session.base

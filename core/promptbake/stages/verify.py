@@ -154,7 +154,8 @@ def _measured(evaluator: Evaluator, evidence: Evidence) -> Sequence[Measurement]
     for each in found:
         if not isinstance(each, Measurement):
             raise ContractError(evaluator, f"gave {each!r}: expected a Measurement")
-        if not all(math.isfinite(value) for value in each.values.values()):
+        numbers = each.values.values()
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             raise ContractError(evaluator, f"gave {each!r}: expected finite numbers")
     return found
 
