@@ -45,12 +45,13 @@ def attribute(error: BaseException, uses: Sequence[Use]) -> None:
     if isinstance(error, BakeError):
         return
     frames = list(_frames(error))[::-1]  # the innermost first
+    what = "this is a plugin's"
     if isinstance(error, ContractError):
-        guilty, what = [use for use in uses if use.product is error.product], "this is a plugin's"
+        guilty = [use for use in uses if use.product is error.product]
     else:
-        guilty, what = _raised_in(frames, uses), "this is a plugin's"
-        if not guilty:
-            guilty, what = _at_work(frames, uses), "a plugin was at work"
+        guilty = _raised_in(frames, uses)
+    if not guilty:
+        guilty, what = _at_work(frames, uses), "a plugin was at work"
     if guilty:
         origins = "; or ".join(use.origin for use in guilty)
         with suppress(Exception):  # a stranger's exception may refuse
@@ -63,9 +64,12 @@ def _raised_in(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if found := [use for use in uses if package in use.packages]:
             # A package may offer several things: one of them may be the object that was called.
-            selves = [frame.f_locals.get("self") for frame in frames]
-            called = [use for each in selves if each is not None
-                      for use in found if use.product is each]  # fmt: skip
+            called = [
+                use
+                for each in frames
+                for use in found
+                if use.product is not None and use.product is each.f_locals.get("self")
+            ]
             return called[:1] or found
     return []
 
@@ -73,8 +77,10 @@ def _raised_in(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
 def _at_work(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
     """The plugin whose object the innermost function has in a variable."""
     values = list(frames[0].f_locals.values()) if frames else []
-    return [use for use in uses
-            if use.product is not None and any(value is use.product for value in values)][:1]  # fmt: skip
+    for use in uses:
+        if use.product is not None and any(value is use.product for value in values):
+            return [use]
+    return []
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

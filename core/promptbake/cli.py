@@ -269,7 +269,10 @@ def new_plugin(
     ],
     to: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
 ) -> None:
-    """Write a repository for a plugin of your own: its tests pass as soon as it is installed."""
+    """Write promptbake-NAME, a repository for a plugin of your own, with a module and its tests.
+
+    Its tests pass as soon as it is installed; change it a piece at a time while they do.
+    """
     from promptbake import scaffold
 
     folder = scaffold.new_plugin(name, kind, to)

@@ -12,6 +12,7 @@ from rich.table import Table
 from promptbake.hookspecs import HOOKS
 from promptbake.offers import Offer
 from promptbake.plugins import Registry
+from promptbake.types import ARMS
 
 if TYPE_CHECKING:
     from promptbake.doctor import Health
@@ -84,6 +85,9 @@ def print_proof(run: Run, result: Mapping[str, Any], out: Console) -> None:
     for arm in ("base", "baked", "reprompted"):
         table.add_row(arm, f"{kl[arm]:.4f}")
     out.print(table)
+    for name, found in result["evaluators"].items():
+        values = ", ".join(f"{arm} {found[arm]:.4g}" for arm in ARMS if arm in found)
+        out.print(f"{name} ({found['unit']}): {values}", soft_wrap=True)
     verdict = "passed" if result["passed"] else "FAILED"
     bar = result["bars"]["kl.gap_closed"]["min"]
     out.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import torch
 from spoiling import suites_for
@@ -122,6 +123,33 @@ class LeavesTheLogarithm(Good):
         return measure * p * (p / q).log()
 
 
+class Renormalises(Good):
+    linear = False
+
+    def terms(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+        return super().terms(student.log_softmax(dim=1), teacher, measure)
+
+
+class ClampsTheStudent(Good):
+    linear = False
+
+    def terms(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+        return super().terms(student.clamp(min=-8), teacher, measure)
+
+
+class TurnsGradientsOff(Good):
+    def terms(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+        found = super().terms(student, teacher, measure)
+        torch.set_grad_enabled(False)
+        return found
+
+
+class SeedsTheGlobalGenerator(Good):
+    def terms(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+        random.seed(0)
+        return super().terms(student, teacher, measure)
+
+
 class CentredOverTheBatch(Good):
     def __call__(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
         found = super().__call__(student, teacher, measure)
@@ -153,6 +181,10 @@ SPOILT = {
     Noisy: "test_it_gives_the_same_again",
     HalfPrecision: "test_it_keeps_the_type_of_its_input",
     LeavesTheLogarithm: "test_it_stays_finite_where_hardly_any_probability_is",
+    Renormalises: "test_it_is_a_sum_over_the_columns_that_it_is_given",
+    ClampsTheStudent: "test_no_term_is_cut_off",
+    TurnsGradientsOff: "test_it_keeps_the_type_of_its_input",
+    SeedsTheGlobalGenerator: "test_it_keeps_the_type_of_its_input",
     CentredOverTheBatch: "test_a_position_does_not_depend_on_the_others",
     NotZeroAtTheTeacher: "test_it_is_zero_where_the_student_is_the_teacher",
 }

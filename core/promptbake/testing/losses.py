@@ -122,6 +122,26 @@ class LossSuite(Suite):
         nothing = loss(given.student, given.teacher, torch.zeros_like(given.measure))
         assert nothing.abs().max() < TOLERANCE, "columns of measure 0 must count for nothing"
 
+    def test_it_is_a_sum_over_the_columns_that_it_is_given(self, loss: Loss) -> None:
+        given = case(loss)
+        if given.student.shape[1] == 1:
+            pytest.skip("it is given one column")
+        parts = [given.changed(lambda part: part[:, :3]), given.changed(lambda part: part[:, 3:])]
+        found = sum((part.of(loss) for part in parts), torch.zeros(N, dtype=torch.float64))
+        assert torch.allclose(found, given.of(loss), atol=TOLERANCE), (
+            "the loss of all columns is not that of three of them and that of the others together: "
+            "look for softmax, log_softmax or a division by a sum over the columns; `train.tail` "
+            "renormalises where a user wants it"
+        )
+
+    def test_no_term_is_cut_off(self, loss: Loss) -> None:
+        far = case(loss, scale=6.0)
+        slope = gradient(loss, far)
+        assert bool((slope != 0).all()), (
+            "the gradient is 0 at log-probabilities down to "
+            f"{far.student.min().item():.0f}: look for clamp and for terms that are left out"
+        )
+
     def test_every_column_counts_and_their_order_does_not(self, loss: Loss) -> None:
         given = case(loss)
         turned = given.changed(lambda part: part.flip(1)).of(loss)
@@ -222,11 +242,14 @@ class LossSuite(Suite):
         )
 
 
-def case(loss: Loss, n: int = N, seed: int = 0) -> Case:
-    """Made-up distributions over the whole vocabulary, or of the response token alone."""
+def case(loss: Loss, n: int = N, seed: int = 0, scale: float = 1.0) -> Case:
+    """Made-up distributions over the whole vocabulary, or of the response token alone.
+
+    With a greater `scale` they are sharper.
+    """
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (
-        torch.randn(n, V, generator=generator, dtype=torch.float64).log_softmax(dim=1)
+        (scale * torch.randn(n, V, generator=generator, dtype=torch.float64)).log_softmax(dim=1)
         for _ in range(2)
     )
     if loss.targets == "response":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import random
+import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,10 +34,36 @@ class Suite:
         if refusals:
             raise pytest.Collector.CollectError("\n".join(refusals))
 
+    @pytest.fixture(autouse=True)
+    def _the_process_stays_as_it_is(self) -> Iterator[None]:
+        """Fail a test in which the plugin changed what all code of a process shares."""
+        before = _shared()
+        yield
+        changed = [name for name, state in _shared().items() if state != before[name]]
+        if "gradients" in changed:
+            import torch
+
+            torch.set_grad_enabled(True)
+        assert not changed, (
+            f"the plugin changed {', '.join(changed)}, which the whole process shares: use a "
+            "generator of your own, or a context manager"
+        )
+
     def capable_of(self, flag: str) -> None:
         """Leave out a test of what the plugin does not claim to do."""
         if not getattr(self, flag):
             pytest.skip(f"{type(self).__name__}.{flag} is {getattr(self, flag)}")
+
+
+def _shared() -> dict[str, object]:
+    found: dict[str, object] = {
+        "random's global state": random.getstate(),
+        "the handler of SIGTERM": signal.getsignal(signal.SIGTERM),
+    }
+    if torch := sys.modules.get("torch"):
+        found["gradients"] = torch.is_grad_enabled()
+        found["torch's default dtype"] = torch.get_default_dtype()
+    return found
 
 
 def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:
