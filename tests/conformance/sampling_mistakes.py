@@ -103,6 +103,37 @@ class KeepsTheFirstPrompt(Good):
         return super().prompt(replace(job, prompt=self.first), model, request)
 
 
+class KeepsPromptsByTheirNames(Good):
+    def __init__(self) -> None:
+        self.known: dict[str, Prompt] = {}
+
+    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+        prompt = self.known.setdefault(job.prompt.name, job.prompt)
+        return super().prompt(replace(job, prompt=prompt), model, request)
+
+
+class PastesThePromptIntoTheUsersTurn(Good):
+    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+        (*before, last) = request.query.messages
+        asked = Message("user", f"{job.prompt.text}\n\n{last.content}")
+        return model.renderer.prompt((*before, asked))
+
+
+class Strips(Good):
+    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+        return super().turns(job, request, text.strip())
+
+
+class Lowers(Good):
+    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+        return super().turns(job, request, text.lower())
+
+
+class JoinsLines(Good):
+    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+        return super().turns(job, request, text.replace("\n", " "))
+
+
 class OneTemperature(Good):
     def temperature(self, request: Request) -> float:
         return 1.0
@@ -121,6 +152,11 @@ class TellsNoTemperature(Good):
 class ALimitOfItsOwn(Good):
     def limit(self, job: Generation) -> int:
         return 12
+
+
+class ShortResponsesAlone(Good):
+    def limit(self, job: Generation) -> int:
+        return min(job.max_tokens, 8)
 
 
 class AlwaysComplete(Good):
@@ -317,10 +353,16 @@ BASE = {
     ReadsTheLastTurnAlone: "test_it_is_the_prompted_model_that_answers",
     IgnoresThePrompt: "test_it_is_the_prompted_model_that_answers",
     KeepsTheFirstPrompt: "test_it_is_the_prompted_model_that_answers",
+    KeepsPromptsByTheirNames: "test_it_is_the_prompted_model_that_answers",
+    PastesThePromptIntoTheUsersTurn: "test_it_is_the_prompted_model_that_answers",
+    Strips: "test_an_answer_is_what_the_model_said",
+    Lowers: "test_an_answer_is_what_the_model_said",
+    JoinsLines: "test_an_answer_is_what_the_model_said",
     OneTemperature: "test_each_request_is_sampled_at_its_temperature",
     TakesZeroForNothing: "test_each_request_is_sampled_at_its_temperature",
     TellsNoTemperature: "test_a_conversation_tells_its_temperature",
     ALimitOfItsOwn: "test_an_answer_has_no_more_than_max_tokens",
+    ShortResponsesAlone: "test_an_answer_may_have_max_tokens",
     AlwaysComplete: "test_complete_says_whether_the_model_ended_its_turn",
     NeverComplete: "test_complete_says_whether_the_model_ended_its_turn",
     IgnoresTheIndex: "test_each_answer_is_that_of_its_own_request",

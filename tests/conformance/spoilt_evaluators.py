@@ -116,6 +116,13 @@ class FailsWithoutAllArms(Good):
         return [answer.texts[arm] for answer in evidence.answers]
 
 
+class TakesTheArmsOfTheFirstQuestion(Good):
+    def evaluate(self, evidence: Evidence) -> Any:
+        arms = evidence.answers[0].texts if evidence.answers else {}
+        return [replace(each, values={a: v for a, v in each.values.items() if a in arms})
+                for each in super().evaluate(evidence)]  # fmt: skip
+
+
 class NothingIsZero(Good):
     def evaluate(self, evidence: Evidence) -> Any:
         return [replace(each, values=dict.fromkeys(ARMS, 0.0) | dict(each.values))
@@ -295,6 +302,15 @@ class Longest(Good):
         return super().evaluate(evidence)[1:]
 
 
+class BaseAndBaked(Good):
+    """Speaks of two arms, and of no measurement where neither answered."""
+
+    def evaluate(self, evidence: Evidence) -> Sequence[Measurement]:
+        lengths = super().evaluate(evidence)[1].values
+        values = {arm: value for arm, value in lengths.items() if arm in ("base", "baked")}
+        return [Measurement("length", "characters", values)] if values else []
+
+
 SPOILT = {
     GivesDicts: "test_it_gives_a_list_of_measurements",
     GivesOneMeasurementAlone: "test_it_gives_a_list_of_measurements",
@@ -307,6 +323,7 @@ SPOILT = {
     DividesByTheNumberOfQuestions: "test_what_an_arm_was_not_asked_does_not_count_for_it",
     FailsWithoutQuestions: "test_it_bears_that_there_is_no_question",
     FailsWithoutAllArms: "test_an_arm_that_did_not_answer_has_no_value",
+    TakesTheArmsOfTheFirstQuestion: "test_what_an_arm_was_not_asked_does_not_count_for_it",
     NothingIsZero: "test_an_arm_that_did_not_answer_has_no_value",
     LeavesTheRepromptedOut: "test_every_arm_that_answered_has_a_value",
     NamesTheArmsAsTheReport: "test_every_value_is_a_finite_number",
@@ -344,6 +361,7 @@ globals().update(suites_for(EvaluatorSuite, "evaluator", Good, SPOILT, **COMMON)
 TestGoodComparison = of(LikeThePrompted, **COMPARED)
 TestGoodJudge = of(Moody, noise=0.1)
 TestGoodMaximum = of(Longest)
+TestGoodOfTwoArms = of(BaseAndBaked, speaks_of=("base", "baked"))
 TestUnsaidNoise = of(Moody, "test_it_gives_the_same_again")
 TestTooMuchNoise = of(Moody, "test_it_tells_two_answers_apart", noise=2.0)
 TestUnsaidComparison = of(

@@ -146,6 +146,17 @@ class RemembersByName(Good):
         return super().targets(known, **how)
 
 
+class RemembersByThePrompt(Good):
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    def whole(self, model: Model, span: Span) -> Tensor:
+        prompt = tuple(span.tokens[: -span.n_response])
+        if prompt not in self.known:
+            self.known[prompt] = super().whole(model, span)
+        return self.known[prompt]
+
+
 class CutsLongPrompts(Good):
     limit = 512
 
@@ -269,6 +280,7 @@ SPOILT = {
     numbers.TheResponsesTokenIsTheLast: "test_nothing_that_it_leaves_out_is_likelier",
     ScoresTheStudent: "test_it_reads_the_system_prompt",
     RemembersByName: "test_it_reads_the_system_prompt",
+    RemembersByThePrompt: "test_it_reads_the_response",
     CutsLongPrompts: "test_it_reads_a_long_prompt_from_its_beginning",
     CutsAtTheContext: "test_what_does_not_fit_the_context_is_not_cut",
     PadsWithoutAMask: "test_an_answer_does_not_depend_on_its_company",

@@ -12,16 +12,19 @@ from promptbake.interfaces import DataProvider
 from promptbake.testing.providers.trial import (
     BATCH,
     OTHER,
+    TOKENS,
     Trial,
     TrialSuite,
     check_mendable,
     check_refused,
     kept,
+    odd,
     recording,
 )
 from promptbake.types import Conversation
 
 FEW = 2  # tokens, which cut every response but the shortest
+LEAD = 24  # characters of a prompt that tell which it is
 WORDS = 8  # more than FEW tokens can be
 HELD_OUT = 1.0  # temperature of the held-out requests
 BYTES = 3  # of the character that stands for half a character
@@ -62,11 +65,18 @@ class SampleSuite(TrialSuite):
             return
         for trial in trials:
             for request in trial.job.plan:
-                assert trial.rows(request), (
+                advice = "give it renderer.prompt(query.messages, job.prompt.text)"
+                rows = trial.rows(request)
+                assert rows, (
                     f"{request.id}: the model was never asked with the prompt "
-                    f"{trial.job.prompt.name} and all turns of the query: give it "
-                    "renderer.prompt(query.messages, job.prompt.text), and keep no prompt between "
-                    "calls"
+                    f"{trial.job.prompt.text[:LEAD]!r}... and all turns of the query: {advice}, "
+                    "and keep no prompt between calls, nor by its name"
+                )
+                text = trial.job.prompt.text
+                exact = tuple(trial.model.renderer.prompt(request.query.messages, text))
+                assert any(tuple(row.prompt) == exact for row in rows), (
+                    f"{request.id}: the model was asked {trial.model.renderer.text(rows[0].prompt)!r}"
+                    f", where the prompt is no system message, or other words stand by: {advice}"
                 )
 
     def test_each_request_is_sampled_at_its_temperature(self, provider: DataProvider) -> None:
@@ -114,6 +124,33 @@ class SampleSuite(TrialSuite):
                 f"{each.id}: {each.response!r} is the answer where job.max_tokens is {FEW}: give "
                 "the model job.max_tokens as its limit"
             )
+
+    def test_an_answer_may_have_max_tokens(self, provider: DataProvider) -> None:
+        self.capable_of("uses_base_model")
+        model = odd()
+        limit = model.context_tokens // 2
+        trial = self._trial(provider, model=model, max_tokens=limit).run()
+        for request in trial.job.plan:
+            found = {row.max_tokens for row in trial.rows(request, prompted=False)}
+            assert limit in found, (
+                f"{request.id}: the model was given the limits {sorted(found)}, where "
+                f"job.max_tokens is {limit}: give it that, and look for `min`, which would cut "
+                "long responses"
+            )
+
+    def test_an_answer_is_what_the_model_said(self, provider: DataProvider) -> None:
+        self.capable_of("uses_base_model")
+        for model in (recording(), odd()):
+            trial = self._trial(provider, model=model, max_tokens=3 * TOKENS).run()
+            for each in kept(trial.found):
+                rows = trial.rows(trial.asked[each.id]) if each.id in trial.asked else []
+                said = trial.answers(rows)
+                assert not said or each.response in said, (
+                    f"{each.id}: {each.response!r} is the answer, and the model said "
+                    f"{' or '.join(map(repr, sorted(said)))}: give renderer.text(completion.tokens) "
+                    "as it is, or other tokens than the model's are trained on: look for strip, "
+                    "lower and replace. Waive this where it is meant"
+                )
 
     def test_complete_says_whether_the_model_ended_its_turn(self, provider: DataProvider) -> None:
         self.capable_of("samples")

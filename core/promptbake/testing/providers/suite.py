@@ -38,6 +38,9 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
     a double of the service give answers that depend on all that it is sent: the messages, the
     temperature, the limit, and the seed if it takes one.
 
+    With `uses_base_model`, an answer is what the model said to the letter; a provider that tidies
+    on purpose waives `test_an_answer_is_what_the_model_said`.
+
     - `samples = False`: it hands out what is stored, and asks no model.
     - `uses_base_model = True`: the answers come from `job.open_model()`.
     - `brings_queries = True`: it has queries of its own.

@@ -25,8 +25,9 @@ from promptbake.types import (
     TokenIds,
 )
 
-OTHER = Prompt("plain", "Say it in one sentence, in plain words, and without a joke.")
+OTHER = Prompt(PROMPT.name, "Say it in one sentence, in plain words, and without a joke.")
 TOKENS = 12  # of a response at its longest
+ODD = ("\n  A", "\n\n z ")  # what every odd response begins and ends with
 BATCH = 4  # prompts that the base model is best asked at a time: some batches, and a rest
 Found = Conversation | Rejection
 
@@ -237,6 +238,37 @@ class Remembering(RecordingModel):
             [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
         )
         yield from found.tokens
+
+
+class Odd(Remembering):
+    """Begins and ends each response with white space, and keeps it short, whatever the limit."""
+
+    def sample(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        progress: Callable[[float], None] = nobody,
+    ) -> Iterator[tuple[int, Completion]]:
+        """The other model's responses, between the odd words."""
+        before, after = (self.renderer.response(text, complete=False) for text in ODD)
+        found = super().sample(
+            prompts,
+            max_tokens=TOKENS,
+            temperatures=temperatures,
+            seeds=seeds,
+            progress=progress,
+        )
+        for index, each in found:
+            tokens = (*before, *each.tokens, *after)
+            yield index, Completion(tokens[:max_tokens], len(tokens) < max_tokens)
+
+
+def odd() -> RecordingModel:
+    """The tiny model with odd responses, recorded."""
+    return RecordingModel(Odd(_tiny()))
 
 
 @cache

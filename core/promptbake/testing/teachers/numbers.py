@@ -138,6 +138,23 @@ class NumberTests(TeacherTests):
                     "they are, render nothing anew, and tell spans apart by all of their tokens"
                 )
 
+    def test_it_reads_the_response(
+        self, ask: Interview, spans: list[Span], reference: Reference
+    ) -> None:
+        length = min(span.n_response for span in spans[:2])
+        prompt = spans[0].tokens[: -spans[0].n_response]
+        alike = [cut(span, length) for span in spans[:2]]
+        asked = [Span(prompt + span.tokens[-length:], length, spans[0].name) for span in alike]
+        wholes = [reference(span) for span in asked]
+        for index, found in enumerate(ask(asked)):
+            off = [distance(found.logprobs, found.ids, whole) for whole in wholes]
+            best = off.index(min(off))
+            assert best == index or off[best] > SMALL + self.tolerance, (
+                f"of two responses to one prompt, the answer to the {('first', 'last')[index]} fits "
+                f"the other: {off[index]:.3g} nats off. Look for what is kept by the prompt's "
+                "tokens or by the span's name, and not by all of its tokens"
+            )
+
     def test_it_reads_a_long_prompt_from_its_beginning(
         self, ask: Interview, spans: list[Span], model: Model, reference: Reference
     ) -> None:
