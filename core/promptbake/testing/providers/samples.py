@@ -75,8 +75,8 @@ class SampleSuite(TrialSuite):
                 text = trial.job.prompt.text
                 exact = tuple(trial.model.renderer.prompt(request.query.messages, text))
                 assert any(tuple(row.prompt) == exact for row in rows), (
-                    f"{request.id}: the model was asked {trial.model.renderer.text(rows[0].prompt)!r}"
-                    f", where the prompt is no system message, or other words stand by: {advice}"
+                    f"{request.id}: the prompt is no system message, or other words are with it, "
+                    f"in {trial.model.renderer.text(rows[0].prompt)!r}: {advice}"
                 )
 
     def test_each_request_is_sampled_at_its_temperature(self, provider: DataProvider) -> None:
@@ -147,8 +147,8 @@ class SampleSuite(TrialSuite):
                 said = trial.answers(rows)
                 assert not said or each.response in said, (
                     f"{each.id}: {each.response!r} is the answer, and the model said "
-                    f"{' or '.join(map(repr, sorted(said)))}: give renderer.text(completion.tokens) "
-                    "as it is, or other tokens than the model's are trained on: look for strip, "
+                    f"{' or '.join(map(repr, sorted(said)))}: keep renderer.text(completion.tokens)"
+                    " as it is, or other tokens than the model's are trained on: look for strip, "
                     "lower and replace. Waive this where it is meant"
                 )
 

@@ -150,8 +150,8 @@ class NumberTests(TeacherTests):
             off = [distance(found.logprobs, found.ids, whole) for whole in wholes]
             best = off.index(min(off))
             assert best == index or off[best] > SMALL + self.tolerance, (
-                f"of two responses to one prompt, the answer to the {('first', 'last')[index]} fits "
-                f"the other: {off[index]:.3g} nats off. Look for what is kept by the prompt's "
+                f"of two responses to one prompt, what comes for no. {index + 1} fits the other: "
+                f"{off[index]:.3g} nats off. Look for what is kept by the prompt's "
                 "tokens or by the span's name, and not by all of its tokens"
             )
 
