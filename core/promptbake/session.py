@@ -22,11 +22,11 @@ from promptbake.progress import Reporter
 from promptbake.runs import Run
 from promptbake.types import Checkpoint, Prompt
 
-PROTOCOLS = {  # what the objects of each kind must have
+ASKED = {  # what an object of each kind is asked for in any run
     "data_providers": ("queries", "quote", "generate"),
     "teachers": ("targets",),
     "losses": ("targets", "linear", "__call__"),
-    "backends": ("name", "open_model", "new_lora", "load_adapter", "export"),
+    "backends": ("open_model",),
     "evaluators": ("evaluate",),
     "trackers": ("start", "log", "finish"),
 }
@@ -106,7 +106,7 @@ class Session:
         use = Use(offer, self.config.options_of(kind, name))
         self.uses.append(use)
         use.product = offer.make(use.options)
-        if missing := [name for name in PROTOCOLS[kind] if not hasattr(use.product, name)]:
+        if missing := [name for name in ASKED[kind] if not hasattr(use.product, name)]:
             raise ContractError(use.product, f"has no {', '.join(missing)}")
         return use.product
 

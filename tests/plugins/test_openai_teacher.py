@@ -303,8 +303,7 @@ def test_failures_that_are_not_in_a_row_end_nothing(twin: TorchModel) -> None:
 
 
 def session(folder: Path, twin: TorchModel, double: Double) -> Session:
-    unused = dict.fromkeys(("new_lora", "load_adapter", "export"))
-    backend = SimpleNamespace(name="twin", open_model=lambda name, budget: twin, **unused)
+    backend = SimpleNamespace(name="twin", open_model=lambda name, budget: twin)
     offers = (
         Offer("teachers", "openai", "test", "1", lambda: teacher(double)),
         Offer("backends", "twin", "test", "1", lambda: backend),
