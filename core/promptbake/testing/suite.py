@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,18 +36,17 @@ class Suite:
     @pytest.fixture(autouse=True)
     def _the_process_stays_as_it_is(self) -> Iterator[None]:
         """Fail a test in which the plugin changed what all code of a process shares."""
-        before, modules = _shared(), len(sys.modules)
+        before = _shared()
         yield
-        if len(sys.modules) > modules:  # importing transformers, for one, draws random numbers
-            del before["random's global state"]
         changed = [name for name, state in _shared().items() if state != before.get(name, state)]
-        if "gradients" in changed:
+        if changed:
             import torch
 
             torch.set_grad_enabled(True)
+            torch.set_default_dtype(torch.float32)
         assert not changed, (
             f"the plugin changed {', '.join(changed)}, which the whole process shares: use a "
-            "generator of your own, or a context manager"
+            "context manager, such as torch.no_grad"
         )
 
     def capable_of(self, flag: str) -> None:
@@ -59,7 +57,6 @@ class Suite:
 
 def _shared() -> dict[str, object]:
     found: dict[str, object] = {
-        "random's global state": random.getstate(),
         "the handler of SIGTERM": signal.getsignal(signal.SIGTERM),
     }
     if torch := sys.modules.get("torch"):
