@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from types import FrameType
 
 from promptbake.errors import BakeError, ContractError
 from promptbake.offers import Offer
-
-NOBODYS = sys.stdlib_module_names | {"", "promptbake", "torch"}
 
 
 @dataclass
@@ -31,8 +28,8 @@ class Use:
     @property
     def packages(self) -> frozenset[str]:
         """The packages that its code is in."""
-        modules = (self.offer.module, *(base.__module__ for base in type(self.product).__mro__))
-        return frozenset(module.partition(".")[0] for module in modules) - NOBODYS
+        modules = (self.offer.module, type(self.product).__module__)
+        return frozenset(module.partition(".")[0] for module in modules) - {"", "builtins"}
 
 
 def attribute(error: BaseException, uses: Sequence[Use]) -> None:
@@ -61,17 +58,19 @@ def attribute(error: BaseException, uses: Sequence[Use]) -> None:
 def _raised_in(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
     """The plugins in whose code it was raised."""
     for frame in frames:
+        if called := _called(frame, uses):  # maybe by a method that it inherits from another
+            return called
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if found := [use for use in uses if package in use.packages]:
             # A package may offer several things: one of them may be the object that was called.
-            called = [
-                use
-                for each in frames
-                for use in found
-                if use.product is not None and use.product is each.f_locals.get("self")
-            ]
-            return called[:1] or found
+            outer = (_called(each, found) for each in frames)
+            return next(filter(None, outer), found)
     return []
+
+
+def _called(frame: FrameType, uses: Sequence[Use]) -> list[Use]:
+    product = frame.f_locals.get("self")
+    return [use for use in uses if product is not None and use.product is product]
 
 
 def _at_work(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:

@@ -245,12 +245,11 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Show versions, devices, keys (never their values), plugins, and what a profile lacks."""
-    from promptbake.config import profiles
+    from promptbake.config import resolve
     from promptbake.doctor import examine
 
-    if profile is not None and profile not in profiles():
-        there = ", ".join(profiles())
-        raise BakeError(f"--profile {profile}: there is no such profile; there is: {there}")
+    if profile is not None:
+        resolve(profile)  # refuses one that there is not
     health = examine()
     if as_json:
         _print_json(health.as_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from promptbake.errors import BakeError
@@ -41,9 +42,7 @@ class PluginSuite(Suite):
         assert not reasons, f"it did not load: {'; '.join(reasons)}"
 
     def test_its_module_is_light(self, plugin: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", LOADED, plugin], capture_output=True, text=True, check=False
-        )
+        done = _imported(plugin)
         assert done.returncode == 0, f"it cannot be imported:\n{done.stderr[-800:]}"
         heavy = json.loads(done.stdout.splitlines()[-1])
         assert not heavy, (
@@ -52,9 +51,7 @@ class PluginSuite(Suite):
         )
 
     def test_importing_it_prints_nothing(self, plugin: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", LOADED, plugin], capture_output=True, text=True, check=False
-        )
+        done = _imported(plugin)
         said = "".join(done.stdout.splitlines(keepends=True)[:-1]) + done.stderr
         assert not said, f"importing it prints {said[:200]!r}"
 
@@ -92,6 +89,13 @@ class PluginSuite(Suite):
         for offer in _offers(plugin):
             missing = ", ".join(offer.missing_modules)
             assert not missing, f"{offer.name} needs {missing}: pip install {offer.needs.install}"
+
+
+@cache
+def _imported(plugin: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LOADED, plugin], capture_output=True, text=True, check=False
+    )
 
 
 def _points(plugin: str) -> list[EntryPoint]:
