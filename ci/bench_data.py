@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from promptbake.budget import NoBudget
+from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.interfaces import Generation, Model

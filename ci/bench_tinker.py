@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from promptbake.conversations import messages_to_json
-from promptbake.datums import align_all
+from promptbake.dataset.alignment import align_all
+from promptbake.dataset.conversations import messages_to_json
+from promptbake.dataset.queries import load_queries
+from promptbake.distill.schedule import Schedule
 from promptbake.files import JsonLines, read_json_lines, write_json
 from promptbake.progress import Bar, SilentReporter
-from promptbake.queries import load_queries
-from promptbake.schedule import Schedule
-from promptbake.session import Session, open_session
+from promptbake.runs.session import Session, open_session
 from promptbake.stages import bake, data
 from promptbake.testing.tiny import save_tiny
 from promptbake.types import Datum, Message, Usage

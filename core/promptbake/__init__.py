@@ -8,10 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from promptbake.api import Job, bake, chat, data, export, plan, verify
-from promptbake.budget import Budget, Hold, NoBudget
+from promptbake.concurrency import gather
+from promptbake.costs import Budget, Hold, NoBudget
 from promptbake.errors import BakeError, BudgetError
-from promptbake.hookspecs import API_VERSION, TUNING, Factories, hookimpl, needs
-from promptbake.inflight import gather
 from promptbake.interfaces import (
     Backend,
     DataProvider,
@@ -28,6 +27,7 @@ from promptbake.interfaces import (
     Tracker,
     Trainer,
 )
+from promptbake.plugins.hookspecs import API_VERSION, TUNING, Factories, hookimpl, needs
 from promptbake.seeds import derive
 from promptbake.types import (
     ARMS,
@@ -59,12 +59,12 @@ from promptbake.types import (
     Usage,
     Work,
 )
+from promptbake.version import __version__
 
 if TYPE_CHECKING:
-    from promptbake.chat_template import ChatRenderer
-    from promptbake.objective import outside, realised_draw, tail_measure
+    from promptbake.dataset.chat_template import ChatRenderer
+    from promptbake.distill.objective import outside, realised_draw, tail_measure
 
-__version__ = "0.1.0"
 __all__ = [
     "API_VERSION",
     "ARMS",
@@ -135,10 +135,10 @@ __all__ = [
 ]
 
 _WITH_TORCH = {
-    "ChatRenderer": "promptbake.chat_template",
-    "outside": "promptbake.objective",
-    "realised_draw": "promptbake.objective",
-    "tail_measure": "promptbake.objective",
+    "ChatRenderer": "promptbake.dataset.chat_template",
+    "outside": "promptbake.distill.objective",
+    "realised_draw": "promptbake.distill.objective",
+    "tail_measure": "promptbake.distill.objective",
 }
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from promptbake.types import Checkpoint, Dataset, Prompt, Proof
 
 if TYPE_CHECKING:
-    from promptbake.session import Session
+    from promptbake.runs.session import Session
     from promptbake.stages.chat import Chat, ChatArm
     from promptbake.stages.plan import Plan
 
@@ -142,7 +142,7 @@ def export(
 
 def _open(prompt: str | Path | Prompt, job: Job) -> Session:
     from promptbake.progress import RichReporter, SilentReporter
-    from promptbake.session import open_session
+    from promptbake.runs.session import open_session
 
     if unknown := sorted(job.keys() - Job.__annotations__.keys()):
         raise TypeError(f"there is no {unknown[0]!r} among {', '.join(Job.__annotations__)}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from promptbake.budget import Budget
+from promptbake.costs import Budget
 from promptbake.types import (
     Answer,
     Checkpoint,

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from promptbake.errors import BakeError
-from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Evaluator, Evidence
+from promptbake.plugins.hookspecs import Factories, hookimpl
 from promptbake.types import ARMS, Arm, Measurement
 
 PROMPTBAKE_API = 1

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from promptbake.conversations import check_messages, read_objects
+from promptbake.dataset.conversations import check_messages, read_objects
 from promptbake.errors import BakeError
-from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import DataProvider, Generation
+from promptbake.plugins.hookspecs import Factories, hookimpl
 from promptbake.types import Conversation, Message, Query, Quote, Usage
 
 PROMPTBAKE_API = 1
@@ -55,7 +55,7 @@ class FilesProvider:
         asked = self._asked(job)
         if not asked.plan:
             return Quote(Usage(), priced=True, seconds=0.0)
-        from promptbake.responses import quote
+        from promptbake.dataset.sampling import quote
 
         return quote(asked)
 
@@ -65,7 +65,7 @@ class FilesProvider:
         asked = self._asked(job)
         if not asked.plan:
             return stored
-        from promptbake.responses import generate
+        from promptbake.dataset.sampling import generate
 
         return chain(stored, generate(asked))
 

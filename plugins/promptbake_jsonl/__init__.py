@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from promptbake.files import JsonLines, read_json_lines, write_atomic
-from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Tracker
+from promptbake.plugins.hookspecs import Factories, hookimpl
 from promptbake.types import StepMetrics
 
 PROMPTBAKE_API = 1

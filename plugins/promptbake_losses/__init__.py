@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Loss
+from promptbake.plugins.hookspecs import Factories, hookimpl
 
 PROMPTBAKE_API = 1
 

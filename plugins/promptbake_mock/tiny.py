@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from promptbake.dataset.sampling import generate, quote
 from promptbake.interfaces import Generation
-from promptbake.responses import generate, quote
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
 from promptbake.types import Conversation, Query, Quote
 from promptbake_torch.backend import TorchBackend

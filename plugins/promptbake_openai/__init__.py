@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt
 
 from promptbake.errors import BakeError
-from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import DataProvider, Teacher
+from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
 
 if TYPE_CHECKING:
     from promptbake_openai.endpoint import Endpoint

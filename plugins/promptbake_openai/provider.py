@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import openai
 
-from promptbake.budget import Hold
+from promptbake.concurrency import gather, started
+from promptbake.costs import Hold
 from promptbake.errors import BakeError
-from promptbake.inflight import gather, started
 from promptbake.interfaces import Generation
 from promptbake.seeds import derive
 from promptbake.types import Conversation, Message, Query, Quote, Rejection, Request, Role, Usage

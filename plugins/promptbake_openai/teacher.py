@@ -13,10 +13,10 @@ import openai
 import torch
 from torch import Tensor
 
+from promptbake.concurrency import gather, started
+from promptbake.distill.objective import outside, realised_draw
 from promptbake.errors import BakeError
-from promptbake.inflight import gather, started
 from promptbake.interfaces import Model
-from promptbake.objective import outside, realised_draw
 from promptbake.types import Span, Targets
 from promptbake_openai.answers import UnusableError
 from promptbake_openai.endpoint import Endpoint

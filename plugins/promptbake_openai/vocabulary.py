@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from promptbake.chat_template import ChatRenderer
+from promptbake.dataset.chat_template import ChatRenderer
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Renderer
 from promptbake.types import Span

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import DataProvider
+from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
 
 PROMPTBAKE_API = 1
 Count = Annotated[int, Gt(0), TUNING]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import DataProvider, Generation, Model, Teacher
+from promptbake.plugins.hookspecs import Factories, hookimpl
 from promptbake.types import Conversation, Query, Quote, Span, Targets
 
 PROMPTBAKE_API = 1
@@ -20,13 +20,13 @@ class SelfProvider:
 
     def quote(self, job: Generation) -> Quote:
         """What the base model asks for it."""
-        from promptbake.responses import quote
+        from promptbake.dataset.sampling import quote
 
         return quote(job)
 
     def generate(self, job: Generation) -> Iterator[Conversation]:
         """One conversation a request."""
-        from promptbake.responses import generate
+        from promptbake.dataset.sampling import generate
 
         return generate(job)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import Backend, Teacher
+from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
 
 PROMPTBAKE_API = 1
 Positive = Annotated[float, Gt(0)]

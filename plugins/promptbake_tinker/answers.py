@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import realised_draw
 from promptbake.errors import BakeError
-from promptbake.objective import realised_draw
 from promptbake.types import Span
 
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999

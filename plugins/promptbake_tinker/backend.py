@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptbake.budget import Budget
+from promptbake.costs import Budget
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Trainer
 from promptbake.types import Checkpoint, Datums

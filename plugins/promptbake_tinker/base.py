@@ -9,7 +9,7 @@ from typing import Any
 
 import tinker
 
-from promptbake.budget import Budget
+from promptbake.costs import Budget
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, cache
 from promptbake_tinker.local import LocalServer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from promptbake.budget import Hold
+from promptbake.costs import Hold
 from promptbake.types import Usage
 from promptbake_tinker.base import Base
 

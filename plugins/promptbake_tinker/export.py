@@ -14,8 +14,8 @@ import tinker
 from tinker_cookbook import weights
 from tinker_cookbook.exceptions import TinkerCookbookError
 
+from promptbake.concurrency import started
 from promptbake.errors import BakeError
-from promptbake.inflight import started
 from promptbake.types import Checkpoint
 from promptbake_tinker.base import Base
 from promptbake_tinker.service import reason_of

@@ -10,8 +10,8 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 
+from promptbake.concurrency import started
 from promptbake.errors import BakeError
-from promptbake.inflight import started
 
 START_SECONDS = 120.0  # it imports torch, and loads a model
 END_SECONDS = 5.0

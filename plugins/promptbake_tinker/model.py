@@ -10,9 +10,9 @@ import tinker
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import outside
 from promptbake.errors import BakeError
 from promptbake.interfaces import Renderer, nobody
-from promptbake.objective import outside
 from promptbake.types import Completion, Quote, Span, Targets, TokenIds, Usage, Work
 from promptbake_tinker import answers
 from promptbake_tinker.base import Base

@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import tinker
 
+from promptbake.concurrency import gather, started
 from promptbake.errors import BakeError
-from promptbake.inflight import gather, started
 
 T = TypeVar("T")
 PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key

@@ -12,7 +12,7 @@ import tinker
 import torch
 from torch import Tensor
 
-from promptbake.budget import Hold
+from promptbake.costs import Hold
 from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.interfaces import Model, Objective, Pending, State

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from promptbake.hookspecs import Factories, hookimpl
 from promptbake.interfaces import Backend
+from promptbake.plugins.hookspecs import Factories, hookimpl
 
 PROMPTBAKE_API = 1
 Positive = Annotated[float, Gt(0)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from promptbake.chat_template import ChatRenderer
+from promptbake.dataset.chat_template import ChatRenderer
 from promptbake.errors import BakeError
 from promptbake.types import TokenIds
 from promptbake_torch import forward

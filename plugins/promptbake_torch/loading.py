@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from promptbake.chat_template import ChatRenderer
+from promptbake.dataset.chat_template import ChatRenderer
 from promptbake.errors import BakeError
 from promptbake_torch.engine import Engine
 

@@ -10,9 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from promptbake.chat_template import ChatRenderer
+from promptbake.dataset.chat_template import ChatRenderer
+from promptbake.distill.objective import tail_measure
 from promptbake.interfaces import nobody
-from promptbake.objective import tail_measure
 from promptbake.types import Completion, Message, Quote, Span, Targets, TokenIds, Usage, Work
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine

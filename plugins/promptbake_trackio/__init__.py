@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import Tracker
+from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
 
 PROMPTBAKE_API = 1
 Text = Annotated[str, TUNING]

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import Tracker
+from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
 
 PROMPTBAKE_API = 1
 Text = Annotated[str, TUNING]

@@ -8,8 +8,8 @@ from typing import Any
 from spoiling import suites_for
 from toy_backend import Toy
 
-from promptbake.budget import Budget
-from promptbake.chat_template import ChatRenderer
+from promptbake.costs import Budget
+from promptbake.dataset.chat_template import ChatRenderer
 from promptbake.interfaces import Model
 from promptbake.testing import tiny_tokenizer
 from promptbake.testing.backends.renderers import RendererTests

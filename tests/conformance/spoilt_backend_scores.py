@@ -12,7 +12,7 @@ from spoiling import suites_for
 from torch import Tensor
 from toy_backend import Toy, backend_of
 
-from promptbake.objective import outside, realised_draw
+from promptbake.distill.objective import outside, realised_draw
 from promptbake.testing.backends.samples import SampleTests
 from promptbake.testing.backends.scores import ScoringTests
 from promptbake.testing.backends.targets import TargetTests

@@ -15,7 +15,7 @@ from spoiling import suite_for, suites_for
 from torch import Tensor
 from toy_backend import Toy, ToyTrainer, opened
 
-from promptbake.budget import Budget, Hold, NoBudget
+from promptbake.costs import Budget, Hold, NoBudget
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import Model, Objective, Pending
 from promptbake.testing import BackendSuite, Suite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from promptbake.budget import Budget
+from promptbake.costs import Budget
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Pending
 from promptbake.testing import tiny_model, tiny_tokenizer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from toy_teachers import Answers, Draws, Good, Response
 
-from promptbake.objective import outside
+from promptbake.distill.objective import outside
 from promptbake.types import Span
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import outside, realised_draw
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.objective import outside, realised_draw
 from promptbake.testing.teachers.spans import plain
 from promptbake.types import Span, Targets
 

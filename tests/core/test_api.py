@@ -60,7 +60,7 @@ def test_progress_is_shown_on_standard_error_unless_it_is_quiet(
 
 
 def test_it_is_the_run_of_the_command(tmp_path: Path) -> None:
-    from promptbake.cli import main
+    from promptbake.cli.main import main
 
     (tmp_path / "pirate.md").write_text(PIRATE.text)
     (tmp_path / "more.toml").write_text("[data]\nmax_tokens = 8\n")

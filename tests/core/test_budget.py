@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.budget import Hold, NoBudget
+from promptbake.costs import Hold, NoBudget
 from promptbake.errors import BakeError, BudgetError
-from promptbake.ledger import Ledger
+from promptbake.runs.ledger import Ledger
 from promptbake.types import Usage
 
 CAP = 100  # cents

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from promptbake import checkpoints
-from promptbake.checkpoints import CHECKPOINT, read_adapter
+from promptbake.distill import checkpoints
+from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
 from promptbake.errors import BakeError
 from promptbake.types import Checkpoint
 

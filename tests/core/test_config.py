@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from promptbake.config import Config, flatten, known_keys, profiles, resolve
 from promptbake.errors import BakeError
-from promptbake.plugins import load
+from promptbake.plugins.registry import load
+from promptbake.runs.config import Config, flatten, known_keys, profiles, resolve
 
 KINDS_OF = {
     "data.provider": "data_providers",

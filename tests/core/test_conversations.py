@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.conversations import check_messages, read, read_objects, read_text, to_line
+from promptbake.dataset.conversations import check_messages, read, read_objects, read_text, to_line
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines
 from promptbake.types import Conversation, Message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.datums import align, align_all, check_room
+from promptbake.dataset.alignment import align, align_all, check_room
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.divergence import Divergence, Yardstick, gap_closed, gap_closed_ci95
+from promptbake.distill.held_out_kl import Divergence, Yardstick, gap_closed, gap_closed_ci95
 from promptbake.types import Datum, Span, Targets, TokenIds
 
 Table = Mapping[TokenIds, Tensor]

@@ -11,9 +11,10 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from promptbake import hookspecs, interfaces
-from promptbake.hookspecs import HOOKS
-from promptbake.plugins import GROUP, load
+from promptbake import interfaces
+from promptbake.plugins import hookspecs
+from promptbake.plugins.hookspecs import HOOKS
+from promptbake.plugins.registry import GROUP, load
 
 HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "matplotlib", "tokenizers"}
 
@@ -65,7 +66,7 @@ def test_importing_promptbake_loads_nothing_but_pluggy() -> None:
 def test_listing_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     program = """if True:
         import sys
-        from promptbake.cli import main
+        from promptbake.cli.main import main
         try:
             main()
         finally:
@@ -80,7 +81,7 @@ def test_listing_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     )
     loaded = set(done.stderr.rpartition("loaded: ")[2].split())
     assert loaded & HEAVY == set()
-    assert {"promptbake.cli", "pluggy"} <= loaded
+    assert {"promptbake.cli.main", "pluggy"} <= loaded
     if "--json" in arguments:
         assert {offer["kind"] for offer in json.loads(done.stdout)["offers"]} == set(HOOKS)
         assert "promptbake_torch" in loaded

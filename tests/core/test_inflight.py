@@ -9,8 +9,8 @@ from concurrent.futures import Future
 
 import pytest
 
+from promptbake.concurrency import gather, started
 from promptbake.errors import BakeError, BudgetError
-from promptbake.inflight import gather, started
 
 
 class Calls:

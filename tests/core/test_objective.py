@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.objective import TailedLoss, full_kl, rest, tail_measure
+from promptbake.distill.objective import TailedLoss, full_kl, rest, tail_measure
 from promptbake.types import Columns, Datum, Tail, Targets
 from promptbake_losses.divergences import JSD, CrossEntropy, ForwardKL, ReverseKL
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from promptbake.budget import Budget
-from promptbake.config import resolve
-from promptbake.conversations import read
+from promptbake.costs import Budget
+from promptbake.dataset.conversations import read
+from promptbake.dataset.queries import load_queries, split
 from promptbake.interfaces import Objective, Pending, Trainer
-from promptbake.offers import Offer
-from promptbake.plugins import Registry
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
-from promptbake.queries import load_queries, split
-from promptbake.session import Session, open_session
+from promptbake.runs.config import resolve
+from promptbake.runs.session import Session, open_session
 from promptbake.stages import bake, data, plan, verify
 from promptbake.stages.plan import Plan
 from promptbake.types import (

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import promptbake.testing
-from promptbake import hookspecs, interfaces
-from promptbake.hookspecs import HOOKS
-from promptbake.scaffold import KINDS, new_plugin
+from promptbake import interfaces
+from promptbake.cli.scaffold import KINDS, new_plugin
+from promptbake.plugins import hookspecs
+from promptbake.plugins.hookspecs import HOOKS
 
 FIXTURES = {
     "LossSuite": "loss",

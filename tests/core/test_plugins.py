@@ -10,12 +10,12 @@ import pytest
 from annotated_types import Gt
 
 from promptbake.errors import BakeError
-from promptbake.hookspecs import TUNING
-from promptbake.offers import Offer
-from promptbake.plugins import DISABLE, GROUP, Registry, load
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.hookspecs import TUNING
+from promptbake.plugins.registry import DISABLE, GROUP, Registry, load
 
 LOSS = """
-from promptbake.hookspecs import hookimpl
+from promptbake.plugins.hookspecs import hookimpl
 PROMPTBAKE_API = 1
 
 class Loss:
@@ -62,7 +62,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 def offering(returned: str, hook: str = "promptbake_register_losses") -> str:
     return (
-        "from promptbake.hookspecs import hookimpl\nPROMPTBAKE_API = 1\n"
+        "from promptbake.plugins.hookspecs import hookimpl\nPROMPTBAKE_API = 1\n"
         f"@hookimpl\ndef {hook}():\n    return {returned}\n"
     )
 
@@ -182,7 +182,7 @@ FACTORIES = """
 import functools
 from dataclasses import dataclass
 from typing import Literal
-from promptbake.hookspecs import hookimpl
+from promptbake.plugins.hookspecs import hookimpl
 PROMPTBAKE_API = 1
 
 class Plain: ...

@@ -12,8 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptbake.dataset.queries import (
+    BUILTIN,
+    Split,
+    digest,
+    load_queries,
+    load_questions,
+    plan,
+    split,
+)
 from promptbake.errors import BakeError
-from promptbake.queries import BUILTIN, Split, digest, load_queries, load_questions, plan, split
 from promptbake.types import Message, Query
 
 QUESTIONS = load_questions(BUILTIN)
@@ -129,7 +137,7 @@ def test_a_split_never_puts_the_same_words_on_both_sides(
 
 def test_a_split_is_the_same_in_every_process_and_another_for_another_seed() -> None:
     program = """if True:
-        from promptbake.queries import load_queries, split
+        from promptbake.dataset.queries import load_queries, split
         print(*(query.id for query in split(load_queries("builtin"), 10, 3).held_out))
     """
     ids = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from promptbake.cli import app
-from promptbake.config import resolve
+from promptbake.cli.main import app
+from promptbake.runs.config import resolve
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "core/README.md", "plugins/README.md")

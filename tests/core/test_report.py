@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from promptbake.errors import BakeError
-from promptbake.runs import Run
+from promptbake.runs.run_folder import Run
 from promptbake.stages import report
 
 MINUS = "\N{MINUS SIGN}"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptbake.errors import BakeError
-from promptbake.runs import Run
+from promptbake.runs.run_folder import Run
 
 INPUTS = {"prompt": "abc", "data": {"temperatures": (0.5, 1.0), "provider": "self"}}
 CONFIG = {"seed": 0}
@@ -127,7 +127,7 @@ def test_only_one_process_works_in_a_run(run: Run) -> None:
         import sys
         from pathlib import Path
         from promptbake import BakeError
-        from promptbake.runs import Run
+        from promptbake.runs.run_folder import Run
         try:
             with Run(Path(sys.argv[1])).locked():
                 print("in")

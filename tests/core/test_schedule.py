@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.schedule import Schedule
+from promptbake.distill.schedule import Schedule
 
 schedules = st.builds(
     Schedule,

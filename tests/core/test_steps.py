@@ -13,20 +13,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.budget import Budget, Hold
-from promptbake.config import resolve
+from promptbake.costs import Budget, Hold
+from promptbake.distill.loop import Step, steps
+from promptbake.distill.objective import TailedLoss
+from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import read_json_lines
 from promptbake.interfaces import Model, Objective, Pending, State, Trainer
-from promptbake.ledger import Ledger
-from promptbake.loop import Step, steps
-from promptbake.objective import TailedLoss
-from promptbake.offers import Offer
-from promptbake.plugins import Registry, load
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.registry import Registry, load
 from promptbake.progress import SilentReporter
-from promptbake.runs import Run
-from promptbake.schedule import Schedule
-from promptbake.session import Session
+from promptbake.runs.config import resolve
+from promptbake.runs.ledger import Ledger
+from promptbake.runs.run_folder import Run
+from promptbake.runs.session import Session
 from promptbake.stages import bake, data
 from promptbake.types import Checkpoint, Columns, Datum, Datums, Example, Prompt, Usage
 from promptbake_losses.divergences import ForwardKL

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from promptbake.config import resolve
+from promptbake.distill.objective import TailedLoss
+from promptbake.distill.target_store import TargetStore, ask_teacher
 from promptbake.interfaces import Model
-from promptbake.objective import TailedLoss
-from promptbake.offers import Offer
-from promptbake.plugins import Registry
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
-from promptbake.runs import Run
-from promptbake.session import Session
-from promptbake.targets import TargetStore, ask_teacher
+from promptbake.runs.config import resolve
+from promptbake.runs.run_folder import Run
+from promptbake.runs.session import Session
 from promptbake.types import Datum, Example, Prompt, Span, Targets
 from promptbake_losses.divergences import CrossEntropy, ForwardKL
 

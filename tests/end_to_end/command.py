@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from promptbake.cli import main
+from promptbake.cli.main import main
 
 # The server imports what takes seconds once; each process that it forks starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "promptbake.stages.bake",
-        "promptbake.cli",
+        "promptbake.cli.main",
         "promptbake_mock.tiny",
         "promptbake_openai.provider",
     ]

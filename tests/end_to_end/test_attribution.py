@@ -13,7 +13,7 @@ from run_folder import MOCK, settings
 
 LOSS = """
 import torch
-from promptbake.hookspecs import hookimpl
+from promptbake.plugins.hookspecs import hookimpl
 from promptbake.errors import BakeError
 
 PROMPTBAKE_API = 1
@@ -41,7 +41,7 @@ def promptbake_register_losses():
     return {"broken": broken}
 """
 EVALUATOR = """
-from promptbake.hookspecs import hookimpl
+from promptbake.plugins.hookspecs import hookimpl
 
 PROMPTBAKE_API = 1
 
@@ -54,7 +54,7 @@ def promptbake_register_evaluators():
     return {"plain": Plain}
 """
 PROVIDER = """
-from promptbake.hookspecs import hookimpl
+from promptbake.plugins.hookspecs import hookimpl
 from promptbake.types import Quote, Usage
 
 PROMPTBAKE_API = 1
@@ -129,7 +129,7 @@ def test_a_provider_of_the_wrong_kind_of_result_is_named(site: Site, prompt: Pat
 
 
 EVALUATORS = """
-from promptbake.hookspecs import hookimpl
+from promptbake.plugins.hookspecs import hookimpl
 from promptbake_jsonl import JsonlTracker
 
 PROMPTBAKE_API = 1

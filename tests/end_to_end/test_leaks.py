@@ -12,9 +12,9 @@ import pytest
 from command import promptbake
 from run_folder import KEY, MOCK, PROMPT, Finished, read_lines, settings
 
-from promptbake.datums import align_all
+from promptbake.dataset.alignment import align_all
 from promptbake.progress import SilentReporter
-from promptbake.session import open_session
+from promptbake.runs.session import open_session
 from promptbake.stages import data
 from promptbake.testing.tiny import tiny_tokenizer
 

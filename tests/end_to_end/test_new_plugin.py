@@ -8,7 +8,7 @@ import pytest
 import tomli
 from command import promptbake
 
-from promptbake.scaffold import KINDS
+from promptbake.cli.scaffold import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

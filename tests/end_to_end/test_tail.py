@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from promptbake.budget import NoBudget
-from promptbake.datums import align_all
-from promptbake.divergence import Yardstick, gap_closed
+from promptbake.costs import NoBudget
+from promptbake.dataset.alignment import align_all
+from promptbake.dataset.queries import load_queries, plan, split
+from promptbake.dataset.sampling import generate
+from promptbake.distill.held_out_kl import Yardstick, gap_closed
+from promptbake.distill.loop import steps
+from promptbake.distill.objective import TailedLoss
+from promptbake.distill.schedule import Schedule
 from promptbake.interfaces import Generation
-from promptbake.loop import steps
-from promptbake.objective import TailedLoss
-from promptbake.queries import load_queries, plan, split
-from promptbake.responses import generate
-from promptbake.schedule import Schedule
 from promptbake.types import Datum, Example, Prompt, Tail
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend

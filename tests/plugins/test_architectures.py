@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from promptbake.objective import TailedLoss
+from promptbake.distill.objective import TailedLoss
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Datum, Example, Message, Span
 from promptbake_losses.divergences import ForwardKL

@@ -15,7 +15,7 @@ import tinker
 import torch
 from rich.console import Console
 
-from promptbake.ledger import Ledger
+from promptbake.runs.ledger import Ledger
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Datum
 from promptbake_tinker.loopback import KEY

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from promptbake.plugins import GROUP
+from promptbake.plugins.registry import GROUP
 from promptbake.testing import PluginSuite
 
 NAMES = [p.name for p in entry_points(group=GROUP) if p.dist and p.dist.name == "promptbake"]

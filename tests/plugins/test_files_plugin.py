@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from promptbake.budget import NoBudget
-from promptbake.conversations import messages_to_json, to_line
+from promptbake.costs import NoBudget
+from promptbake.dataset.conversations import messages_to_json, to_line
+from promptbake.dataset.queries import plan, split
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Generation, Model
-from promptbake.queries import plan, split
 from promptbake.testing import DataProviderSuite
 from promptbake.testing.providers.trial import questions
 from promptbake.types import Conversation, Message, Prompt, Request

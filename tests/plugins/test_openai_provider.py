@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import httpx2
 import pytest
 
-from promptbake.budget import NoBudget
+from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Generation, Model
 from promptbake.testing import DataProviderSuite

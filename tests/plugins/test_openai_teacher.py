@@ -23,16 +23,16 @@ from openai_double import (
     torch_twin,
 )
 
-from promptbake.config import resolve
+from promptbake.distill.objective import TailedLoss, outside, realised_draw
+from promptbake.distill.target_store import ask_teacher
 from promptbake.errors import BakeError
 from promptbake.interfaces import Teacher
-from promptbake.objective import TailedLoss, outside, realised_draw
-from promptbake.offers import Offer
-from promptbake.plugins import Registry
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
-from promptbake.runs import Run
-from promptbake.session import Session
-from promptbake.targets import ask_teacher
+from promptbake.runs.config import resolve
+from promptbake.runs.run_folder import Run
+from promptbake.runs.session import Session
 from promptbake.testing import TeacherSuite
 from promptbake.types import Span
 from promptbake_losses.divergences import ForwardKL

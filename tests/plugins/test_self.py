@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from promptbake.budget import NoBudget
+from promptbake.costs import NoBudget
 from promptbake.interfaces import DataProvider, Generation
 from promptbake.testing import DataProviderSuite
 from promptbake.types import Message, Prompt, Query, Request

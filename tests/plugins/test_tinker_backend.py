@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from tinker_double import serving
 
-from promptbake.budget import Budget
+from promptbake.costs import Budget
 from promptbake.interfaces import Model
 from promptbake.testing import BackendSuite
 from promptbake_tinker.backend import TinkerBackend

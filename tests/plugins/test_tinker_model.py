@@ -9,8 +9,8 @@ import pytest
 import torch
 from tinker_double import PROMPT, datums, opened, serving, torch_twin
 
+from promptbake.distill.objective import TailedLoss, full_kl, rest
 from promptbake.errors import BakeError
-from promptbake.objective import TailedLoss, full_kl, rest
 from promptbake.types import Span, TokenIds, Work
 from promptbake_losses.divergences import ForwardKL
 from promptbake_tinker.loopback import Fault, Loopback

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tinker_double import opened, serving
 
-from promptbake.budget import NoBudget
+from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Datums, Message
@@ -182,7 +182,7 @@ def test_prices_are_the_tables_or_those_given() -> None:
 def test_without_the_extra_the_line_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['tinker'] = None\n"
-        "from promptbake.cli import main\n"
+        "from promptbake.cli.main import main\n"
         "main(['plan', sys.argv[1], '--profile', 'tinker'])"
     )
     prompt = Path(__file__).parents[2] / "prompts" / "yoda.md"

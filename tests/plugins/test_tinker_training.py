@@ -13,10 +13,10 @@ import torch
 from tinker_double import examples, material, opened, serving, torch_twin
 from torch import Tensor
 
-from promptbake.divergence import Yardstick, gap_closed
-from promptbake.loop import steps
-from promptbake.objective import TailedLoss
-from promptbake.schedule import Schedule
+from promptbake.distill.held_out_kl import Yardstick, gap_closed
+from promptbake.distill.loop import steps
+from promptbake.distill.objective import TailedLoss
+from promptbake.distill.schedule import Schedule
 from promptbake.types import Checkpoint, Datums, Example, Tail
 from promptbake_losses.divergences import ForwardKL, ReverseKL
 from promptbake_tinker.backend import TinkerBackend

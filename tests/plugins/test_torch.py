@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import TailedLoss
 from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
-from promptbake.objective import TailedLoss
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
 from promptbake.types import Columns, Datum, Example, Message, Span
 from promptbake_losses.divergences import ForwardKL

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from promptbake.budget import Budget, NoBudget
-from promptbake.datums import align_all
+from promptbake.costs import Budget, NoBudget
+from promptbake.dataset.alignment import align_all
+from promptbake.dataset.queries import load_queries, plan, split
+from promptbake.dataset.sampling import generate
 from promptbake.interfaces import Generation
-from promptbake.queries import load_queries, plan, split
-from promptbake.responses import generate
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
 from promptbake.types import Columns, Datum, Example, Message, Prompt
 from promptbake_tinker.base import Base

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from promptbake.cli import main
+from promptbake.cli.main import main
 from promptbake.types import StepMetrics
 
 FIELDS = tuple(field.name for field in fields(StepMetrics))

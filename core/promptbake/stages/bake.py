@@ -13,19 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from promptbake import checkpoints
-from promptbake.checkpoints import CHECKPOINT
-from promptbake.datums import align_all, check_room
-from promptbake.divergence import Yardstick
+from promptbake.dataset.alignment import align_all, check_room
+from promptbake.distill import checkpoints
+from promptbake.distill.checkpoints import CHECKPOINT
+from promptbake.distill.held_out_kl import Yardstick
+from promptbake.distill.loop import steps
+from promptbake.distill.objective import TailedLoss
+from promptbake.distill.schedule import Schedule
+from promptbake.distill.target_store import ask_teacher, yardstick
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import atomic_folder, digest_file, write_json
 from promptbake.interfaces import Model, Objective, Pending, State, Tracker, Trainer
-from promptbake.loop import steps
-from promptbake.objective import TailedLoss
-from promptbake.schedule import Schedule
-from promptbake.session import Session
+from promptbake.runs.session import Session
 from promptbake.stages import data
-from promptbake.targets import ask_teacher, yardstick
 from promptbake.types import Example, StepMetrics
 
 

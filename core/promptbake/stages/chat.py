@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.session import Session
+from promptbake.runs.session import Session
 from promptbake.types import Message
 
 ChatArm = Literal["base", "prompted", "baked"]

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from promptbake import conversations
-from promptbake.author import read_queries, store_queries, write_queries
+from promptbake.dataset import conversations
+from promptbake.dataset.queries import BUILTIN, GENERATE, Split, digest, load_queries, plan, split
+from promptbake.dataset.query_generation import read_queries, store_queries, write_queries
 from promptbake.errors import BakeError, ContractError
 from promptbake.files import JsonLines, digest_file, read_json_lines
 from promptbake.interfaces import DataProvider, Generation
 from promptbake.progress import Bar, Relay
-from promptbake.queries import BUILTIN, GENERATE, Split, digest, load_queries, plan, split
-from promptbake.runs import Run
-from promptbake.session import Session
+from promptbake.runs.run_folder import Run
+from promptbake.runs.session import Session
 from promptbake.types import Conversation, Dataset, Prompt, Query, Rejection
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder
-from promptbake.session import Session
+from promptbake.runs.session import Session
 
 
 def write(session: Session, target: Path) -> None:

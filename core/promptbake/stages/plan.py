@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from promptbake.datums import align_all, common_prefix
+from promptbake.dataset.alignment import align_all, common_prefix
+from promptbake.dataset.queries import load_questions
+from promptbake.distill.objective import TailedLoss
+from promptbake.distill.schedule import Schedule
 from promptbake.interfaces import Model
-from promptbake.objective import TailedLoss
-from promptbake.queries import load_questions
-from promptbake.schedule import Schedule
-from promptbake.session import Session
+from promptbake.runs.session import Session
 from promptbake.stages import data
 from promptbake.types import ARMS, Message, Quote, Request, Usage, Work
 

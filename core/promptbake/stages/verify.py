@@ -8,16 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from promptbake.datums import align_all
-from promptbake.divergence import gap_closed, gap_closed_ci95
+from promptbake.dataset.alignment import align_all
+from promptbake.dataset.queries import load_questions
+from promptbake.dataset.sampling import answer
+from promptbake.distill.held_out_kl import gap_closed, gap_closed_ci95
+from promptbake.distill.target_store import yardstick
 from promptbake.errors import BakeError, ContractError
 from promptbake.files import write_json
 from promptbake.interfaces import Evaluator, Evidence, Model
-from promptbake.queries import load_questions
-from promptbake.responses import answer
-from promptbake.session import Session
-from promptbake.stages import data, report
-from promptbake.targets import yardstick
+from promptbake.report import page as report
+from promptbake.runs.session import Session
+from promptbake.stages import data
 from promptbake.types import ARMS, Answer, Arm, Datum, Measurement, Message, Proof, Query
 
 

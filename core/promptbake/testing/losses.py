@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Loss
-from promptbake.objective import TailedLoss
 from promptbake.testing.suite import Suite
 from promptbake.types import Columns, Tail
 

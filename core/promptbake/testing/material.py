@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from promptbake.budget import Budget, NoBudget
-from promptbake.config import resolve
+from promptbake.costs import Budget, NoBudget
 from promptbake.interfaces import Model
-from promptbake.plugins import load
+from promptbake.plugins.registry import load
+from promptbake.runs.config import resolve
 from promptbake.types import Datum, Message, Prompt, Query
 
 PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")

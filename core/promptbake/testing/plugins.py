@@ -9,8 +9,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from promptbake.errors import BakeError
-from promptbake.offers import Offer
-from promptbake.plugins import GROUP, Registry, load
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.registry import GROUP, Registry, load
 from promptbake.testing.suite import Suite
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "tensorflow", "jax")

@@ -9,9 +9,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from promptbake.config import resolve
 from promptbake.interfaces import Tracker
-from promptbake.runs import Run
+from promptbake.runs.config import resolve
+from promptbake.runs.run_folder import Run
 from promptbake.testing.material import PROFILE
 from promptbake.types import StepMetrics
 

@@ -13,7 +13,7 @@ import pytest
 
 from promptbake.files import read_json_lines
 from promptbake.interfaces import Tracker
-from promptbake.runs import Run
+from promptbake.runs.run_folder import Run
 from promptbake.testing.keys import check_unseen, contents, everything_logged
 from promptbake.testing.notes import noted
 from promptbake.testing.steps import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import peft
 import pytest
 
-from promptbake.budget import NoBudget
-from promptbake.checkpoints import CHECKPOINT, read_adapter
+from promptbake.costs import NoBudget
+from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
 from promptbake.files import write_json
 from promptbake.interfaces import Backend, Model, Trainer
 from promptbake.testing.backends.bases import refuses

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptbake.budget import NoBudget
+from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.interfaces import Backend, Model
 from promptbake.seeds import derive

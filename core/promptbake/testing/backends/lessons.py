@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Backend, Model, Objective, Trainer
-from promptbake.objective import TailedLoss
 from promptbake.testing.backends.bases import BackendTests, ask, prompts, some_ids
 from promptbake.testing.material import datums
 from promptbake.types import Columns, Datum, Example, TokenIds

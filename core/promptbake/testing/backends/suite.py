@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from promptbake.budget import NoBudget
+from promptbake.costs import NoBudget
 from promptbake.interfaces import Backend, Model
 from promptbake.testing.backends.accounts import AccountTests
 from promptbake.testing.backends.adapters import AdapterTests

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from promptbake import conversations
+from promptbake.dataset import conversations
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines
 from promptbake.interfaces import DataProvider

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from promptbake.dataset.queries import plan, split
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Generation, Model, nobody
-from promptbake.queries import plan, split
 from promptbake.testing.material import PROMPT, base_model, queries
 from promptbake.testing.recording import RecordingBudget, RecordingModel, Sampled
 from promptbake.testing.suite import Suite

@@ -71,7 +71,7 @@ class TailTests(NumberTests):
         there, measure = inside(found), found.drawn_measure
         assert bool((measure[there] == 0).all()), (
             f"a draw that is one of the top K has measure {measure[there].max().item():.3g}, and "
-            "its token would count twice: expected 0 (promptbake.objective.outside does it)"
+            "its token would count twice: expected 0 (promptbake.distill.objective.outside does it)"
         )
         beside = measure[~there]
         assert bool((beside.isfinite() & (beside > 0)).all()), (
@@ -107,7 +107,7 @@ class TailTests(NumberTests):
             assert bool(off <= rough), (
                 f"a response that was sampled at {heat}: its measure is {off.exp().item():.3f} "
                 "times off 1 / p, p being its probability at that temperature: see "
-                "promptbake.objective.realised_draw"
+                "promptbake.distill.objective.realised_draw"
             )
 
     def test_it_refuses_draws_that_it_cannot_make(self, ask: Interview, spans: list[Span]) -> None:

@@ -12,7 +12,7 @@ from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 
-from promptbake.conversations import check_messages, read_objects, read_text
+from promptbake.dataset.conversations import check_messages, read_objects, read_text
 from promptbake.errors import BakeError
 from promptbake.types import Message, Query, Request
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from promptbake.errors import BakeError, ContractError
-from promptbake.offers import Offer
+from promptbake.plugins.factories import Offer
 
 
 @dataclass

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from promptbake.hookspecs import HOOKS
-from promptbake.offers import Offer
-from promptbake.plugins import Registry
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.hookspecs import HOOKS
+from promptbake.plugins.registry import Registry
 from promptbake.types import ARMS
 
 if TYPE_CHECKING:
-    from promptbake.doctor import Health
-    from promptbake.ledger import Ledger
-    from promptbake.runs import Run
+    from promptbake.cli.doctor import Health
+    from promptbake.runs.ledger import Ledger
+    from promptbake.runs.run_folder import Run
     from promptbake.stages.plan import Plan
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from promptbake.datums import common_prefix
+from promptbake.dataset.alignment import common_prefix
 from promptbake.errors import BakeError
 from promptbake.types import Message, TokenIds
 

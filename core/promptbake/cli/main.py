@@ -15,13 +15,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from promptbake import __version__, tables
-from promptbake.config import flatten
+from promptbake.cli import console as tables
 from promptbake.errors import BakeError
-from promptbake.hookspecs import HOOKS
-from promptbake.plugins import load
+from promptbake.plugins.hookspecs import HOOKS
+from promptbake.plugins.registry import load
 from promptbake.progress import RichReporter
-from promptbake.session import Session, open_session, read_prompt
+from promptbake.runs.config import flatten
+from promptbake.runs.session import Session, open_session, read_prompt
+from promptbake.version import __version__
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -150,7 +151,7 @@ def verify(session: Session, as_json: Json = False) -> None:
 @stage
 def report(session: Session) -> None:
     """Write report.html again from verify.json and the metrics."""
-    from promptbake.stages import report
+    from promptbake.report import page as report
 
     session.refuse_address("report")
     report.write(session.run)
@@ -245,8 +246,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Show versions, devices, keys (never their values), plugins, and what a profile lacks."""
-    from promptbake.config import resolve
-    from promptbake.doctor import examine
+    from promptbake.cli.doctor import examine
+    from promptbake.runs.config import resolve
 
     if profile is not None:
         resolve(profile)  # refuses one that there is not
@@ -272,7 +273,7 @@ def new_plugin(
 
     Its tests pass as soon as it is installed; change it a piece at a time while they do.
     """
-    from promptbake import scaffold
+    from promptbake.cli import scaffold
 
     folder = scaffold.new_plugin(name, kind, to)
     out.print(
@@ -290,7 +291,7 @@ def config(
     as_json: Json = False,
 ) -> None:
     """Print the resolved config, and where each value came from."""
-    from promptbake.config import resolve
+    from promptbake.runs.config import resolve
 
     if prompt:
         read_prompt(prompt)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from promptbake.dataset.queries import ask
 from promptbake.errors import BakeError
 from promptbake.files import read_json_lines, write_atomic
 from promptbake.interfaces import DataProvider, Generation
-from promptbake.queries import ask
 from promptbake.types import Conversation, Message, Prompt, Query, Request
 
 AT_ONCE = 20  # queries that one request asks for

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import Model, Objective, Pending, State, Trainer
-from promptbake.schedule import Schedule
 from promptbake.types import Example, StepMetrics
 
 

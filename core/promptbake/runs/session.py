@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from promptbake.attribution import Use, attribute
-from promptbake.checkpoints import read_adapter
-from promptbake.config import Config, Resolved, resolve
-from promptbake.conversations import read_text
+from promptbake.plugins.attribution import Use, attribute
+from promptbake.distill.checkpoints import read_adapter
+from promptbake.runs.config import Config, Resolved, resolve
+from promptbake.dataset.conversations import read_text
 from promptbake.errors import BakeError, ContractError
 from promptbake.interfaces import Backend, Model
-from promptbake.ledger import Ledger
-from promptbake.plugins import Registry, load
+from promptbake.runs.ledger import Ledger
+from promptbake.plugins.registry import Registry, load
 from promptbake.progress import Reporter
-from promptbake.runs import Run
+from promptbake.runs.run_folder import Run
 from promptbake.types import Checkpoint, Prompt
 
 ASKED = {  # what an object of each kind is asked for in any run

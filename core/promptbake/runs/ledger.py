@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from promptbake.budget import Hold, NoBudget
+from promptbake.costs import Hold, NoBudget
 from promptbake.errors import BudgetError
 from promptbake.files import JsonLines, read_json_lines
 from promptbake.types import Usage

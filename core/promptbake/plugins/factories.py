@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pydantic
 
 from promptbake.errors import BakeError, nearest
-from promptbake.hookspecs import HOOKS, TUNING, Needs
+from promptbake.plugins.hookspecs import HOOKS, TUNING, Needs
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from promptbake import __version__
 from promptbake.errors import BakeError, nearest
 from promptbake.files import atomic_folder
-from promptbake.plugins import GROUP, load
+from promptbake.plugins.registry import GROUP, load
+from promptbake.version import __version__
 
 KINDS = {  # what a person calls a kind: its plural, as in HOOKS, and the setting that chooses one
     "data-provider": ("data_providers", "--set data.provider={}"),

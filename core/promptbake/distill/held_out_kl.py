@@ -10,8 +10,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from promptbake.distill.objective import full_kl, rest
 from promptbake.interfaces import Model
-from promptbake.objective import full_kl, rest
 from promptbake.types import Datum, Span, Targets
 
 RESAMPLES = 2000

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from promptbake.config import Config, profiles, resolve
 from promptbake.errors import BakeError
 from promptbake.files import cache
-from promptbake.hookspecs import API_VERSION
-from promptbake.offers import Offer
-from promptbake.plugins import Registry, SetAside, load
-from promptbake.runs import versions
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.hookspecs import API_VERSION
+from promptbake.plugins.registry import Registry, SetAside, load
+from promptbake.runs.config import Config, profiles, resolve
+from promptbake.runs.run_folder import versions
 
 BROKEN_TORCH = "torch cannot be imported"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from promptbake.divergence import Yardstick
+from promptbake.distill.held_out_kl import Yardstick
+from promptbake.distill.objective import TailedLoss
 from promptbake.errors import ContractError
 from promptbake.files import write_atomic
 from promptbake.interfaces import Teacher
-from promptbake.objective import TailedLoss
+from promptbake.runs.session import Session
 from promptbake.seeds import derive
-from promptbake.session import Session
 from promptbake.types import Datum, Example, Targets
 
 

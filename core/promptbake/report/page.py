@@ -11,10 +11,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from promptbake.config import flatten
 from promptbake.errors import BakeError
 from promptbake.files import read_json_lines, write_atomic
-from promptbake.runs import Run
+from promptbake.runs.config import flatten
+from promptbake.runs.run_folder import Run
 
 ARM_NAMES = {
     "base": "Base",
@@ -82,7 +82,7 @@ def _environment() -> Environment:
 
 
 def _kl_chart(kl: Mapping[str, Any]) -> Markup:
-    from promptbake.stages import (
+    from promptbake.report import (
         charts,  # matplotlib takes a while to import, and only a report needs it
     )
 
@@ -91,7 +91,7 @@ def _kl_chart(kl: Mapping[str, Any]) -> Markup:
 
 def _training(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The two curves, None where nothing was recorded, and how many values could not be drawn."""
-    from promptbake.stages import charts
+    from promptbake.report import charts
 
     lines = list(metrics)
     losses, losses_lost = _points(lines, "loss")

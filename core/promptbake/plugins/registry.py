@@ -12,10 +12,10 @@ from typing import Any
 
 import pluggy
 
-from promptbake import hookspecs
 from promptbake.errors import BakeError, nearest
-from promptbake.hookspecs import API_VERSION, HOOKS
-from promptbake.offers import Offer
+from promptbake.plugins import hookspecs
+from promptbake.plugins.factories import Offer
+from promptbake.plugins.hookspecs import API_VERSION, HOOKS
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"

@@ -17,9 +17,9 @@ import pydantic
 import tomli
 from pydantic import BaseModel, ConfigDict, Field
 
-from promptbake.conversations import read_text
+from promptbake.dataset.conversations import read_text
 from promptbake.errors import BakeError, nearest
-from promptbake.hookspecs import HOOKS
+from promptbake.plugins.hookspecs import HOOKS
 from promptbake.types import Datums, Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]

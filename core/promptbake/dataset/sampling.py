@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from promptbake.datums import check_room, common_prefix
+from promptbake.dataset.alignment import check_room, common_prefix
 from promptbake.errors import BakeError
 from promptbake.interfaces import Generation, Model
 from promptbake.seeds import derive

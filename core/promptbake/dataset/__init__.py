@@ -1,0 +1,1 @@
+"""Conversations: queries, sampled responses, the chat template, teacher-student alignment."""

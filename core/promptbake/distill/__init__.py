@@ -1,0 +1,1 @@
+"""Distillation: the objective, the schedule, the loop, held-out KL, and what they keep on disk."""

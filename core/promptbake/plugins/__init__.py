@@ -1,0 +1,1 @@
+"""Plugins: hooks, the registry of what is installed, factories that build their objects."""
