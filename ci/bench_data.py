@@ -25,8 +25,8 @@ from rich.table import Table
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.files import write_json
-from promptbake.interfaces import Generation, Model
-from promptbake.types import Conversation, Message, Prompt, Query, Request
+from promptbake.interfaces import GenerationJob, Model
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.gate import Gate
 from promptbake_openai.loopback import KEY
@@ -102,14 +102,16 @@ def once(shape: Shape, url: str, repeat: int) -> float:
     return seconds
 
 
-def job_of(shape: Shape, seed: int) -> Generation:
+def job_of(shape: Shape, seed: int) -> GenerationJob:
     """As many requests; another seed's are new to the endpoint."""
     plan = tuple(
-        Request(f"q{number}", Query(f"q{number}", (Message("user", f"Question {number}"),)), 1.0)
+        GenerationRequest(
+            f"q{number}", Query(f"q{number}", (Message("user", f"Question {number}"),)), 1.0
+        )
         for number in range(shape.conversations)
     )
     prompt = Prompt("bench", "Be brief.")
-    return Generation(prompt, plan, frozenset(), 64, seed, no_model, NoBudget())
+    return GenerationJob(prompt, plan, frozenset(), 64, seed, no_model, NoBudget())
 
 
 def no_model() -> Model:

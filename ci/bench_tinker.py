@@ -146,7 +146,7 @@ def _opened(
             run=folder / arm / "run",
             reporter=phases,
         )
-        with session.at_work("data"):
+        with session.stage_lock("data"):
             data.run(session)
         yield session, server, phases
         assert isinstance(session.base, TinkerModel)
@@ -156,7 +156,7 @@ def _opened(
 def _run_promptbake(arm: str, session: Session, phases: Phases) -> list[dict[str, Any]]:
     """The job proper is the first teacher's pass, and what trains; the curve has all the rest."""
     phases.mark("run")
-    with session.at_work("bake"):
+    with session.stage_lock("bake"):
         bake.run(session)
     phases.mark("run")
     (whole, lasted), (before, preparing) = phases.span("run"), phases.span("run", until="teacher")
@@ -248,10 +248,10 @@ def _row(arm: str, part: str, counted: Counter[str], seconds: float) -> dict[str
     meter = Meter(**cast(Any, counted))
     usage = Usage(
         # A forward pass alone is taken for prefill, as in the plugin's own ledger.
-        prefill=meter.prefill_tokens + meter.forward_tokens,
-        cached_prefill=meter.cached_prefill_tokens,
-        sampled=meter.sampled_tokens,
-        trained=meter.trained_tokens,
+        input_tokens=meter.prefill_tokens + meter.forward_tokens,
+        cached_input_tokens=meter.cached_prefill_tokens,
+        output_tokens=meter.sampled_tokens,
+        train_tokens=meter.trained_tokens,
     )
     counts = {name: counted[name] for name in sorted(COUNTS)} | {"passes": meter.passes}
     counts["scoring_calls"] = counts.pop("sample_calls")  # in a job, all are the teacher's

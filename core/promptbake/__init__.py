@@ -1,7 +1,7 @@
 """promptbake: bake a system prompt into a language model's weights, and prove it.
 
 The names in `__all__` are the public ones: what a program, a notebook or a plugin may rely on. They
-import in milliseconds; torch comes with the first stage that needs it.
+import in milliseconds; torch comes with the first stage that requires it.
 """
 
 from importlib import import_module
@@ -9,90 +9,95 @@ from typing import TYPE_CHECKING
 
 from promptbake.api import Job, bake, chat, data, export, plan, verify
 from promptbake.concurrency import gather
-from promptbake.costs import Budget, Hold, NoBudget
+from promptbake.costs import Budget, NoBudget, Reservation
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import (
     Backend,
     DataProvider,
+    EvalContext,
     Evaluator,
-    Evidence,
-    Generation,
+    GenerationJob,
     Loss,
     Model,
     Objective,
     Pending,
     Renderer,
-    State,
     Teacher,
     Tracker,
     Trainer,
+    TrainingState,
 )
-from promptbake.plugins.hookspecs import API_VERSION, TUNING, Factories, hookimpl, needs
+from promptbake.plugins.hookspecs import API_VERSION, RUNTIME_ONLY, Factories, hookimpl, requires
 from promptbake.seeds import derive
 from promptbake.types import (
     ARMS,
-    Answer,
     Arm,
+    ArmAnswers,
     Checkpoint,
-    Columns,
     Completion,
     Conversation,
+    CostEstimate,
     Dataset,
     Datum,
     Datums,
-    Done,
     Example,
+    GenerationRequest,
+    ImmediateResult,
+    LossSupport,
     Measurement,
     Message,
     Prompt,
-    Proof,
     Query,
-    Quote,
     Rejection,
-    Request,
     Role,
     Span,
     StepMetrics,
     Tail,
-    Targets,
+    TeacherLogprobs,
     TokenIds,
     Usage,
+    VerifyResult,
     Work,
 )
 from promptbake.version import __version__
 
 if TYPE_CHECKING:
     from promptbake.dataset.chat_template import ChatRenderer
-    from promptbake.distill.objective import outside, realised_draw, tail_measure
+    from promptbake.distill.objective import (
+        mask_top_k_draws,
+        response_token_as_draw,
+        tail_importance_weights,
+    )
 
 __all__ = [
     "API_VERSION",
     "ARMS",
-    "TUNING",
-    "Answer",
+    "RUNTIME_ONLY",
     "Arm",
+    "ArmAnswers",
     "Backend",
     "BakeError",
     "Budget",
     "BudgetError",
     "ChatRenderer",
     "Checkpoint",
-    "Columns",
     "Completion",
     "Conversation",
+    "CostEstimate",
     "DataProvider",
     "Dataset",
     "Datum",
     "Datums",
-    "Done",
+    "EvalContext",
     "Evaluator",
-    "Evidence",
     "Example",
     "Factories",
-    "Generation",
-    "Hold",
+    "GenerationJob",
+    "GenerationRequest",
+    "ImmediateResult",
     "Job",
     "Loss",
+    "LossSupport",
     "Measurement",
     "Message",
     "Model",
@@ -100,23 +105,22 @@ __all__ = [
     "Objective",
     "Pending",
     "Prompt",
-    "Proof",
     "Query",
-    "Quote",
     "Rejection",
     "Renderer",
-    "Request",
+    "Reservation",
     "Role",
     "Span",
-    "State",
     "StepMetrics",
     "Tail",
-    "Targets",
     "Teacher",
+    "TeacherLogprobs",
     "TokenIds",
     "Tracker",
     "Trainer",
+    "TrainingState",
     "Usage",
+    "VerifyResult",
     "Work",
     "__version__",
     "bake",
@@ -126,19 +130,19 @@ __all__ = [
     "export",
     "gather",
     "hookimpl",
-    "needs",
-    "outside",
+    "mask_top_k_draws",
     "plan",
-    "realised_draw",
-    "tail_measure",
+    "requires",
+    "response_token_as_draw",
+    "tail_importance_weights",
     "verify",
 ]
 
 _WITH_TORCH = {
     "ChatRenderer": "promptbake.dataset.chat_template",
-    "outside": "promptbake.distill.objective",
-    "realised_draw": "promptbake.distill.objective",
-    "tail_measure": "promptbake.distill.objective",
+    "mask_top_k_draws": "promptbake.distill.objective",
+    "response_token_as_draw": "promptbake.distill.objective",
+    "tail_importance_weights": "promptbake.distill.objective",
 }
 
 

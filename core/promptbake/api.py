@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from promptbake.types import Checkpoint, Dataset, Prompt, Proof
+from promptbake.types import Checkpoint, Dataset, Prompt, VerifyResult
 
 if TYPE_CHECKING:
     from promptbake.runs.session import Session
@@ -48,7 +48,7 @@ def data(
     from promptbake.stages import data
 
     session = _open(prompt, job)
-    with session.attributed(), session.at_work("data"):
+    with session.attributed(), session.stage_lock("data"):
         data.run(session)
     return data.load(session)
 
@@ -66,7 +66,7 @@ def bake(
     from promptbake.stages import bake
 
     session = _open(prompt, job)
-    with session.attributed(), session.at_work("bake"):
+    with session.attributed(), session.stage_lock("bake"):
         bake.run(session)
         return session.checkpoint
 
@@ -74,12 +74,12 @@ def bake(
 def verify(
     prompt: str | Path | Prompt,
     **job: Unpack[Job],
-) -> Proof:
-    """Measure the four arms on held-out queries. A missed bar is no error: see `Proof.passed`."""
+) -> VerifyResult:
+    """Measure the four arms on held-out queries; `passed` says whether the gap closed suffices."""
     from promptbake.stages import verify
 
     session = _open(prompt, job)
-    with session.attributed(), session.at_work("verify"):
+    with session.attributed(), session.stage_lock("verify"):
         return verify.proof_of(verify.run(session))
 
 

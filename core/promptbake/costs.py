@@ -7,10 +7,10 @@ from typing import Protocol
 from promptbake.types import Usage
 
 
-class Hold(Protocol):
+class Reservation(Protocol):
     """Money that is kept back for work that has been sent."""
 
-    def settle(self, usage: Usage) -> None:
+    def commit(self, usage: Usage) -> None:
         """The work is done, and this is what it came to; `Usage()` where it came to nothing."""
         ...
 
@@ -23,7 +23,7 @@ class Budget(Protocol):
         """Whether there is a cap, so that a price must be known."""
         ...
 
-    def hold(self, what: str, usage: Usage) -> Hold:
+    def reserve(self, what: str, usage: Usage) -> Reservation:
         """Keep back what the work may come to at most, before it is sent.
 
         `what` is the kind of work, as in `types.Work`. Raises BudgetError where the cap would be
@@ -37,9 +37,9 @@ class NoBudget:
 
     capped = False
 
-    def hold(self, what: str, usage: Usage) -> NoBudget:
+    def reserve(self, what: str, usage: Usage) -> NoBudget:
         """Nothing is held."""
         return self
 
-    def settle(self, usage: Usage) -> None:
+    def commit(self, usage: Usage) -> None:
         """Nothing is settled."""

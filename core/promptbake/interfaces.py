@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from promptbake.costs import Budget
 from promptbake.types import (
-    Answer,
+    ArmAnswers,
     Checkpoint,
-    Columns,
     Completion,
     Conversation,
+    CostEstimate,
     Datums,
     Example,
+    GenerationRequest,
+    LossSupport,
     Measurement,
     Message,
     Prompt,
     Query,
-    Quote,
     Rejection,
-    Request,
     Span,
     StepMetrics,
-    Targets,
+    TeacherLogprobs,
     TokenIds,
     Work,
 )
@@ -38,14 +38,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T_co = TypeVar("T_co", covariant=True)
-State = Mapping[str, bytes]  # a training state: the files that it is written to, by plain name
+TrainingState = Mapping[
+    str, bytes
+]  # a training state: the files that it is written to, by plain name
 
 
-def nobody(done: float) -> None:
+def no_progress(done: float) -> None:
     """Where nobody wants to know the progress."""
 
 
-def unsaid(note: str) -> None:
+def no_note(note: str) -> None:
     """Where nobody reads the note."""
 
 
@@ -110,7 +112,7 @@ class Model(Protocol):
         ...
 
     @property
-    def notices(self) -> Sequence[str]:
+    def warnings(self) -> Sequence[str]:
         """What a user should be told once about how this model is used; mostly nothing."""
         ...
 
@@ -135,7 +137,7 @@ class Model(Protocol):
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """Sample one response a prompt: each with its prompt's index, as it is ready.
 
@@ -153,7 +155,7 @@ class Model(Protocol):
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """The K most likely tokens at each response position and draws for the others.
 
         Each with its span's index, as it is ready. A span's result does not depend on the other
@@ -171,7 +173,7 @@ class Model(Protocol):
         """
         ...
 
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         """What such work would take, before any of it is sent."""
         ...
 
@@ -179,11 +181,11 @@ class Model(Protocol):
 class Objective(Protocol):
     """What a trainer minimises: a function of the student's log-probabilities at the columns."""
 
-    def nats(self, student: Tensor, columns: Columns) -> Tensor:
+    def nats(self, student: Tensor, columns: LossSupport) -> Tensor:
         """The loss at each response position, nats [N], of log-probabilities [N, C]."""
         ...
 
-    def weights(self, columns: Columns) -> Tensor | None:
+    def weights(self, columns: LossSupport) -> Tensor | None:
         """The weights [N, C] of a weighted cross-entropy with this gradient, if there are any.
 
         A backend with a cross-entropy of its own may then use that, in one pass.
@@ -223,7 +225,7 @@ class Trainer(Protocol):
         """Take one AdamW step with the gradient that has gathered, and clear it."""
         ...
 
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         """All that training needs to go on after `step` steps."""
         ...
 
@@ -275,7 +277,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationJob:
     """What a data provider is asked for.
 
     `plan` is the whole of it, in the same order each time, so that a provider that works in
@@ -288,14 +290,14 @@ class Generation:
     """
 
     prompt: Prompt
-    plan: tuple[Request, ...]
+    plan: tuple[GenerationRequest, ...]
     done: frozenset[str]
     max_tokens: int
     seed: int
     open_model: Callable[[], Model]
     budget: Budget
-    progress: Callable[[float], None] = nobody
-    note: Callable[[str], None] = unsaid
+    progress: Callable[[float], None] = no_progress
+    note: Callable[[str], None] = no_note
     seen: frozenset[tuple[str, str]] = frozenset()
     turns: int = 1
 
@@ -310,11 +312,11 @@ class DataProvider(Protocol):
         """
         ...
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """What `generate` would take for all that is not done, responses at their longest."""
         ...
 
-    def generate(self, job: Generation) -> Iterator[Conversation | Rejection]:
+    def generate(self, job: GenerationJob) -> Iterator[Conversation | Rejection]:
         """Yield each conversation as it is ready; its id is its request's, where it has one.
 
         What came and is not to be kept is yielded as a Rejection: it is counted, and not asked for
@@ -338,8 +340,8 @@ class Teacher(Protocol):
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, Targets]]:
-        """One `Targets` a span, each with its span's index, as it is ready; equal spans are two.
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        """One `TeacherLogprobs` a span, with the span's index, as it is ready; equal spans are two.
 
         A span's result does not depend on the other spans, and its draws depend on its own seed and
         on no global state. `draws` is M, 0 for none; a teacher that draws nothing itself gives the
@@ -378,17 +380,17 @@ class Loss(Protocol):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvalContext:
     """What an evaluator may look at: the test questions, answered by the arms."""
 
     prompt: Prompt
-    answers: tuple[Answer, ...]
+    answers: tuple[ArmAnswers, ...]
 
 
 class Evaluator(Protocol):
     """Measures the arms."""
 
-    def evaluate(self, evidence: Evidence) -> Sequence[Measurement]:
+    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
         """Named measurements, each with a finite value for every arm that it speaks of.
 
         An arm that did not answer has none.

@@ -26,7 +26,7 @@ class Bar(Protocol):
         """So much more is done; the note stands behind the bar."""
         ...
 
-    def foresee(self, amount: float) -> None:
+    def advance_estimate(self, amount: float) -> None:
         """So much more is under way and as good as done: `advance` will confirm it."""
         ...
 
@@ -47,15 +47,15 @@ class Reporter(Protocol):
         ...
 
 
-class Relay:
+class DeferredBar:
     """Passes progress on to a bar that is opened later."""
 
     bar: Bar | None = None
 
-    def foresee(self, amount: float) -> None:
+    def advance_estimate(self, amount: float) -> None:
         """Tell the bar, if there is one yet."""
         if self.bar is not None:
-            self.bar.foresee(amount)
+            self.bar.advance_estimate(amount)
 
     def note(self, text: str) -> None:
         """Tell the bar, if there is one yet."""
@@ -105,7 +105,7 @@ class _RichBar:
     def note(self, text: str) -> None:
         self._progress.update(self._task, note=text)
 
-    def foresee(self, amount: float) -> None:
+    def advance_estimate(self, amount: float) -> None:
         self._foreseen += amount
         self._show()
 
@@ -135,5 +135,5 @@ class _SilentBar:
     def advance(self, amount: int = 1, note: str = "") -> None:
         pass
 
-    def foresee(self, amount: float) -> None:
+    def advance_estimate(self, amount: float) -> None:
         pass

@@ -51,7 +51,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """One response that is wanted: a query at a sampling temperature."""
 
     id: str
@@ -169,7 +169,7 @@ class Datum:
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
+class TeacherLogprobs:
     """The teacher's distribution at N response positions: its top K, and M draws for the rest.
 
     Log-probabilities in nats, at temperature 1, of the whole vocabulary's distribution. A draw's
@@ -182,11 +182,13 @@ class Targets:
     logprobs: Tensor  # float32 [N, K]
     drawn_ids: Tensor  # int64 [N, M]
     drawn_logprobs: Tensor  # float32 [N, M]
-    drawn_measure: Tensor  # float32 [N, M], how many vocabulary entries each draw stands for
+    drawn_importance_weights: (
+        Tensor  # float32 [N, M], how many vocabulary entries each draw stands for
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class LossSupport:
     """The vocabulary entries that a loss looks at, at each of N response positions."""
 
     ids: Tensor  # int64 [N, C]
@@ -199,7 +201,7 @@ class Example:
     """A datum with the columns that its loss is computed on: what a training batch is made of."""
 
     datum: Datum
-    columns: Columns
+    columns: LossSupport
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,10 @@ class Usage:
     """What a service is asked for and bills: calls, tokens by kind, dollars."""
 
     calls: int = 0
-    prefill: int = 0  # tokens that are read
-    cached_prefill: int = 0  # tokens that are read again, from the service's prefix cache
-    sampled: int = 0  # tokens
-    trained: int = 0  # tokens, of one forward and one backward pass
+    input_tokens: int = 0  # tokens that are read
+    cached_input_tokens: int = 0  # tokens that are read again, from the service's prefix cache
+    output_tokens: int = 0  # tokens that are sampled
+    train_tokens: int = 0  # tokens, of one forward and one backward pass
     dollars: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
@@ -238,7 +240,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Quote:
+class CostEstimate:
     """What work is expected to take. None is what nobody knows."""
 
     usage: Usage
@@ -273,7 +275,7 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ArmAnswers:
     """One question, answered by several arms."""
 
     query: Query
@@ -290,7 +292,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Proof:
+class VerifyResult:
     """What `verify` found, on queries that were never trained on."""
 
     kl: Mapping[Arm, float]  # nats per response token, from the prompted model
@@ -299,7 +301,7 @@ class Proof:
     gap_closed_ci95: tuple[float, float]
     min_gap_closed: float  # the bar
     measurements: tuple[Measurement, ...]
-    answers: tuple[Answer, ...]  # to the test questions
+    answers: tuple[ArmAnswers, ...]  # to the test questions
 
     @property
     def passed(self) -> bool:
@@ -308,7 +310,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Done(Generic[T]):
+class ImmediateResult(Generic[T]):
     """A pending result that is there already: what a local backend returns."""
 
     value: T

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Evaluator, Evidence
+from promptbake.interfaces import EvalContext, Evaluator
 from promptbake.plugins.hookspecs import Factories, hookimpl
 from promptbake.types import ARMS, Arm, Measurement
 
@@ -19,14 +19,14 @@ class Checks:
     def __init__(self, patterns: Mapping[str, re.Pattern[str]]) -> None:
         self._patterns = patterns
 
-    def evaluate(self, evidence: Evidence) -> Sequence[Measurement]:
+    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
         """The share of the answers that match, from 0 to 1, for each arm."""
         return [
             Measurement(name, "share of answers", self._shares(pattern, evidence))
             for name, pattern in self._patterns.items()
         ]
 
-    def _shares(self, pattern: re.Pattern[str], evidence: Evidence) -> dict[Arm, float]:
+    def _shares(self, pattern: re.Pattern[str], evidence: EvalContext) -> dict[Arm, float]:
         shares: dict[Arm, float] = {}
         for arm in ARMS:
             texts = [answer.texts[arm] for answer in evidence.answers if arm in answer.texts]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from promptbake.dataset.conversations import check_messages, read_objects
 from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, Generation
+from promptbake.interfaces import DataProvider, GenerationJob
 from promptbake.plugins.hookspecs import Factories, hookimpl
-from promptbake.types import Conversation, Message, Query, Quote, Usage
+from promptbake.types import Conversation, CostEstimate, Message, Query, Usage
 
 PROMPTBAKE_API = 1
 
@@ -50,16 +50,16 @@ class FilesProvider:
         """What the file's users asked."""
         return tuple(self._queries.values())
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """The file costs nothing; its queries what the model asks for them."""
         asked = self._asked(job)
         if not asked.plan:
-            return Quote(Usage(), priced=True, seconds=0.0)
-        from promptbake.dataset.sampling import quote
+            return CostEstimate(Usage(), priced=True, seconds=0.0)
+        from promptbake.dataset.sampling import estimate_cost
 
-        return quote(asked)
+        return estimate_cost(asked)
 
-    def generate(self, job: Generation) -> Iterator[Conversation]:
+    def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """The file's conversations, then the model's answers to the file's queries."""
         stored = (found for found in self._conversations if found.id not in job.done)
         asked = self._asked(job)
@@ -69,7 +69,7 @@ class FilesProvider:
 
         return chain(stored, generate(asked))
 
-    def _asked(self, job: Generation) -> Generation:
+    def _asked(self, job: GenerationJob) -> GenerationJob:
         asked = (request for request in job.plan if request.query.id in self._unanswered)
         return replace(job, plan=tuple(asked))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from promptbake.dataset.sampling import generate, quote
-from promptbake.interfaces import Generation
+from promptbake.dataset.sampling import estimate_cost, generate
+from promptbake.interfaces import GenerationJob
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
-from promptbake.types import Conversation, Query, Quote
+from promptbake.types import Conversation, CostEstimate, Query
 from promptbake_torch.backend import TorchBackend
 from promptbake_torch.engine import Engine
 from promptbake_torch.loading import make_engine
@@ -29,16 +29,16 @@ class TinyProvider:
         """None of its own."""
         return ()
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """What the tiny model takes for it."""
-        return quote(_with_tiny(job))
+        return estimate_cost(_with_tiny(job))
 
-    def generate(self, job: Generation) -> Iterator[Conversation]:
+    def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """One conversation a request."""
         return generate(_with_tiny(job))
 
 
-def _with_tiny(job: Generation) -> Generation:
+def _with_tiny(job: GenerationJob) -> GenerationJob:
     return replace(job, open_model=lambda: tiny_backend().open_model(NAME, job.budget))
 
 

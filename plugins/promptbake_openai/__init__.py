@@ -9,28 +9,28 @@ from annotated_types import Ge, Gt
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Teacher
-from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
+from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
 
 if TYPE_CHECKING:
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.prices import Prices
 
 PROMPTBAKE_API = 1
-Count = Annotated[int, Gt(0), TUNING]
-Seconds = Annotated[float, Gt(0), TUNING]
+Count = Annotated[int, Gt(0), RUNTIME_ONLY]
+Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://api.openai.com/v1"
 
 
-@needs(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
+@requires(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
 def openai_provider(
     *,
     model: str,
-    base_url: Annotated[str | list[str] | None, TUNING] = None,
+    base_url: Annotated[str | list[str] | None, RUNTIME_ONLY] = None,
     concurrency: Count = 20,
     timeout: Seconds = 120.0,
-    max_retries: Annotated[int, Ge(0), TUNING] = 6,
+    max_retries: Annotated[int, Ge(0), RUNTIME_ONLY] = 6,
     allow_truncated: bool = False,
-    prices: Annotated[dict[str, Annotated[float, Ge(0)]] | None, TUNING] = None,
+    prices: Annotated[dict[str, Annotated[float, Ge(0)]] | None, RUNTIME_ONLY] = None,
     body: dict[str, Any] | None = None,
 ) -> DataProvider:
     """Ask chat endpoints for the prompted model's responses.
@@ -51,14 +51,14 @@ def openai_provider(
     )
 
 
-@needs(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
+@requires(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
 def openai_teacher(
     *,
     model: str,
-    base_url: Annotated[str | list[str] | None, TUNING] = None,
+    base_url: Annotated[str | list[str] | None, RUNTIME_ONLY] = None,
     concurrency: Count = 20,
     timeout: Seconds = 120.0,
-    max_retries: Annotated[int, Ge(0), TUNING] = 6,
+    max_retries: Annotated[int, Ge(0), RUNTIME_ONLY] = 6,
 ) -> Teacher:
     """Ask an endpoint that returns prompt_logprobs, as vLLM's /completions, for the top K.
 

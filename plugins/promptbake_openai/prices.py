@@ -17,5 +17,5 @@ class Prices:
 
     def priced(self, usage: Usage) -> Usage:
         """The same usage with its dollars."""
-        millionths = usage.prefill * self.prompt + usage.sampled * self.completion
+        millionths = usage.input_tokens * self.prompt + usage.output_tokens * self.completion
         return replace(usage, dollars=millionths / 1e6)

@@ -10,11 +10,20 @@ from dataclasses import dataclass, field, replace
 import openai
 
 from promptbake.concurrency import gather, started
-from promptbake.costs import Hold
+from promptbake.costs import Reservation
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation
+from promptbake.interfaces import GenerationJob
 from promptbake.seeds import derive
-from promptbake.types import Conversation, Message, Query, Quote, Rejection, Request, Role, Usage
+from promptbake.types import (
+    Conversation,
+    CostEstimate,
+    GenerationRequest,
+    Message,
+    Query,
+    Rejection,
+    Role,
+    Usage,
+)
 from promptbake_openai import answers
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.endpoint import Endpoint
@@ -66,7 +75,7 @@ class ChatProvider:
         *,
         concurrency: int,
         allow_truncated: bool,
-        check: Callable[[Generation], None] = lambda job: None,
+        check: Callable[[GenerationJob], None] = lambda job: None,
     ) -> None:
         self._endpoints, self._prices, self._check = endpoints, prices, check
         self._concurrency, self._allow_truncated = concurrency, allow_truncated
@@ -75,16 +84,16 @@ class ChatProvider:
         """None of its own."""
         return ()
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """Every response at its longest."""
         prices = self._prices()
         wanted = [request for request in job.plan if request.id not in job.done]
         usage = sum((at_most(request, job) for request in wanted), Usage())
         if prices is None:
-            return Quote(usage, priced=False, seconds=None)
-        return Quote(prices.priced(usage), priced=True, seconds=None, source=prices.source)
+            return CostEstimate(usage, priced=False, seconds=None)
+        return CostEstimate(prices.priced(usage), priced=True, seconds=None, source=prices.source)
 
-    def generate(self, job: Generation) -> Iterator[Conversation | Rejection]:
+    def generate(self, job: GenerationJob) -> Iterator[Conversation | Rejection]:
         """Each answer as it comes. What cannot work is refused at once."""
         for endpoint in self._endpoints:
             endpoint.check()
@@ -116,7 +125,7 @@ class _Run:
 
     def __init__(
         self,
-        job: Generation,
+        job: GenerationJob,
         endpoints: Sequence[Endpoint],
         prices: Prices | None,
         concurrency: int,
@@ -125,7 +134,7 @@ class _Run:
         self._job, self._endpoints, self._prices = job, endpoints, prices
         self._concurrency, self._allow_truncated = concurrency, allow_truncated
         self._wanted = [request for request in job.plan if request.id not in job.done]
-        self._holds: dict[int, Hold] = {}
+        self._holds: dict[int, Reservation] = {}
         self._seen = set(job.seen)
         self._tally = Tally()
         self._problems = list[str]()
@@ -167,7 +176,7 @@ class _Run:
         request, endpoint = self._wanted[index], self._endpoints[index % len(self._endpoints)]
         usage = at_most(request, self._job)
         priced = self._prices.priced(usage) if self._prices else usage
-        self._holds[index] = self._job.budget.hold("sample", priced)
+        self._holds[index] = self._job.budget.reserve("sample", priced)
         self._tally.under_way += 1
         self._show()
         return started(lambda: talk(request, self._job, endpoint))
@@ -176,8 +185,8 @@ class _Run:
         self._tally.under_way -= 1
         self._tally.retried += found.retried
         usage = self._paid(found)
-        self._holds[index].settle(usage)
-        self._tally.tokens += usage.sampled
+        self._holds[index].commit(usage)
+        self._tally.tokens += usage.output_tokens
         self._tally.dollars += usage.dollars
         if found.problem:
             self._fail(found)
@@ -199,7 +208,9 @@ class _Run:
                 f"{found.problem}; what was answered is kept, and the same command goes on"
             )
 
-    def _kept(self, request: Request, found: Talk, usage: Usage) -> Conversation | Rejection:
+    def _kept(
+        self, request: GenerationRequest, found: Talk, usage: Usage
+    ) -> Conversation | Rejection:
         last = found.answers[-1]
         said = found.answers[::2]  # between them, the simulated user's
         reasons = [answers.rejects(answer, self._allow_truncated) for answer in said]
@@ -214,7 +225,7 @@ class _Run:
             "model": self._endpoints[0].model,
             "provider": last.provider,
             "temperature": request.temperature,
-            "tokens": usage.sampled,
+            "tokens": usage.output_tokens,
             "dollars": usage.dollars,
             "seconds": round(found.seconds, 3),
             "request_id": last.id,
@@ -227,8 +238,8 @@ class _Run:
         """Of all answers; what the endpoint says it cost, or what the prices make of the tokens."""
         usage = Usage(
             calls=len(found.answers),
-            prefill=sum(answer.prompt_tokens for answer in found.answers),
-            sampled=sum(answer.completion_tokens for answer in found.answers),
+            input_tokens=sum(answer.prompt_tokens for answer in found.answers),
+            output_tokens=sum(answer.completion_tokens for answer in found.answers),
         )
         told = [answer.dollars for answer in found.answers]
         if told and all(dollars is not None for dollars in told):
@@ -240,7 +251,7 @@ class _Run:
         self._job.note(self._tally.note(retried))
 
 
-def talk(request: Request, job: Generation, endpoint: Endpoint) -> Talk:
+def talk(request: GenerationRequest, job: GenerationJob, endpoint: Endpoint) -> Talk:
     """Ask for one request's response, and in longer conversations for what the user says next."""
     began = time.monotonic()
     turns, found, retried = list(request.query.messages), list[Answer](), 0
@@ -273,14 +284,14 @@ def swapped(turns: Sequence[Message]) -> list[Message]:
     return [Message(other[turn.role], turn.content) for turn in turns]
 
 
-def at_most(request: Request, job: Generation) -> Usage:
+def at_most(request: GenerationRequest, job: GenerationJob) -> Usage:
     """What a request may come to: every response at its longest, and read again in later turns."""
     text = [job.prompt.text, *(message.content for message in request.query.messages)]
     # No tokenizer makes more tokens of a text than it has bytes; a turn's frame takes a few.
     read = sum(len(part.encode()) + 8 for part in text)
     calls = 2 * job.turns - 1  # the answers, and the user's turns in between
     grown = job.max_tokens * calls * (calls - 1) // 2
-    return Usage(calls, prefill=read * calls + grown, sampled=job.max_tokens * calls)
+    return Usage(calls, input_tokens=read * calls + grown, output_tokens=job.max_tokens * calls)
 
 
 def _asked(
@@ -288,7 +299,7 @@ def _asked(
     messages: Sequence[Message],
     temperature: float,
     seed: int,
-    job: Generation,
+    job: GenerationJob,
 ) -> tuple[Answer, int]:
     """A completion, and how many answers before it were none. Raises UnusableError, OpenAIError."""
     for attempt in range(ATTEMPTS):

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from promptbake.concurrency import gather, started
-from promptbake.distill.objective import outside, realised_draw
+from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.types import Span, Targets
+from promptbake.types import Span, TeacherLogprobs
 from promptbake_openai.answers import UnusableError
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.provider import ATTEMPTS, GIVE_UP
@@ -45,8 +45,8 @@ class OpenAITeacher:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, Targets]]:
-        """One `Targets` a span, as it comes.
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        """One `TeacherLogprobs` a span, as it comes.
 
         The endpoint draws nothing, so that `seeds` have no use: where draws are asked for, the
         response's own token is the one draw.
@@ -55,7 +55,7 @@ class OpenAITeacher:
             endpoint.check()
         return self._found(Reading(spans, k, draws > 0, Vocabulary(open_model())))
 
-    def _found(self, reading: Reading) -> Iterator[tuple[int, Targets]]:
+    def _found(self, reading: Reading) -> Iterator[tuple[int, TeacherLogprobs]]:
         if not reading.spans:
             return
         try:
@@ -67,13 +67,15 @@ class OpenAITeacher:
             for endpoint in self._endpoints:
                 endpoint.close()
 
-    def _probed(self, reading: Reading, probe: int, endpoint: Endpoint) -> Targets:
+    def _probed(self, reading: Reading, probe: int, endpoint: Endpoint) -> TeacherLogprobs:
         answer = asked(endpoint, reading.spans[probe], reading.k)
         if answer.problem:
-            raise BakeError(answer.problem + (f"; {needs(reading.k)}" if answer.unfit else ""))
+            raise BakeError(
+                answer.problem + (f"; {requirements(reading.k)}" if answer.unfit else "")
+            )
         return reading.targets(probe, answer)
 
-    def _others(self, reading: Reading, probe: int) -> Iterator[tuple[int, Targets]]:
+    def _others(self, reading: Reading, probe: int) -> Iterator[tuple[int, TeacherLogprobs]]:
         others = [index for index in range(len(reading.spans)) if index != probe]
         failures = Failures()
 
@@ -82,7 +84,7 @@ class OpenAITeacher:
             span = reading.spans[others[number]]
             return started(lambda: asked(endpoint, span, reading.k))
 
-        def read(number: int, answer: Answer) -> Targets | None:
+        def read(number: int, answer: Answer) -> TeacherLogprobs | None:
             try:
                 found = reading.targets(others[number], answer)
             except TokenizerError:
@@ -156,7 +158,7 @@ def asked(endpoint: Endpoint, span: Span, k: int) -> Answer:
     return Answer(endpoint.url, problem=problem)
 
 
-def needs(k: int) -> str:
+def requirements(k: int) -> str:
     """What an endpoint must be able to do."""
     return (
         "teacher.source = 'openai' needs an endpoint that returns prompt_logprobs for a prompt of "
@@ -189,7 +191,7 @@ class Reading:
         fit = [
             index
             for index, span in enumerate(self.spans)
-            if any(map(self._vocabulary.telling, span.tokens[-span.n_response :]))
+            if any(map(self._vocabulary.is_comparable, span.tokens[-span.n_response :]))
         ]
         if not fit:
             raise BakeError(
@@ -202,13 +204,15 @@ class Reading:
         """Whose answer it is, for a message."""
         return self.spans[index].name or "a sequence"
 
-    def targets(self, index: int, answer: Answer) -> Targets:
+    def targets(self, index: int, answer: Answer) -> TeacherLogprobs:
         """Of one answer. Raises BakeError with the conversation's name where it is unfit."""
         span, name = self.spans[index], self.named(index)
         if answer.problem:
             raise BakeError(f"{name}: {answer.problem}")
         if not isinstance(answer.rows, list):
-            raise BakeError(f"{name}: {answer.url} gives no prompt_logprobs; {needs(self.k)}")
+            raise BakeError(
+                f"{name}: {answer.url} gives no prompt_logprobs; {requirements(self.k)}"
+            )
         if len(answer.rows) != len(span.tokens):
             raise BakeError(
                 f"{name}: {answer.url} gives {len(answer.rows)} rows of prompt_logprobs for "
@@ -227,11 +231,11 @@ class Reading:
             )
         if self._draws:
             own = torch.tensor([row.logprob for row in rows])
-            drawn = realised_draw(span, own, logprobs)
+            drawn = response_token_as_draw(span, own, logprobs)
         else:
             nothing = torch.zeros(len(ids), 0)
             drawn = nothing.long(), nothing, nothing
-        return Targets(ids, logprobs, *outside(ids, *drawn))
+        return TeacherLogprobs(ids, logprobs, *mask_top_k_draws(ids, *drawn))
 
     def _top(self, rows: Sequence[_Row], url: str) -> tuple[Tensor, Tensor]:
         fewest = min(len(row.top(self.k)) for row in rows)

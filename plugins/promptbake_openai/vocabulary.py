@@ -38,7 +38,7 @@ class Vocabulary:
         self._model, self._renderer = model.name, model.renderer
         self._texts: dict[int, frozenset[str]] = {}
 
-    def telling(self, token: int) -> bool:
+    def is_comparable(self, token: int) -> bool:
         """Whether it is one or more whole characters."""
         texts = self._texts_of(token)
         return any(texts) and not _has_half(texts)
@@ -52,7 +52,7 @@ class Vocabulary:
     def check_listed(self, listed: Iterable[tuple[int, str | None]], name: str, url: str) -> None:
         """Compare texts of tokens that stand beside the response's. Raises TokenizerError."""
         for token, text in listed:
-            if text is not None and self.telling(token) and text not in self._texts_of(token):
+            if text is not None and self.is_comparable(token) and text not in self._texts_of(token):
                 raise self._another(token, text, name, url)
 
     def _another(self, token: int, text: str, name: str, url: str) -> TokenizerError:

@@ -7,26 +7,26 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from promptbake.interfaces import DataProvider
-from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
+from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
 
 PROMPTBAKE_API = 1
-Count = Annotated[int, Gt(0), TUNING]
-Seconds = Annotated[float, Gt(0), TUNING]
+Count = Annotated[int, Gt(0), RUNTIME_ONLY]
+Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://openrouter.ai/api/v1"
 
 
-@needs(modules=("openai",), install="promptbake[openai]", keys=("OPENROUTER_API_KEY",))
+@requires(modules=("openai",), install="promptbake[openai]", keys=("OPENROUTER_API_KEY",))
 def openrouter_provider(
     *,
     model: str,
-    base_url: Annotated[str, TUNING] = HOSTED,
+    base_url: Annotated[str, RUNTIME_ONLY] = HOSTED,
     routing: dict[str, Any] | None = None,
     concurrency: Count = 20,
     timeout: Seconds = 120.0,
-    max_retries: Annotated[int, Ge(0), TUNING] = 6,
+    max_retries: Annotated[int, Ge(0), RUNTIME_ONLY] = 6,
     allow_truncated: bool = False,
-    referer: Annotated[str | None, TUNING] = None,
-    title: Annotated[str, TUNING] = "promptbake",
+    referer: Annotated[str | None, RUNTIME_ONLY] = None,
+    title: Annotated[str, RUNTIME_ONLY] = "promptbake",
     body: dict[str, Any] | None = None,
 ) -> DataProvider:
     """Ask OpenRouter for the prompted model's responses.

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from promptbake.errors import BakeError, nearest
-from promptbake.interfaces import Generation
+from promptbake.interfaces import GenerationJob
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most
 
@@ -35,7 +35,7 @@ class Listing:
             return None
         return Prices(prompt, completion, f"{self._url} today, {self._model}")
 
-    def check(self, job: Generation) -> None:
+    def check(self, job: GenerationJob) -> None:
         """Raise BakeError for a model that is not listed, or whose context is too short."""
         try:
             context = self._entry.get("context_length")
@@ -44,8 +44,8 @@ class Listing:
             raise BakeError(f"{self._url}: cannot be had: {reason}") from None
         for request in job.plan:
             longest = at_most(request, job)
-            read = longest.prefill // BYTES_PER_TOKEN
-            needed = (read + longest.sampled) // longest.calls
+            read = longest.input_tokens // BYTES_PER_TOKEN
+            needed = (read + longest.output_tokens) // longest.calls
             if context and needed > context:
                 raise BakeError(
                     f"query {request.query.id}: may take {needed} tokens, and the context of "

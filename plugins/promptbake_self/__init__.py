@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from promptbake.interfaces import DataProvider, Generation, Model, Teacher
+from promptbake.interfaces import DataProvider, GenerationJob, Model, Teacher
 from promptbake.plugins.hookspecs import Factories, hookimpl
-from promptbake.types import Conversation, Query, Quote, Span, Targets
+from promptbake.types import Conversation, CostEstimate, Query, Span, TeacherLogprobs
 
 PROMPTBAKE_API = 1
 
@@ -18,13 +18,13 @@ class SelfProvider:
         """None of its own."""
         return ()
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """What the base model asks for it."""
-        from promptbake.dataset.sampling import quote
+        from promptbake.dataset.sampling import estimate_cost
 
-        return quote(job)
+        return estimate_cost(job)
 
-    def generate(self, job: Generation) -> Iterator[Conversation]:
+    def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """One conversation a request."""
         from promptbake.dataset.sampling import generate
 
@@ -42,8 +42,8 @@ class SelfTeacher:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, Targets]]:
-        """One `Targets` a span."""
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        """One `TeacherLogprobs` a span."""
         return open_model().top_k(spans, k=k, draws=draws, seeds=seeds)
 
 

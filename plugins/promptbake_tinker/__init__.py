@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 
 from promptbake.interfaces import Backend, Teacher
-from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
+from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
 
 PROMPTBAKE_API = 1
 Positive = Annotated[float, Gt(0)]
@@ -17,7 +17,7 @@ NotNegative = Annotated[float, Ge(0), Lt(inf)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
 
-@needs(
+@requires(
     modules=("tinker", "tinker_cookbook"),
     install="promptbake[tinker]",
     keys=("TINKER_API_KEY",),
@@ -26,17 +26,17 @@ Share = Annotated[float, Ge(0), Lt(1)]
 def tinker_backend(
     *,
     renderer: str = "auto",
-    base_url: Annotated[str | None, TUNING] = None,
+    base_url: Annotated[str | None, RUNTIME_ONLY] = None,
     loopback: bool = False,
-    steps_in_flight: Annotated[Count, TUNING] = 2,
-    calls_in_flight: Annotated[Count, TUNING] = 64,
-    deadline: Annotated[Positive, TUNING] = 1800.0,
-    state_ttl: Annotated[float, Ge(3600), TUNING] = 7 * 86400.0,
+    steps_in_flight: Annotated[Count, RUNTIME_ONLY] = 2,
+    calls_in_flight: Annotated[Count, RUNTIME_ONLY] = 64,
+    deadline: Annotated[Positive, RUNTIME_ONLY] = 1800.0,
+    state_ttl: Annotated[float, Ge(3600), RUNTIME_ONLY] = 7 * 86400.0,
     betas: tuple[Share, Share] = (0.9, 0.95),
     eps: Positive = 1e-12,
     max_grad_norm: NotNegative = 0.0,
     train_unembed: bool = True,
-    prices: Annotated[dict[str, NotNegative] | None, TUNING] = None,
+    prices: Annotated[dict[str, NotNegative] | None, RUNTIME_ONLY] = None,
 ) -> Backend:
     """Bake into a LoRA on Tinker, or on a server that speaks its protocol at `base_url`.
 
@@ -70,7 +70,7 @@ def tinker_backend(
     )
 
 
-@needs(modules=("tinker", "tinker_cookbook"), install="promptbake[tinker]")
+@requires(modules=("tinker", "tinker_cookbook"), install="promptbake[tinker]")
 def tinker_teacher() -> Teacher:
     """The prompted base model on Tinker, whichever backend opened it there."""
     from promptbake_tinker.teacher import TinkerTeacher

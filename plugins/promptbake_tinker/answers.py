@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake.distill.objective import realised_draw
+from promptbake.distill.objective import response_token_as_draw
 from promptbake.errors import BakeError
 from promptbake.types import Span
 
@@ -52,7 +52,7 @@ def realised(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tens
     if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
         raise misses("prompt_logprobs", span)
     logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :]
-    return realised_draw(span, logprobs, top)
+    return response_token_as_draw(span, logprobs, top)
 
 
 def named(span: Span) -> str:

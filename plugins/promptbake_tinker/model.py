@@ -10,10 +10,10 @@ import tinker
 import torch
 from torch import Tensor
 
-from promptbake.distill.objective import outside
+from promptbake.distill.objective import mask_top_k_draws
 from promptbake.errors import BakeError
-from promptbake.interfaces import Renderer, nobody
-from promptbake.types import Completion, Quote, Span, Targets, TokenIds, Usage, Work
+from promptbake.interfaces import Renderer, no_progress
+from promptbake.types import Completion, CostEstimate, Span, TeacherLogprobs, TokenIds, Usage, Work
 from promptbake_tinker import answers
 from promptbake_tinker.base import Base
 from promptbake_tinker.calls import Calls
@@ -55,7 +55,7 @@ class TinkerModel:
         return self.base.renderer
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """Nothing."""
         return ()
 
@@ -70,7 +70,7 @@ class TinkerModel:
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """Each response as it comes."""
         stops = sorted(self.renderer.stop_ids)
@@ -87,7 +87,7 @@ class TinkerModel:
         def read(index: int, answer: Any) -> Completion:
             (sequence,) = answer.sequences
             tokens = tuple(int(token) for token in sequence.tokens)
-            calls.settle(index, answer, sampled=len(tokens))
+            calls.commit(index, answer, sampled=len(tokens))
             complete = sequence.stop_reason == "stop"
             if complete and tokens and tokens[-1] in self.renderer.stop_ids:
                 tokens = tokens[:-1]
@@ -108,7 +108,7 @@ class TinkerModel:
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """The top K and the draws of one call a span.
 
         `draws` tokens are drawn by `prompt_alt_tokens_k` from the whole distribution. Where the
@@ -128,8 +128,8 @@ class TinkerModel:
                 prompt_logprobs_last_n=spans[index].n_response,
             )
 
-        def read(index: int, answer: Any) -> Targets:
-            calls.settle(index, answer, sampled=1)
+        def read(index: int, answer: Any) -> TeacherLogprobs:
+            calls.commit(index, answer, sampled=1)
             ids, logprobs = answers.top_k(answer, spans[index], k)
             if asked:
                 drawn = answers.alternatives(answer, spans[index])
@@ -138,7 +138,7 @@ class TinkerModel:
             else:
                 nothing = torch.zeros(len(ids), 0)
                 drawn = nothing.long(), nothing, nothing
-            return Targets(ids, logprobs, *outside(ids, *drawn))
+            return TeacherLogprobs(ids, logprobs, *mask_top_k_draws(ids, *drawn))
 
         calls = Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
         return calls.made(submit, read, lambda index: answers.named(spans[index]))
@@ -174,7 +174,7 @@ class TinkerModel:
             )
 
         def read(index: int, answer: Any) -> Tensor:
-            calls.settle(index, answer, sampled=1)
+            calls.commit(index, answer, sampled=1)
             if answer.target_prompt_logprobs is None:
                 raise answers.misses("target_prompt_logprobs", spans[index])
             scored: Tensor = answer.target_prompt_logprobs.to_torch().float()
@@ -186,11 +186,11 @@ class TinkerModel:
         found = dict(calls.made(submit, read, lambda index: answers.named(spans[index])))
         yield from (found[index] for index in range(len(spans)))
 
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         """By the price table, and by the pace at which the service has been seen to work."""
         prices = self.base.prices
         usage = _usage(work)
-        return Quote(
+        return CostEstimate(
             prices.priced(usage) if prices else usage,
             prices is not None,
             self.base.pace.seconds(work, self.base.settings.calls_in_flight),
@@ -203,7 +203,9 @@ def _usage(work: Work) -> Usage:
     read = sum(row[0] for row in work.rows) * work.times
     if work.kind == "train":
         trained = (read - rows) * work.datums  # the last token of a row has no target
-        return Usage(work.steps, prefill=trained if work.forward_first else 0, trained=trained)
+        return Usage(
+            work.steps, input_tokens=trained if work.forward_first else 0, train_tokens=trained
+        )
     # Draws are made at every position of a prompt, so that nothing of it comes from the cache.
     again = 0 if work.draws else work.shared * max(len(work.rows) - 1, 0) * work.times
     sampled = sum(row[1] for row in work.rows) * work.times if work.kind == "sample" else rows

@@ -25,10 +25,10 @@ class Prices:
     def priced(self, usage: Usage) -> Usage:
         """The same usage with its dollars."""
         millionths = (
-            usage.prefill * self.prefill
-            + usage.cached_prefill * self.prefill * CACHED
-            + usage.sampled * self.sample
-            + usage.trained * self.train
+            usage.input_tokens * self.prefill
+            + usage.cached_input_tokens * self.prefill * CACHED
+            + usage.output_tokens * self.sample
+            + usage.train_tokens * self.train
         )
         return Usage(**vars(usage) | {"dollars": millionths / 1e6})
 

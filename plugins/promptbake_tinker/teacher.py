@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.types import Span, Targets
+from promptbake.types import Span, TeacherLogprobs
 from promptbake_tinker.model import TinkerModel
 
 
@@ -21,8 +21,8 @@ class TinkerTeacher:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, Targets]]:
-        """One `Targets` a span, as it comes."""
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        """One `TeacherLogprobs` a span, as it comes."""
         model = open_model()
         if not isinstance(model, TinkerModel):
             raise BakeError(

@@ -12,10 +12,10 @@ import tinker
 import torch
 from torch import Tensor
 
-from promptbake.costs import Hold
+from promptbake.costs import Reservation
 from promptbake.errors import BakeError
 from promptbake.files import write_json
-from promptbake.interfaces import Model, Objective, Pending, State
+from promptbake.interfaces import Model, Objective, Pending, TrainingState
 from promptbake.types import Checkpoint, Datums, Example, Message, Span, Usage
 from promptbake_tinker.datums import data_of, response_logprobs, wide_datum
 from promptbake_tinker.model import TinkerModel
@@ -159,7 +159,7 @@ class TinkerTrainer:
         future = self.client.optim_step(params)
         return self._pending(future, f"step {self._sent} of this run", lambda _: None)
 
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         """Weights and optimiser stay with the service; the state is their address.
 
         A few names are used in turn: as many as may be under way, and the last one that is known
@@ -206,10 +206,12 @@ class TinkerTrainer:
     def _hold(
         self, data: Sequence[tinker.Datum], *, forward: int, backward: int
     ) -> Callable[[], None]:
-        """Hold what passes over the data come to; a forward pass alone is taken for prefill."""
+        """Reserve what passes over the data cost; a forward pass alone is counted as prefill."""
         tokens = sum(datum.model_input.length for datum in data)
-        usage = Usage(forward + backward, prefill=forward * tokens, trained=backward * tokens)
+        usage = Usage(
+            forward + backward, input_tokens=forward * tokens, train_tokens=backward * tokens
+        )
         prices = self._base.prices
         priced = prices.priced(usage) if prices else usage
-        hold: Hold = self._base.budget.hold("train", priced)
-        return lambda: hold.settle(priced)
+        hold: Reservation = self._base.budget.reserve("train", priced)
+        return lambda: hold.commit(priced)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from promptbake.errors import BakeError
 from promptbake.files import write_atomic, write_json
-from promptbake.interfaces import Model, Objective, Pending, State
-from promptbake.types import Checkpoint, Done, Example
+from promptbake.interfaces import Model, Objective, Pending, TrainingState
+from promptbake.types import Checkpoint, Example, ImmediateResult
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 from promptbake_torch.model import TorchModel
@@ -68,7 +68,7 @@ class LoraTrainer:
 
     def snapshot(self) -> Pending[Model]:
         """The student: the same weights that go on to be trained."""
-        return Done(self._model)
+        return ImmediateResult(self._model)
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """Add the gradient of the mean over the batch's response tokens."""
@@ -84,7 +84,7 @@ class LoraTrainer:
         ]
         loss = torch.stack(losses).sum() / sum(counts)
         loss.backward()  # type: ignore[no-untyped-call]
-        return Done(loss.item())
+        return ImmediateResult(loss.item())
 
     def optim_step(self, lr: float) -> Pending[None]:
         """Clip the gradient, take one AdamW step."""
@@ -94,14 +94,14 @@ class LoraTrainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._engine.forget(self._adapter)
-        return Done(None)
+        return ImmediateResult(None)
 
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         """The adapter's weights and the optimiser's moments."""
         moments = BytesIO()
         torch.save(self._optimizer.state_dict(), moments)
         weights = safetensors.torch.save(self._state())
-        return Done({WEIGHTS: weights, OPTIMIZER: moments.getvalue()})
+        return ImmediateResult({WEIGHTS: weights, OPTIMIZER: moments.getvalue()})
 
     def load_state(self, folder: Path) -> None:
         """Go on from the files of a state."""

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 
 from promptbake.dataset.chat_template import ChatRenderer
-from promptbake.distill.objective import tail_measure
-from promptbake.interfaces import nobody
-from promptbake.types import Completion, Message, Quote, Span, Targets, TokenIds, Usage, Work
+from promptbake.distill.objective import tail_importance_weights
+from promptbake.interfaces import no_progress
+from promptbake.types import (
+    Completion,
+    CostEstimate,
+    Message,
+    Span,
+    TeacherLogprobs,
+    TokenIds,
+    Usage,
+    Work,
+)
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 
@@ -48,7 +57,7 @@ class TorchModel:
         return self.engine.context_tokens
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """That the chat template has no system role, if so."""
         if not self.renderer.folds_system:
             return ()
@@ -69,7 +78,7 @@ class TorchModel:
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """Sample `sample_batch` responses at a time, in the order of the prompts."""
         for start in range(0, len(prompts), self.sample_batch):
@@ -90,7 +99,7 @@ class TorchModel:
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """The top K at each response position, and draws from the rest.
 
         In the order of the spans. One at a time on a CPU, so that no result depends on its company
@@ -102,8 +111,8 @@ class TorchModel:
             top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
             drawn = _draw_outside(logprobs, top.indices, draws, seed)
             drawn_logprobs = logprobs.gather(1, drawn)
-            measure = tail_measure(top.values, drawn_logprobs)
-            yield index, Targets(top.indices, top.values, drawn, drawn_logprobs, measure)
+            measure = tail_importance_weights(top.values, drawn_logprobs)
+            yield index, TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, measure)
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
@@ -113,20 +122,22 @@ class TorchModel:
         for index, logprobs in enumerate(self._scores(spans, batch)):
             yield logprobs if ids is None else logprobs.gather(1, ids[index])
 
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         """Free; the seconds follow from timing a short forward pass and a short answer."""
         tokens = sum(read for read, _ in work.rows) * work.times
         if work.kind == "sample":
             batches = math.ceil(len(work.rows) / self.sample_batch) * work.times
             longest = max((answer for _, answer in work.rows), default=0)
             seconds = batches * longest * self._seconds_per_decoded_column
-            usage = Usage(len(work.rows) * work.times, prefill=tokens, sampled=_second(work))
+            usage = Usage(
+                len(work.rows) * work.times, input_tokens=tokens, output_tokens=_second(work)
+            )
         else:
             passes = TRAINING_PASSES if work.kind == "train" else 1
             seconds = tokens * passes * self._seconds_per_token
             read = {"trained": tokens} if work.kind == "train" else {"prefill": tokens}
             usage = Usage(work.steps or len(work.rows) * work.times, **read)
-        return Quote(usage, priced=True, seconds=seconds)
+        return CostEstimate(usage, priced=True, seconds=seconds)
 
     @cached_property
     def _seconds_per_token(self) -> float:

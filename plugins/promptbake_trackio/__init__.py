@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from promptbake.interfaces import Tracker
-from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
+from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
 
 PROMPTBAKE_API = 1
-Text = Annotated[str, TUNING]
+Text = Annotated[str, RUNTIME_ONLY]
 
 
-@needs(modules=("trackio",), install="promptbake[trackio]")
+@requires(modules=("trackio",), install="promptbake[trackio]")
 def trackio(*, project: Text = "promptbake", name: Text | None = None) -> Tracker:
     """Keep the metrics in a trackio database, in the folder `trackio` in the run's folder.
 

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 
 from promptbake.interfaces import Tracker
-from promptbake.plugins.hookspecs import TUNING, Factories, hookimpl, needs
+from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
 
 PROMPTBAKE_API = 1
-Text = Annotated[str, TUNING]
+Text = Annotated[str, RUNTIME_ONLY]
 
 
-@needs(
+@requires(
     modules=("wandb",),
     install="promptbake[wandb]",
     keys=("WANDB_API_KEY",),
@@ -24,8 +24,8 @@ def wandb(
     project: Text = "promptbake",
     name: Text | None = None,
     entity: Text | None = None,
-    mode: Annotated[Literal["online", "offline"], TUNING] = "online",
-    timeout: Annotated[float, Gt(0), TUNING] = 60.0,
+    mode: Annotated[Literal["online", "offline"], RUNTIME_ONLY] = "online",
+    timeout: Annotated[float, Gt(0), RUNTIME_ONLY] = 60.0,
 ) -> Tracker:
     """Send the metrics to Weights & Biases, or keep them for `wandb sync`.
 

@@ -11,44 +11,48 @@ from typing import Any
 from toy_providers import Answers, Good, left
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import GenerationJob, Model
 from promptbake.seeds import derive
 from promptbake.types import (
     Conversation,
+    CostEstimate,
+    GenerationRequest,
     Message,
     Prompt,
-    Quote,
     Rejection,
-    Request,
     TokenIds,
 )
 
 
 class SavesTheSystemMessage(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return (Message("system", job.prompt.text), *super().turns(job, request, text))
 
 
 class SavesThePromptInTheUsersTurn(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         (*before, last) = request.query.messages
         asked = Message("user", f"{job.prompt.text}\n\n{last.content}")
         return (*before, asked, Message("assistant", text))
 
 
 class PutsAPartOfThePromptInMeta(Good):
-    def meta(self, job: Generation, request: Request) -> dict[str, Any]:
+    def meta(self, job: GenerationJob, request: GenerationRequest) -> dict[str, Any]:
         return {**super().meta(job, request), "system": job.prompt.text[:30]}
 
 
 class LeavesOutTheLast(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         found = list(super().made(job, model))
         yield from found[:-1]
 
 
 class YieldsOneTwice(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         for number, each in enumerate(super().made(job, model)):
             yield each
             if number == 2:
@@ -62,7 +66,7 @@ class TakesTheQuerysId(Good):
 
 
 class FindsQueriesByTheirWords(Good):
-    def answered(self, job: Generation, *given: Any) -> Conversation | Rejection:
+    def answered(self, job: GenerationJob, *given: Any) -> Conversation | Rejection:
         by_words = {request.query.messages: request.query.id for request in job.plan}
         found = super().answered(job, *given)
         assert isinstance(found, Conversation)
@@ -70,35 +74,41 @@ class FindsQueriesByTheirWords(Good):
 
 
 class StripsTheUsersWords(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         found = super().turns(job, request, text)
         return tuple(Message(each.role, each.content.strip()) for each in found)
 
 
 class SavesTheLastTurnAlone(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return super().turns(job, request, text)[-2:]
 
 
 class ReadsTheLastTurnAlone(Good):
-    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
         return model.renderer.prompt(request.query.messages[-1:], job.prompt.text)
 
 
 class EndsWithTheUser(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return (*super().turns(job, request, text), Message("user", "Thank you."))
 
 
 class IgnoresThePrompt(Good):
-    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
         return model.renderer.prompt(request.query.messages)
 
 
 class KeepsTheFirstPrompt(Good):
     first: Prompt | None = None
 
-    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
         self.first = self.first or job.prompt
         return super().prompt(replace(job, prompt=self.first), model, request)
 
@@ -107,55 +117,61 @@ class KeepsPromptsByTheirNames(Good):
     def __init__(self) -> None:
         self.known: dict[str, Prompt] = {}
 
-    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
         prompt = self.known.setdefault(job.prompt.name, job.prompt)
         return super().prompt(replace(job, prompt=prompt), model, request)
 
 
 class PastesThePromptIntoTheUsersTurn(Good):
-    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
         (*before, last) = request.query.messages
         asked = Message("user", f"{job.prompt.text}\n\n{last.content}")
         return model.renderer.prompt((*before, asked))
 
 
 class Strips(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return super().turns(job, request, text.strip())
 
 
 class Lowers(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return super().turns(job, request, text.lower())
 
 
 class JoinsLines(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return super().turns(job, request, text.replace("\n", " "))
 
 
 class OneTemperature(Good):
-    def temperature(self, request: Request) -> float:
+    def temperature(self, request: GenerationRequest) -> float:
         return 1.0
 
 
 class TakesZeroForNothing(Good):
-    def temperature(self, request: Request) -> float:
+    def temperature(self, request: GenerationRequest) -> float:
         return request.temperature or 1.0
 
 
 class TellsNoTemperature(Good):
-    def meta(self, job: Generation, request: Request) -> dict[str, Any]:
+    def meta(self, job: GenerationJob, request: GenerationRequest) -> dict[str, Any]:
         return {"category": request.query.category}
 
 
 class ALimitOfItsOwn(Good):
-    def limit(self, job: Generation) -> int:
+    def limit(self, job: GenerationJob) -> int:
         return 12
 
 
 class ShortResponsesAlone(Good):
-    def limit(self, job: Generation) -> int:
+    def limit(self, job: GenerationJob) -> int:
         return min(job.max_tokens, 8)
 
 
@@ -174,7 +190,9 @@ class NeverComplete(Good):
 
 
 class IgnoresTheIndex(Good):
-    def sampled(self, job: Generation, model: Model, batch: Sequence[Request]) -> Answers:
+    def sampled(
+        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+    ) -> Answers:
         found = super().sampled(job, model, batch)
         for request, each in zip(batch, found, strict=False):
             assert isinstance(each, Conversation)
@@ -183,52 +201,52 @@ class IgnoresTheIndex(Good):
 
 
 class Unseeded(Good):
-    def seed(self, job: Generation, request: Request) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest) -> int:
         return random.getrandbits(62)
 
 
 class OneSeedForAll(Good):
-    def seed(self, job: Generation, request: Request) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest) -> int:
         return job.seed
 
 
 class IgnoresTheSeed(Good):
-    def seed(self, job: Generation, request: Request) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest) -> int:
         return derive(0, request.id)
 
 
 class SeedsByThePlace(Good):
-    def seed(self, job: Generation, request: Request) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest) -> int:
         return derive(job.seed, left(job).index(request)) if request in left(job) else 0
 
 
 class YieldsWhatIsDone(Good):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         return super().generate(replace(job, done=frozenset()))
 
 
 class SamplesWhatIsDone(Good):
-    def wanted(self, job: Generation, batch: Sequence[Request]) -> bool:
+    def wanted(self, job: GenerationJob, batch: Sequence[GenerationRequest]) -> bool:
         return True
 
 
 class CollectsAll(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         return iter(list(super().made(job, model)))
 
 
 class GivesAList(Good):
-    def made(self, job: Generation, model: Model) -> Any:
+    def made(self, job: GenerationJob, model: Model) -> Any:
         return list(super().made(job, model))
 
 
 class OpensTheModelLate(Good):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         yield from super().generate(job)
 
 
 class SwallowsErrors(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         try:
             yield from super().made(job, model)
         except Exception:
@@ -236,7 +254,7 @@ class SwallowsErrors(Good):
 
 
 class WrapsErrors(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         try:
             yield from super().made(job, model)
         except BakeError as error:
@@ -244,7 +262,7 @@ class WrapsErrors(Good):
 
 
 class RejectsWhatFailed(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         came = set[str]()
         try:
             for each in super().made(job, model):
@@ -258,38 +276,42 @@ class RejectsWhatFailed(Good):
 
 
 class IgnoresTurns(Good):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         return super().generate(replace(job, turns=1))
 
 
 class NestsItsMeta(Good):
-    def meta(self, job: Generation, request: Request) -> dict[str, Any]:
+    def meta(self, job: GenerationJob, request: GenerationRequest) -> dict[str, Any]:
         return {**super().meta(job, request), "usage": {"tokens": 3}}
 
 
 class NotANumberInMeta(Good):
-    def meta(self, job: Generation, request: Request) -> dict[str, Any]:
+    def meta(self, job: GenerationJob, request: GenerationRequest) -> dict[str, Any]:
         return {**super().meta(job, request), "logprob": float("nan")}
 
 
 class TurnsAsDicts(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> Any:
+    def turns(self, job: GenerationJob, request: GenerationRequest, text: str) -> Any:
         return tuple(vars(each) for each in super().turns(job, request, text))
 
 
 class TurnsAsAList(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> Any:
+    def turns(self, job: GenerationJob, request: GenerationRequest, text: str) -> Any:
         return list(super().turns(job, request, text))
 
 
 class HalfACharacter(Good):
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return super().turns(job, request, text + "\U0001f3f4".encode("utf-16")[2:4].decode(
             "utf-16", "surrogatepass"))  # fmt: skip
 
 
 class RejectsWithoutAReason(Good):
-    def answered(self, job: Generation, model: Model, request: Request, *given: Any) -> Any:
+    def answered(
+        self, job: GenerationJob, model: Model, request: GenerationRequest, *given: Any
+    ) -> Any:
         found = super().answered(job, model, request, *given)
         if request.query.id != "q0":
             return found
@@ -310,33 +332,33 @@ class KeepsWhatItSaw(Good):
 
 
 class Prints(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         for each in super().made(job, model):
             print(each.id)  # noqa: T201
             yield each
 
 
 class TellsPercent(Good):
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         for number, each in enumerate(super().made(job, model)):
             job.progress(100 * number / len(job.plan))
             yield each
 
 
 class QuoteSamples(Good):
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         list(self.made(replace(job, plan=job.plan[:1]), job.open_model()))
-        return super().quote(job)
+        return super().estimate_cost(job)
 
 
 class QuotesWhatIsDone(Good):
-    def quote(self, job: Generation) -> Quote:
-        return super().quote(replace(job, done=frozenset()))
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        return super().estimate_cost(replace(job, done=frozenset()))
 
 
 class QuotesShortResponses(Good):
-    def quote(self, job: Generation) -> Quote:
-        return super().quote(replace(job, max_tokens=job.max_tokens // 2))
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        return super().estimate_cost(replace(job, max_tokens=job.max_tokens // 2))
 
 
 BASE = {

@@ -12,61 +12,61 @@ from typing import Any
 from toy_providers import DOLLARS, KEY, Answers, GoodService, Reply, left, total
 
 from promptbake.errors import BakeError, BudgetError
-from promptbake.interfaces import Generation
+from promptbake.interfaces import GenerationJob
 from promptbake.seeds import derive
-from promptbake.types import Message, Quote, Rejection, Request, Usage
+from promptbake.types import CostEstimate, GenerationRequest, Message, Rejection, Usage
 
 
 class SpendsWithoutHolding(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
             yield self.answered(job, request, self.talk(job, request, key))
 
 
 class HoldsAfterwards(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
             replies = self.talk(job, request, key)
-            held = job.budget.hold("sample", self.at_most(job, request))
-            held.settle(total(replies))
+            held = job.budget.reserve("sample", self.at_most(job, request))
+            held.commit(total(replies))
             yield self.answered(job, request, replies)
 
 
 class HoldsTooLittle(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
-            usage = Usage(1, sampled=1, dollars=DOLLARS)
-            held = job.budget.hold("sample", usage)
+            usage = Usage(1, output_tokens=1, dollars=DOLLARS)
+            held = job.budget.reserve("sample", usage)
             replies = self.talk(job, request, key)
-            held.settle(total(replies))
+            held.commit(total(replies))
             yield self.answered(job, request, replies)
 
 
 class NeverSettles(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
-            job.budget.hold("sample", self.at_most(job, request))
+            job.budget.reserve("sample", self.at_most(job, request))
             yield self.answered(job, request, self.talk(job, request, key))
 
 
 class SettlesNothing(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
-            job.budget.hold("sample", self.at_most(job, request)).settle(Usage())
+            job.budget.reserve("sample", self.at_most(job, request)).commit(Usage())
             yield self.answered(job, request, self.talk(job, request, key))
 
 
 class HoldsAnotherKind(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
-            held = job.budget.hold("chat", self.at_most(job, request))
+            held = job.budget.reserve("chat", self.at_most(job, request))
             replies = self.talk(job, request, key)
-            held.settle(total(replies))
+            held.commit(total(replies))
             yield self.answered(job, request, replies)
 
 
 class SwallowsTheRefusal(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         try:
             yield from super().made(job, key)
         except BudgetError:
@@ -74,46 +74,46 @@ class SwallowsTheRefusal(GoodService):
 
 
 class LosesWhatItPaidFor(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         yield from list(super().made(job, key))
 
 
 class LeavesHoldsOpenAtTheCap(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
-        holds = [job.budget.hold("sample", self.at_most(job, each)) for each in left(job)]
+    def made(self, job: GenerationJob, key: str) -> Answers:
+        holds = [job.budget.reserve("sample", self.at_most(job, each)) for each in left(job)]
         for request, held in zip(left(job), holds, strict=True):
             replies = self.talk(job, request, key)
-            held.settle(total(replies))
+            held.commit(total(replies))
             yield self.answered(job, request, replies)
 
 
 class QuotesTooLittle(GoodService):
-    def quote(self, job: Generation) -> Quote:
-        whole = super().quote(job)
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        whole = super().estimate_cost(job)
         return replace(whole, usage=Usage(whole.usage.calls, dollars=whole.usage.calls * DOLLARS))
 
 
 class QuoteHolds(GoodService):
-    def quote(self, job: Generation) -> Quote:
-        whole = super().quote(job)
-        job.budget.hold("sample", whole.usage)
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        whole = super().estimate_cost(job)
+        job.budget.reserve("sample", whole.usage)
         return whole
 
 
 class IgnoresTheCap(GoodService):
     priced = False
 
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         return self.made(job, self.key())
 
 
 class KeyInMeta(GoodService):
-    def meta(self, request: Request) -> dict[str, Any]:
+    def meta(self, request: GenerationRequest) -> dict[str, Any]:
         return {**super().meta(request), "headers": f"Authorization: Bearer {os.environ[KEY]}"}
 
 
 class KeyInALog(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         logging.getLogger("toy").debug("asking with %s", {"Authorization": key})
         yield from super().made(job, key)
 
@@ -134,21 +134,21 @@ class TakesAKeyForGranted(GoodService):
 
 
 class AsksForTheKeyLate(GoodService):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         yield from super().generate(job)
 
 
 class FailuresAreRejections(GoodService):
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
-            held = job.budget.hold("sample", self.at_most(job, request))
+            held = job.budget.reserve("sample", self.at_most(job, request))
             try:
                 replies = self.talk(job, request, key)
             except BakeError:
-                held.settle(Usage())
+                held.commit(Usage())
                 yield Rejection(request.id, request.query.id, "the service failed")
                 continue
-            held.settle(total(replies))
+            held.commit(total(replies))
             yield self.answered(job, request, replies)
 
 
@@ -158,27 +158,27 @@ class FailsWithATraceback(GoodService):
 
 
 class SendsNoPrompt(GoodService):
-    def sent(self, job: Generation, turns: Sequence[Message]) -> Sequence[Message]:
+    def sent(self, job: GenerationJob, turns: Sequence[Message]) -> Sequence[Message]:
         return turns
 
 
 class SendsNoTemperature(GoodService):
-    def temperature(self, request: Request) -> float:
+    def temperature(self, request: GenerationRequest) -> float:
         return 1.0
 
 
 class SendsNoTemperatureOfZero(GoodService):
-    def temperature(self, request: Request) -> float:
+    def temperature(self, request: GenerationRequest) -> float:
         return request.temperature or 1.0
 
 
 class SendsNoLimit(GoodService):
-    def limit(self, job: Generation) -> int:
+    def limit(self, job: GenerationJob) -> int:
         return 1024
 
 
 class SendsNoSeed(GoodService):
-    def seed(self, job: Generation, request: Request, turn: int) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int) -> int:
         return 0
 
 
@@ -187,7 +187,7 @@ class SeedsByTheCall(GoodService):
         super().__init__(broken)
         self.calls = count()
 
-    def seed(self, job: Generation, request: Request, turn: int) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int) -> int:
         return derive(job.seed, next(self.calls))
 
 
@@ -197,12 +197,14 @@ class CutAndComplete(GoodService):
 
 
 class OneTurnForAll(GoodService):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         return super().generate(replace(job, turns=1))
 
 
 class UserHasTheLastWord(GoodService):
-    def answered(self, job: Generation, request: Request, replies: Sequence[Reply]) -> Any:
+    def answered(
+        self, job: GenerationJob, request: GenerationRequest, replies: Sequence[Reply]
+    ) -> Any:
         return super().answered(job, request, replies[: len(replies) - (job.turns > 1)])
 
 

@@ -15,9 +15,9 @@ from spoiling import suites_for
 from toy_backend import Toy, ToyTrainer, trained_by
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Model, Pending, State
+from promptbake.interfaces import Model, Pending, TrainingState
 from promptbake.testing.backends.adapters import AdapterTests
-from promptbake.types import Checkpoint, Done
+from promptbake.types import Checkpoint, ImmediateResult
 from promptbake_torch.lora import OPTIMIZER, WEIGHTS
 from promptbake_torch.model import TorchModel
 
@@ -81,24 +81,24 @@ class StartsAgain(ToyTrainer):
 
 
 class SavesWhenAsked(ToyTrainer):
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         return Late(lambda: super(SavesWhenAsked, self).save_state(step).result())
 
 
 class SavesIntoAFolder(ToyTrainer):
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         state = super().save_state(step).result()
-        return Done({f"step-{step}/{name}": content for name, content in state.items()})
+        return ImmediateResult({f"step-{step}/{name}": content for name, content in state.items()})
 
 
 class SavesText(ToyTrainer):
     def save_state(self, step: int) -> Pending[Any]:
-        return Done({**super().save_state(step).result(), "step.txt": str(step)})
+        return ImmediateResult({**super().save_state(step).result(), "step.txt": str(step)})
 
 
 class SavesNothing(ToyTrainer):
-    def save_state(self, step: int) -> Pending[State]:
-        return Done({})
+    def save_state(self, step: int) -> Pending[TrainingState]:
+        return ImmediateResult({})
 
     def load_state(self, folder: Path) -> None:
         pass

@@ -11,7 +11,7 @@ import torch
 from spoiling import suites_for
 from toy_backend import Toy, backend_of
 
-from promptbake.interfaces import nobody
+from promptbake.interfaces import no_progress
 from promptbake.testing.backends.samples import SampleTests
 from promptbake.types import Completion, TokenIds
 from promptbake_torch.model import TorchModel
@@ -25,7 +25,7 @@ class SpoiltSamples(TorchModel):
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         found = super().sample(
             prompts,
@@ -56,7 +56,7 @@ class TellsProgressInAll(TorchModel):
     def sample(
         self,
         prompts: Sequence[TokenIds],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
         **how: Any,
     ) -> Iterator[tuple[int, Completion]]:
         for done, pair in enumerate(super().sample(prompts, **how), 1):

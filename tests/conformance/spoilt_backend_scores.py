@@ -12,11 +12,11 @@ from spoiling import suites_for
 from torch import Tensor
 from toy_backend import Toy, backend_of
 
-from promptbake.distill.objective import outside, realised_draw
+from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
 from promptbake.testing.backends.samples import SampleTests
 from promptbake.testing.backends.scores import ScoringTests
 from promptbake.testing.backends.targets import TargetTests
-from promptbake.types import Completion, Span, Targets, TokenIds
+from promptbake.types import Completion, Span, TeacherLogprobs, TokenIds
 from promptbake_torch.model import TorchModel
 
 
@@ -38,13 +38,17 @@ class Realised(TorchModel):
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         for index, found in super().top_k(spans, k=k, draws=0, seeds=seeds):
             if draws:
                 (whole,) = self.logprobs([spans[index]])
                 own = torch.tensor(spans[index].tokens[-len(whole) :]).unsqueeze(1)
-                drawn = realised_draw(spans[index], whole.gather(1, own).squeeze(1), found.logprobs)
-                found = Targets(found.ids, found.logprobs, *outside(found.ids, *drawn))
+                drawn = response_token_as_draw(
+                    spans[index], whole.gather(1, own).squeeze(1), found.logprobs
+                )
+                found = TeacherLogprobs(
+                    found.ids, found.logprobs, *mask_top_k_draws(found.ids, *drawn)
+                )
             yield index, found
 
 
@@ -56,7 +60,7 @@ class HasAnotherName(TorchModel):
 
 
 class HasOneNotice(TorchModel):
-    notices = "There is much to say."
+    warnings = "There is much to say."
 
 
 class SaysNothingOfItsContext(TorchModel):
@@ -196,34 +200,34 @@ class FailsAtNothing(TorchModel):
 class SpoiltTargets(TorchModel):
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         for index, found in super().top_k(spans, k=k, draws=draws, seeds=seeds):
             yield index, self.spoilt(found, spans[index])
 
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         return found
 
 
 class LeastLikelyFirst(SpoiltTargets):
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         return replace(found, ids=found.ids.flip(1), logprobs=found.logprobs.flip(1))
 
 
 class LeavesTheLikeliestOut(TorchModel):
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         for index, found in super().top_k(spans, k=k + 1, draws=draws, seeds=seeds):
             yield index, replace(found, ids=found.ids[:, 1:], logprobs=found.logprobs[:, 1:])
 
 
 class NormalisesTheTopK(SpoiltTargets):
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         return replace(found, logprobs=found.logprobs.log_softmax(dim=1))
 
 
 class AnswersInReverse(TorchModel):
-    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, Targets]]:
+    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
         last = len(spans) - 1
         return ((last - index, found) for index, found in super().top_k(spans, **how))
 
@@ -231,37 +235,40 @@ class AnswersInReverse(TorchModel):
 class DrawsFromTheWholeVocabulary(SpoiltTargets):
     """And takes the top K among them for the tail."""
 
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         (whole,) = self.logprobs([span])
         generator = torch.Generator().manual_seed(0)
         m = max(found.drawn_ids.shape[1], 1)
         ids = whole.exp().multinomial(m, replacement=True, generator=generator)
         logprobs = whole.gather(1, ids)
         return replace(
-            found, drawn_ids=ids, drawn_logprobs=logprobs, drawn_measure=(-logprobs).exp() / m
+            found,
+            drawn_ids=ids,
+            drawn_logprobs=logprobs,
+            drawn_importance_weights=(-logprobs).exp() / m,
         )
 
 
 class MeasuresOneDraw(SpoiltTargets):
     """The measure lacks 1 / M."""
 
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         m = max(found.drawn_ids.shape[1], 1)
-        return replace(found, drawn_measure=found.drawn_measure * m)
+        return replace(found, drawn_importance_weights=found.drawn_importance_weights * m)
 
 
 class TakesTheTailForAll(SpoiltTargets):
     """The measure lacks the tail's probability."""
 
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         m = max(found.drawn_ids.shape[1], 1)
-        return replace(found, drawn_measure=(-found.drawn_logprobs).exp() / m)
+        return replace(found, drawn_importance_weights=(-found.drawn_logprobs).exp() / m)
 
 
 class DrawsTheLikeliest(SpoiltTargets):
     """The tail's likeliest token, again and again."""
 
-    def spoilt(self, found: Targets, span: Span) -> Targets:
+    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         (whole,) = self.logprobs([span])
         tail = whole.scatter(1, found.ids, -torch.inf)
         ids = tail.argmax(dim=1, keepdim=True).expand_as(found.drawn_ids)
@@ -272,14 +279,14 @@ class DrawsTheLikeliest(SpoiltTargets):
             found,
             drawn_ids=ids,
             drawn_logprobs=logprobs,
-            drawn_measure=mass / (m * logprobs.exp()),
+            drawn_importance_weights=mass / (m * logprobs.exp()),
         )
 
 
 class DrawsFromAGlobalGenerator(TorchModel):
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         anew = [int(torch.randint(2**31, (1,))) for _ in spans]
         return super().top_k(spans, k=k, draws=draws, seeds=anew)
 
@@ -287,7 +294,7 @@ class DrawsFromAGlobalGenerator(TorchModel):
 class SeedsDrawsByTheirPlace(TorchModel):
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         placed = [seed + 100 * index for index, seed in enumerate(seeds)]
         return super().top_k(spans, k=k, draws=draws, seeds=placed)
 

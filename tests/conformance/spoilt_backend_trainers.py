@@ -14,7 +14,7 @@ from toy_backend import Toy, ToyTrainer, trained_by
 
 from promptbake.interfaces import Model, Objective, Pending
 from promptbake.testing.backends.trainers import TrainerTests
-from promptbake.types import Columns, Datums, Done, Example
+from promptbake.types import Datums, Example, ImmediateResult, LossSupport
 from promptbake_torch.lora import LoraSettings
 from promptbake_torch.model import TorchModel
 
@@ -26,12 +26,12 @@ class Scaled:
     """An objective times a factor of the batch's."""
 
     objective: Objective
-    factor: Callable[[Columns], float]
+    factor: Callable[[LossSupport], float]
 
-    def nats(self, student: Tensor, columns: Columns) -> Tensor:
+    def nats(self, student: Tensor, columns: LossSupport) -> Tensor:
         return self.factor(columns) * self.objective.nats(student, columns)
 
-    def weights(self, columns: Columns) -> Tensor | None:
+    def weights(self, columns: LossSupport) -> Tensor | None:
         return None
 
 
@@ -80,13 +80,13 @@ class ReadsThePrompt(ToyTrainer):
 
 class GivesATensor(ToyTrainer):
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[Any]:
-        return Done(torch.tensor(super().forward_backward(batch, objective).result()))
+        return ImmediateResult(torch.tensor(super().forward_backward(batch, objective).result()))
 
 
 class Climbs(ToyTrainer):
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         loss = super().forward_backward(batch, Scaled(objective, lambda _: -1.0)).result()
-        return Done(-loss)
+        return ImmediateResult(-loss)
 
 
 class RightLossAndTheGradientOfRows(ToyTrainer):
@@ -97,7 +97,7 @@ class RightLossAndTheGradientOfRows(ToyTrainer):
             each.grad = gradient
         mean = sum(example.datum.n_response for example in batch) / len(batch)
         super().forward_backward(batch, Scaled(objective, lambda c: mean / len(c.ids)))
-        return Done(loss)
+        return ImmediateResult(loss)
 
 
 class WeightsAreNotDivided(ToyTrainer):
@@ -108,7 +108,7 @@ class WeightsAreNotDivided(ToyTrainer):
         if objective.weights(batch[0].columns) is None:
             return super().forward_backward(batch, objective)
         loss = super().forward_backward(batch, Scaled(objective, lambda _: tokens)).result()
-        return Done(loss / tokens)
+        return ImmediateResult(loss / tokens)
 
 
 class KeepsTheGradient(ToyTrainer):
@@ -119,7 +119,7 @@ class KeepsTheGradient(ToyTrainer):
         super().optim_step(lr)
         for each, gradient in zip(self._parameters, kept, strict=True):
             each.grad = gradient
-        return Done(None)
+        return ImmediateResult(None)
 
 
 class ClearsAtEachCall(ToyTrainer):
@@ -216,7 +216,7 @@ class OneRankForAll(ToyTrainer):
 
 class TheStudentIsTheBaseModel(ToyTrainer):
     def snapshot(self) -> Pending[Model]:
-        return Done(self.base)
+        return ImmediateResult(self.base)
 
 
 class RemembersThePrefix(ToyTrainer):

@@ -15,7 +15,7 @@ from spoiling import suite_for, suites_for
 from torch import Tensor
 from toy_backend import Toy, ToyTrainer, opened
 
-from promptbake.costs import Budget, Hold, NoBudget
+from promptbake.costs import Budget, NoBudget, Reservation
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import Model, Objective, Pending
 from promptbake.testing import BackendSuite, Suite
@@ -25,11 +25,11 @@ from promptbake.testing.backends.suite import OpeningTests
 from promptbake.types import (
     Checkpoint,
     Completion,
-    Done,
+    CostEstimate,
     Example,
-    Quote,
+    ImmediateResult,
     Span,
-    Targets,
+    TeacherLogprobs,
     TokenIds,
     Usage,
     Work,
@@ -106,56 +106,58 @@ class PaidModel(TorchModel):
     def budget(self) -> Budget:
         return self.engine.budget  # type: ignore[attr-defined, no-any-return]
 
-    def hold(self, what: str, tokens: int) -> Hold:
-        return self.budget.hold(what, Usage(prefill=tokens, dollars=tokens))
+    def reserve(self, what: str, tokens: int) -> Reservation:
+        return self.budget.reserve(what, Usage(input_tokens=tokens, dollars=tokens))
 
-    def settle(self, hold: Hold, tokens: int) -> None:
-        hold.settle(Usage(prefill=tokens, dollars=tokens))
+    def commit(self, hold: Reservation, tokens: int) -> None:
+        hold.commit(Usage(input_tokens=tokens, dollars=tokens))
 
     def sample(
         self, prompts: Sequence[TokenIds], *, max_tokens: int, **how: Any
     ) -> Iterator[tuple[int, Completion]]:
         read = sum(map(len, prompts))
-        hold = self.hold("sample", read + max_tokens * len(prompts))
+        hold = self.reserve("sample", read + max_tokens * len(prompts))
         found = list(super().sample(prompts, max_tokens=max_tokens, **how))
-        self.settle(hold, read + sum(len(one.tokens) for _, one in found))
+        self.commit(hold, read + sum(len(one.tokens) for _, one in found))
         yield from found
 
     def stream(self, prompt: TokenIds, *, max_tokens: int, **how: Any) -> Iterator[int]:
-        hold = self.hold("sample", len(prompt) + max_tokens)
+        hold = self.reserve("sample", len(prompt) + max_tokens)
         found = list(super().stream(prompt, max_tokens=max_tokens, **how))
-        self.settle(hold, len(prompt) + len(found))
+        self.commit(hold, len(prompt) + len(found))
         yield from found
 
-    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, Targets]]:
+    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
         read = sum(len(span.tokens) for span in spans)
-        hold = self.hold("top_k", read)
+        hold = self.reserve("top_k", read)
         yield from super().top_k(spans, **how)
-        self.settle(hold, read)
+        self.commit(hold, read)
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
         read = sum(len(span.tokens) for span in spans)
-        hold = self.hold("logprobs", read)
+        hold = self.reserve("logprobs", read)
         yield from super().logprobs(spans, ids)
-        self.settle(hold, read)
+        self.commit(hold, read)
 
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         tokens = sum(read for read, _ in work.rows)
         if work.kind == "sample":
             tokens += sum(answer for _, answer in work.rows)
         tokens *= work.times
-        return Quote(Usage(prefill=tokens, dollars=tokens), True, None, "a dollar a token")
+        return CostEstimate(
+            Usage(input_tokens=tokens, dollars=tokens), True, None, "a dollar a token"
+        )
 
 
 class PaidTrainer(ToyTrainer):
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         assert isinstance(self.base, PaidModel)
         tokens = sum(len(example.datum.student_ids) for example in batch)
-        hold = self.base.hold("train", tokens)
+        hold = self.base.reserve("train", tokens)
         loss = super().forward_backward(batch, objective)
-        self.base.settle(hold, tokens)
+        self.base.commit(hold, tokens)
         return loss
 
 
@@ -194,7 +196,7 @@ class StudentsAreFree(PaidTrainer):
     def snapshot(self) -> Pending[Model]:
         student = super().snapshot().result()
         assert isinstance(student, TorchModel)
-        return Done(TorchModel(student.engine, student.adapter, student.sample_batch))
+        return ImmediateResult(TorchModel(student.engine, student.adapter, student.sample_batch))
 
 
 class BakedModelsAreFree(Paid):
@@ -205,61 +207,61 @@ class BakedModelsAreFree(Paid):
 
 
 class HoldsUnknownWork(PaidModel):
-    def hold(self, what: str, tokens: int) -> Hold:
-        return super().hold("scoring" if what == "logprobs" else what, tokens)
+    def reserve(self, what: str, tokens: int) -> Reservation:
+        return super().reserve("scoring" if what == "logprobs" else what, tokens)
 
 
 class NeverSettles(PaidModel):
-    def settle(self, hold: Hold, tokens: int) -> None:
+    def commit(self, hold: Reservation, tokens: int) -> None:
         pass
 
 
 class SettlesMoreThanItHeld(PaidModel):
     """The answers' tokens are forgotten."""
 
-    def hold(self, what: str, tokens: int) -> Hold:
-        return super().hold(what, tokens // 2)
+    def reserve(self, what: str, tokens: int) -> Reservation:
+        return super().reserve(what, tokens // 2)
 
 
 class GoesOnWithoutMoney(PaidModel):
-    def hold(self, what: str, tokens: int) -> Hold:
+    def reserve(self, what: str, tokens: int) -> Reservation:
         with suppress(BudgetError):
-            return super().hold(what, tokens)
+            return super().reserve(what, tokens)
         return NoBudget()
 
 
 class FailsWithoutMoney(PaidModel):
     """By an error of its own."""
 
-    def hold(self, what: str, tokens: int) -> Hold:
+    def reserve(self, what: str, tokens: int) -> Reservation:
         try:
-            return super().hold(what, tokens)
+            return super().reserve(what, tokens)
         except BudgetError as error:
             raise BakeError(f"out of money: {error}") from None
 
 
 class PaysForAQuote(PaidModel):
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         with suppress(BudgetError):
-            self.settle(self.hold(work.kind, 1), 1)
-        return super().quote(work)
+            self.commit(self.reserve(work.kind, 1), 1)
+        return super().estimate_cost(work)
 
 
 class QuotesOnce(PaidModel):
     """Whatever `times` says."""
 
-    def quote(self, work: Work) -> Quote:
-        return super().quote(replace(work, times=1))
+    def estimate_cost(self, work: Work) -> CostEstimate:
+        return super().estimate_cost(replace(work, times=1))
 
 
 class QuotesPromptsAlone(PaidModel):
-    def quote(self, work: Work) -> Quote:
-        return super().quote(replace(work, kind="logprobs"))
+    def estimate_cost(self, work: Work) -> CostEstimate:
+        return super().estimate_cost(replace(work, kind="logprobs"))
 
 
 class QuotesWhatIsNoNumber(PaidModel):
-    def quote(self, work: Work) -> Quote:
-        return replace(super().quote(work), seconds=float("nan"))
+    def estimate_cost(self, work: Work) -> CostEstimate:
+        return replace(super().estimate_cost(work), seconds=float("nan"))
 
 
 class Flagged(Toy):

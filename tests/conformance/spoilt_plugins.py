@@ -117,7 +117,7 @@ SPOILT = {
     installed(
         "needy",
         (IMPORTS, IMPORTS.replace("hookimpl", "hookimpl, needs")),
-        ("def NAME", '@needs(modules=("no_such_sdk",))\ndef NAME'),
+        ("def NAME", '@requires(modules=("no_such_sdk",))\ndef NAME'),
     ): "test_what_it_needs_is_there",
 }
 

@@ -28,7 +28,7 @@ from toy_providers import (
     GoodWithoutSeeds,
 )
 
-from promptbake.interfaces import DataProvider, Generation
+from promptbake.interfaces import DataProvider, GenerationJob
 from promptbake.testing import DataProviderSuite, Suite
 from promptbake.types import Conversation, Message, Query
 
@@ -94,7 +94,7 @@ class OtherAnswersEachTime(GoodShelf):
 
 
 class DependsOnTheSeed(GoodShelf):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         for each in super().generate(job):
             assert isinstance(each, Conversation)
             answer = Message("assistant", f"Arr, {job.seed}.")
@@ -102,7 +102,7 @@ class DependsOnTheSeed(GoodShelf):
 
 
 class OpensAModelInVain(GoodShelf):
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         job.open_model()
         return super().generate(job)
 

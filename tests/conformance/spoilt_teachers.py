@@ -19,7 +19,7 @@ from toy_teachers import Answers, ByItself, Good, NoTail, Response
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.testing import TeacherSuite
-from promptbake.types import Message, Span, Targets
+from promptbake.types import Message, Span, TeacherLogprobs
 
 KEY = "TOY_TEACHER_KEY"
 
@@ -63,33 +63,33 @@ class CountsItsAnswers(Good):
 # Their form.
 
 
-def changed(found: Targets, change: Callable[[Tensor], Tensor]) -> Targets:
-    return Targets(*(change(part) for part in vars(found).values()))
+def changed(found: TeacherLogprobs, change: Callable[[Tensor], Tensor]) -> TeacherLogprobs:
+    return TeacherLogprobs(*(change(part) for part in vars(found).values()))
 
 
 class Transposed(Good):
-    def answer(self, *asked: Any) -> Targets:
+    def answer(self, *asked: Any) -> TeacherLogprobs:
         return changed(super().answer(*asked), torch.t)
 
 
 class DropsTheLastToken(Good):
-    def answer(self, *asked: Any) -> Targets:
+    def answer(self, *asked: Any) -> TeacherLogprobs:
         return changed(super().answer(*asked), lambda part: part[:-1])
 
 
 class Squeezes(Good):
-    def answer(self, *asked: Any) -> Targets:
+    def answer(self, *asked: Any) -> TeacherLogprobs:
         return changed(super().answer(*asked), torch.squeeze)
 
 
 class Int32(Good):
-    def answer(self, *asked: Any) -> Targets:
+    def answer(self, *asked: Any) -> TeacherLogprobs:
         found = super().answer(*asked)
         return replace(found, ids=found.ids.int(), drawn_ids=found.drawn_ids.int())
 
 
 class Float64(Good):
-    def answer(self, *asked: Any) -> Targets:
+    def answer(self, *asked: Any) -> TeacherLogprobs:
         return changed(
             super().answer(*asked), lambda part: part.double() if part.is_floating_point() else part
         )

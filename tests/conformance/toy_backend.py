@@ -9,7 +9,7 @@ from promptbake.costs import Budget
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Pending
 from promptbake.testing import tiny_model, tiny_tokenizer
-from promptbake.types import Checkpoint, Datums, Done
+from promptbake.types import Checkpoint, Datums, ImmediateResult
 from promptbake_torch.loading import make_engine
 from promptbake_torch.lora import LoraSettings, LoraTrainer, load_adapter
 from promptbake_torch.model import TorchModel
@@ -42,7 +42,7 @@ class ToyTrainer(LoraTrainer):
     def snapshot(self) -> Pending[Model]:
         student = super().snapshot().result()
         assert isinstance(student, TorchModel)
-        return Done(like(self.base, student))
+        return ImmediateResult(like(self.base, student))
 
 
 class Toy:

@@ -10,16 +10,16 @@ from itertools import count
 from typing import Any
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import GenerationJob, Model
 from promptbake.seeds import derive
 from promptbake.types import (
     Completion,
     Conversation,
+    CostEstimate,
+    GenerationRequest,
     Message,
     Query,
-    Quote,
     Rejection,
-    Request,
     TokenIds,
     Usage,
     Work,
@@ -37,27 +37,29 @@ class Good:
     def queries(self) -> Sequence[Query]:
         return ()
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         model = job.open_model()
         rows = tuple((len(self.prompt(job, model, each)), job.max_tokens) for each in left(job))
-        return model.quote(Work("sample", rows))
+        return model.estimate_cost(Work("sample", rows))
 
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         if job.turns > 1:
             raise BakeError("data.turns: one answer a conversation is all there is")
         return self.made(job, job.open_model())
 
-    def made(self, job: Generation, model: Model) -> Answers:
+    def made(self, job: GenerationJob, model: Model) -> Answers:
         size = model.sample_batch or len(job.plan)
         for start in range(0, len(job.plan), size):
             batch = job.plan[start : start + size]
             if self.wanted(job, batch):
                 yield from self.sampled(job, model, batch)
 
-    def wanted(self, job: Generation, batch: Sequence[Request]) -> bool:
+    def wanted(self, job: GenerationJob, batch: Sequence[GenerationRequest]) -> bool:
         return any(request.id not in job.done for request in batch)
 
-    def sampled(self, job: Generation, model: Model, batch: Sequence[Request]) -> Answers:
+    def sampled(
+        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+    ) -> Answers:
         completions = model.sample(
             [self.prompt(job, model, request) for request in batch],
             max_tokens=self.limit(job),
@@ -71,7 +73,7 @@ class Good:
                 yield self.answered(job, model, request, completion)
 
     def answered(
-        self, job: Generation, model: Model, request: Request, completion: Completion
+        self, job: GenerationJob, model: Model, request: GenerationRequest, completion: Completion
     ) -> Conversation | Rejection:
         return Conversation(
             request.id,
@@ -81,34 +83,40 @@ class Good:
             self.meta(job, request),
         )
 
-    def prompt(self, job: Generation, model: Model, request: Request) -> TokenIds:
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
         return model.renderer.prompt(request.query.messages, job.prompt.text)
 
-    def limit(self, job: Generation) -> int:
+    def limit(self, job: GenerationJob) -> int:
         return job.max_tokens
 
-    def temperature(self, request: Request) -> float:
+    def temperature(self, request: GenerationRequest) -> float:
         return request.temperature
 
-    def seed(self, job: Generation, request: Request) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest) -> int:
         return derive(job.seed, "toy", request.id)
 
-    def turns(self, job: Generation, request: Request, text: str) -> tuple[Message, ...]:
+    def turns(
+        self, job: GenerationJob, request: GenerationRequest, text: str
+    ) -> tuple[Message, ...]:
         return (*request.query.messages, Message("assistant", text))
 
-    def meta(self, job: Generation, request: Request) -> dict[str, str | int | float | None]:
+    def meta(
+        self, job: GenerationJob, request: GenerationRequest
+    ) -> dict[str, str | int | float | None]:
         return {"temperature": request.temperature, "category": request.query.category}
 
 
 class GoodBestOfTwo(Good):
     """Samples two responses a request, and keeps the longer one."""
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         model = job.open_model()
         rows = tuple((len(self.prompt(job, model, each)), job.max_tokens) for each in left(job))
-        return model.quote(Work("sample", rows, times=2))
+        return model.estimate_cost(Work("sample", rows, times=2))
 
-    def sampled(self, job: Generation, model: Model, batch: Sequence[Request]) -> Answers:
+    def sampled(
+        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+    ) -> Answers:
         for request in batch:
             if request.id in job.done:
                 continue
@@ -125,7 +133,9 @@ class GoodBestOfTwo(Good):
 class GoodStream(Good):
     """Takes the tokens as they come."""
 
-    def sampled(self, job: Generation, model: Model, batch: Sequence[Request]) -> Answers:
+    def sampled(
+        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+    ) -> Answers:
         for request in batch:
             if request.id in job.done:
                 continue
@@ -173,7 +183,7 @@ def serve(
     said = words[: 5 + int(words[0], 16) % (LONGEST - 5)]
     kept = said[:max_tokens]
     read = sum(len(each.content.split()) for each in turns)
-    usage = Usage(1, read, sampled=len(kept), dollars=(read + len(kept)) * DOLLARS)
+    usage = Usage(1, read, output_tokens=len(kept), dollars=(read + len(kept)) * DOLLARS)
     return Reply(" ".join(kept), len(kept) == len(said), usage)
 
 
@@ -188,24 +198,24 @@ class GoodService:
     def queries(self) -> Sequence[Query]:
         return ()
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         usage = sum((self.at_most(job, request) for request in left(job)), Usage())
-        return Quote(usage, self.priced, None)
+        return CostEstimate(usage, self.priced, None)
 
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         if job.budget.capped and not self.priced:
             raise BakeError("budget.max_dollars: the price is not known")
         return self.made(job, self.key())
 
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         for request in left(job):
-            held = job.budget.hold("sample", self.at_most(job, request))
+            held = job.budget.reserve("sample", self.at_most(job, request))
             try:
                 replies = self.talk(job, request, key)
             except BakeError:
-                held.settle(Usage())
+                held.commit(Usage())
                 raise
-            held.settle(total(replies))
+            held.commit(total(replies))
             job.note(f"{request.id} is here")
             yield self.answered(job, request, replies)
 
@@ -218,19 +228,19 @@ class GoodService:
     def failed(self, error: ConnectionError, key: str) -> Exception:
         return BakeError(f"the service cannot be asked: {error}")
 
-    def at_most(self, job: Generation, request: Request) -> Usage:
+    def at_most(self, job: GenerationJob, request: GenerationRequest) -> Usage:
         turns = (Message("system", job.prompt.text), *request.query.messages)
         read = sum(len(each.content) for each in turns)
         calls = 2 * job.turns - 1
         grown = job.max_tokens * calls * calls
         return Usage(
             calls,
-            prefill=read * calls + grown,
-            sampled=job.max_tokens * calls,
+            input_tokens=read * calls + grown,
+            output_tokens=job.max_tokens * calls,
             dollars=((read + job.max_tokens) * calls + grown) * DOLLARS * self.priced,
         )
 
-    def talk(self, job: Generation, request: Request, key: str) -> list[Reply]:
+    def talk(self, job: GenerationJob, request: GenerationRequest, key: str) -> list[Reply]:
         """The answers, and between them what the user says."""
         replies = list[Reply]()
         for turn in range(2 * job.turns - 1):
@@ -244,7 +254,7 @@ class GoodService:
         return replies
 
     def answered(
-        self, job: Generation, request: Request, replies: Sequence[Reply]
+        self, job: GenerationJob, request: GenerationRequest, replies: Sequence[Reply]
     ) -> Conversation | Rejection:
         after = tuple(
             Message(("assistant", "user")[place % 2], reply.text)  # type: ignore[arg-type]
@@ -258,22 +268,22 @@ class GoodService:
             self.meta(request),
         )
 
-    def sent(self, job: Generation, turns: Sequence[Message]) -> Sequence[Message]:
+    def sent(self, job: GenerationJob, turns: Sequence[Message]) -> Sequence[Message]:
         return (Message("system", job.prompt.text), *turns)
 
-    def limit(self, job: Generation) -> int:
+    def limit(self, job: GenerationJob) -> int:
         return job.max_tokens
 
-    def temperature(self, request: Request) -> float:
+    def temperature(self, request: GenerationRequest) -> float:
         return request.temperature
 
-    def seed(self, job: Generation, request: Request, turn: int) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int) -> int:
         return derive(job.seed, request.id, turn)
 
     def complete(self, replies: Sequence[Reply]) -> bool:
         return replies[-1].complete
 
-    def meta(self, request: Request) -> dict[str, str | int | float | None]:
+    def meta(self, request: GenerationRequest) -> dict[str, str | int | float | None]:
         return {"temperature": request.temperature, "model": "toy"}
 
 
@@ -284,7 +294,7 @@ class GoodWithoutSeeds(GoodService):
         super().__init__(broken)
         self.calls = count()
 
-    def seed(self, job: Generation, request: Request, turn: int) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int) -> int:
         return next(self.calls)
 
 
@@ -297,14 +307,14 @@ class GoodWithoutPrices(GoodService):
 class GoodInBatches(GoodService):
     """Holds for five requests at a time."""
 
-    def made(self, job: Generation, key: str) -> Answers:
+    def made(self, job: GenerationJob, key: str) -> Answers:
         wanted = left(job)
         for start in range(0, len(wanted), 5):
             batch = wanted[start : start + 5]
             usage = sum((self.at_most(job, request) for request in batch), Usage())
-            held = job.budget.hold("sample", usage)
+            held = job.budget.reserve("sample", usage)
             replies = [self.talk(job, request, key) for request in batch]
-            held.settle(sum(map(total, replies), Usage()))
+            held.commit(sum(map(total, replies), Usage()))
             for request, found in zip(batch, replies, strict=True):
                 yield self.answered(job, request, found)
 
@@ -313,7 +323,7 @@ class GoodAndChoosy(GoodService):
     """Leaves out what was cut."""
 
     def answered(
-        self, job: Generation, request: Request, replies: Sequence[Reply]
+        self, job: GenerationJob, request: GenerationRequest, replies: Sequence[Reply]
     ) -> Conversation | Rejection:
         if all(reply.complete for reply in replies):
             return super().answered(job, request, replies)
@@ -332,10 +342,10 @@ class GoodShelf:
     def asked(self, text: str) -> tuple[Message, ...]:
         return (Message("user", text),)
 
-    def quote(self, job: Generation) -> Quote:
-        return Quote(Usage(), priced=True, seconds=0.0)
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        return CostEstimate(Usage(), priced=True, seconds=0.0)
 
-    def generate(self, job: Generation) -> Answers:
+    def generate(self, job: GenerationJob) -> Answers:
         return (each for each in self.stored() if each.id not in job.done)
 
     def stored(self) -> Sequence[Conversation]:
@@ -354,7 +364,7 @@ class GoodShelf:
         return (Message("assistant", f"Arr, {number} of them."),)
 
 
-def left(job: Generation) -> list[Request]:
+def left(job: GenerationJob) -> list[GenerationRequest]:
     """What is not done."""
     return [request for request in job.plan if request.id not in job.done]
 

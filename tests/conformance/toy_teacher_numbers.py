@@ -11,13 +11,13 @@ from torch import Tensor
 from toy_teachers import Good
 
 from promptbake.interfaces import Model
-from promptbake.types import Span, Targets
+from promptbake.types import Span, TeacherLogprobs
 
 
 class Numbers(Good):
     """With other numbers for the same tokens."""
 
-    def answer(self, *asked: Any) -> Targets:
+    def answer(self, *asked: Any) -> TeacherLogprobs:
         found = super().answer(*asked)
         return replace(
             found,
@@ -62,7 +62,7 @@ class RenormalisedOverK(Good):
 
 
 class AtTheResponsesTemperature(Good):
-    def answer(self, whole: Tensor, span: Span, *asked: Any) -> Targets:
+    def answer(self, whole: Tensor, span: Span, *asked: Any) -> TeacherLogprobs:
         return super().answer((whole / span.temperature).log_softmax(dim=1), span, *asked)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from toy_teachers import Answers, Draws, Good, Response
 
-from promptbake.distill.objective import outside
+from promptbake.distill.objective import mask_top_k_draws
 from promptbake.types import Span
 
 
@@ -64,7 +64,7 @@ class WithTheTailsWeight(CountsTheTopKTwice):
     def some(self, whole: Tensor, top: Tensor, *asked: Any) -> Draws:
         ids, logprobs, measure = super().some(whole, top, *asked)
         rest = -torch.expm1(whole.gather(1, top).logsumexp(dim=1, keepdim=True))
-        return outside(top, ids, logprobs, measure * rest)
+        return mask_top_k_draws(top, ids, logprobs, measure * rest)
 
 
 class EachDrawCountsOnce(Good):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake.distill.objective import outside, realised_draw
+from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.testing.teachers.spans import plain
-from promptbake.types import Span, Targets
+from promptbake.types import Span, TeacherLogprobs
 
-Answers = Iterator[tuple[int, Targets]]
+Answers = Iterator[tuple[int, TeacherLogprobs]]
 Draws = tuple[Tensor, Tensor, Tensor]  # ids, log-probabilities, measure: [N, M] each
 
 
@@ -44,9 +44,9 @@ class Good:
     def whole(self, model: Model, span: Span) -> Tensor:
         return scored(model, span)
 
-    def answer(self, whole: Tensor, span: Span, k: int, draws: int, seed: int) -> Targets:
+    def answer(self, whole: Tensor, span: Span, k: int, draws: int, seed: int) -> TeacherLogprobs:
         ids, logprobs = self.top(whole, span, k)
-        return Targets(ids, logprobs, *self.drawn(whole, ids, span, draws, seed))
+        return TeacherLogprobs(ids, logprobs, *self.drawn(whole, ids, span, draws, seed))
 
     def top(self, whole: Tensor, span: Span, k: int) -> tuple[Tensor, Tensor]:
         top = whole.topk(k, dim=1)
@@ -86,10 +86,12 @@ class Response(Good):
             return super().drawn(whole, top, span, draws, seed)
         own = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
         likelier = whole.gather(1, top)
-        return self.weighted(top, realised_draw(span, whole.gather(1, own).squeeze(1), likelier))
+        return self.weighted(
+            top, response_token_as_draw(span, whole.gather(1, own).squeeze(1), likelier)
+        )
 
     def weighted(self, top: Tensor, draws: Draws) -> Draws:
-        return outside(top, *draws)
+        return mask_top_k_draws(top, *draws)
 
 
 class NoTail(Good):

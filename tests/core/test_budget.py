@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.costs import Hold, NoBudget
+from promptbake.costs import NoBudget, Reservation
 from promptbake.errors import BakeError, BudgetError
 from promptbake.runs.ledger import Ledger
 from promptbake.types import Usage
@@ -59,7 +59,7 @@ def lines(costs: Path) -> list[dict[str, Any]]:
 def test_whatever_is_held_and_settled_the_cap_is_not_passed(events: list[tuple[Any, ...]]) -> None:
     with TemporaryDirectory() as folder:
         costs = Path(folder) / "costs.jsonl"
-        ledger, open_holds = opened(costs, CAP / 100), list[tuple[Hold, int]]()
+        ledger, open_holds = opened(costs, CAP / 100), list[tuple[Reservation, int]]()
         spent = 0.0  # cents, by a count of our own
         for kind, *arguments in events:
             if kind == "kill":
@@ -67,15 +67,15 @@ def test_whatever_is_held_and_settled_the_cap_is_not_passed(events: list[tuple[A
             elif kind == "settle" and open_holds:
                 index, share = arguments
                 hold, held = open_holds.pop(index % len(open_holds))
-                hold.settle(dollars(held * share / 100))
+                hold.commit(dollars(held * share / 100))
                 spent -= held - held * share
             elif kind == "hold":
                 (held,) = arguments
                 if spent + held > CAP + 1e-6:
                     with pytest.raises(BudgetError):
-                        ledger.hold("train", dollars(held / 100))
+                        ledger.reserve("train", dollars(held / 100))
                 else:
-                    open_holds.append((ledger.hold("train", dollars(held / 100)), held))
+                    open_holds.append((ledger.reserve("train", dollars(held / 100)), held))
                     spent += held
             assert ledger.dollars == pytest.approx(spent / 100)
             assert ledger.dollars <= CAP / 100 + 1e-9
@@ -84,11 +84,11 @@ def test_whatever_is_held_and_settled_the_cap_is_not_passed(events: list[tuple[A
 
 def test_a_hold_that_would_pass_the_cap_is_refused_and_not_recorded(costs: Path) -> None:
     ledger = opened(costs, 2.5)
-    ledger.hold("train", dollars(1.75)).settle(dollars(1.5))
+    ledger.reserve("train", dollars(1.75)).commit(dollars(1.5))
     before = costs.read_bytes()
     said = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next piece of top_k .* \$1\.2500"
     with pytest.raises(BudgetError, match=said):
-        ledger.hold("top_k", dollars(1.25))
+        ledger.reserve("top_k", dollars(1.25))
     assert costs.read_bytes() == before
     assert ledger.dollars == opened(costs, 2.5).dollars == 1.5
 
@@ -96,70 +96,70 @@ def test_a_hold_that_would_pass_the_cap_is_refused_and_not_recorded(costs: Path)
 def test_a_hold_that_just_reaches_the_cap_is_granted(costs: Path) -> None:
     ledger = opened(costs, 0.3)
     for _ in range(3):
-        ledger.hold("train", dollars(0.1))  # three tenths are a little more than 0.3 in binary
+        ledger.reserve("train", dollars(0.1))  # three tenths are a little more than 0.3 in binary
     with pytest.raises(BudgetError):
-        ledger.hold("train", dollars(0.0001))
-    ledger.hold("train", dollars(0))  # what is free is not refused
+        ledger.reserve("train", dollars(0.0001))
+    ledger.reserve("train", dollars(0))  # what is free is not refused
 
 
 def test_settling_for_less_frees_the_rest(costs: Path) -> None:
     ledger = opened(costs, 1.0)
-    first = ledger.hold("sample", dollars(0.8))
+    first = ledger.reserve("sample", dollars(0.8))
     with pytest.raises(BudgetError):
-        ledger.hold("sample", dollars(0.4))
-    first.settle(dollars(0.6))
-    ledger.hold("sample", dollars(0.4))
+        ledger.reserve("sample", dollars(0.4))
+    first.commit(dollars(0.6))
+    ledger.reserve("sample", dollars(0.4))
     assert ledger.dollars == pytest.approx(1.0)
 
 
 def test_work_that_came_to_nothing_costs_nothing(costs: Path) -> None:
     ledger = opened(costs, 1.0)
-    ledger.hold("sample", dollars(1.0)).settle(Usage())
+    ledger.reserve("sample", dollars(1.0)).commit(Usage())
     assert ledger.dollars == opened(costs, 1.0).dollars == 0
     assert ledger.by_work() == {"bake: sample": Usage()}
 
 
 def test_what_a_kill_left_unsettled_counts_as_spent(costs: Path) -> None:
     killed = opened(costs, 1.0)
-    killed.hold("train", dollars(0.5)).settle(dollars(0.25))
-    killed.hold("train", dollars(0.5))
+    killed.reserve("train", dollars(0.5)).commit(dollars(0.25))
+    killed.reserve("train", dollars(0.5))
     again = opened(costs, 1.0)
     assert again.dollars == 0.75
     with pytest.raises(BudgetError, match=r"\$0\.7500 is spent"):
-        again.hold("train", dollars(0.5))
+        again.reserve("train", dollars(0.5))
 
 
 def test_a_higher_cap_lets_it_go_on_and_a_lower_one_stops_it(costs: Path) -> None:
-    opened(costs, 1.0).hold("train", dollars(0.75))
-    opened(costs, 2.0).hold("train", dollars(1.0))
+    opened(costs, 1.0).reserve("train", dollars(0.75))
+    opened(costs, 2.0).reserve("train", dollars(1.0))
     with pytest.raises(BudgetError, match=r"\$1\.7500 is spent"):
-        opened(costs, 1.5).hold("train", dollars(0.01))
+        opened(costs, 1.5).reserve("train", dollars(0.01))
     assert [line["id"] for line in lines(costs)] == [0, 1]
 
 
 def test_without_a_cap_everything_is_granted_and_recorded(costs: Path) -> None:
     ledger = opened(costs, None)
     assert (ledger.capped, opened(costs, 1.0).capped) == (False, True)
-    ledger.hold("train", dollars(1e6))
+    ledger.reserve("train", dollars(1e6))
     assert opened(costs, None).dollars == 1e6
 
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_torn_last_line_is_survived(costs: Path, settled: bool) -> None:
     ledger = opened(costs, 5.0)
-    ledger.hold("train", dollars(1.0)).settle(dollars(0.5))
-    torn = ledger.hold("train", dollars(2.0))
+    ledger.reserve("train", dollars(1.0)).commit(dollars(0.5))
+    torn = ledger.reserve("train", dollars(2.0))
     whole = costs.read_bytes()
     if settled:
-        torn.settle(dollars(1.0))
+        torn.commit(dollars(1.0))
     else:
-        ledger.hold("train", dollars(1.0))
+        ledger.reserve("train", dollars(1.0))
     costs.write_bytes(costs.read_bytes()[:-9])
 
     again = opened(costs, 5.0)
     assert again.dollars == 2.5
     assert costs.read_bytes() != whole  # to look at it changes nothing
-    again.hold("top_k", dollars(0.25)).settle(dollars(0.125))
+    again.reserve("top_k", dollars(0.25)).commit(dollars(0.125))
     assert costs.read_bytes().startswith(whole)
     assert [(line["id"], line["settled"]) for line in lines(costs)] == [
         (0, False),
@@ -173,27 +173,29 @@ def test_a_torn_last_line_is_survived(costs: Path, settled: bool) -> None:
 
 def test_a_line_says_what_was_held_or_used_and_leaves_out_zeros(costs: Path) -> None:
     ledger = opened(costs, None, "data")
-    held = Usage(calls=1, prefill=90, sampled=24, dollars=0.5)
-    ledger.hold("sample", held).settle(Usage(calls=1, prefill=70, cached_prefill=20))
+    held = Usage(calls=1, input_tokens=90, output_tokens=24, dollars=0.5)
+    ledger.reserve("sample", held).commit(Usage(calls=1, input_tokens=70, cached_input_tokens=20))
     first, second = lines(costs)
     work = {"id": 0, "what": "data: sample", "calls": 1}
     assert first == work | {"settled": False, "prefill": 90, "sampled": 24, "dollars": 0.5}
-    assert second == work | {"settled": True, "prefill": 70, "cached_prefill": 20}
+    assert second == work | {"settled": True, "prefill": 70, "cached_input_tokens": 20}
 
 
 def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> None:
     ledger = opened(costs, None, "data")
-    ledger.hold("sample", Usage(1, prefill=9, dollars=9)).settle(Usage(1, prefill=5, dollars=1))
-    ledger.hold("sample", Usage(1, prefill=7, dollars=2))
+    ledger.reserve("sample", Usage(1, input_tokens=9, dollars=9)).commit(
+        Usage(1, input_tokens=5, dollars=1)
+    )
+    ledger.reserve("sample", Usage(1, input_tokens=7, dollars=2))
     ledger.stage = "bake"
-    under_way = ledger.hold("train", Usage(2, trained=30, dollars=4))
+    under_way = ledger.reserve("train", Usage(2, train_tokens=30, dollars=4))
     ledger.stage = "verify"
-    ledger.hold("sample", Usage(1, sampled=3))
-    under_way.settle(Usage(2, trained=20, dollars=3))  # still on the account of its own stage
+    ledger.reserve("sample", Usage(1, output_tokens=3))
+    under_way.commit(Usage(2, train_tokens=20, dollars=3))  # still on the account of its own stage
     totals = {
-        "data: sample": Usage(2, prefill=12, dollars=3),
-        "bake: train": Usage(2, trained=20, dollars=3),
-        "verify: sample": Usage(1, sampled=3),
+        "data: sample": Usage(2, input_tokens=12, dollars=3),
+        "bake: train": Usage(2, train_tokens=20, dollars=3),
+        "verify: sample": Usage(1, output_tokens=3),
     }
     assert ledger.by_work() == totals
     assert opened(costs, None).by_work() == totals
@@ -202,9 +204,9 @@ def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> 
 
 def test_two_settlements_in_the_other_order_fall_on_their_own_holds(costs: Path) -> None:
     ledger = opened(costs, None)
-    first, second = ledger.hold("sample", dollars(1)), ledger.hold("top_k", dollars(2))
-    second.settle(dollars(0.2))
-    first.settle(dollars(0.1))
+    first, second = ledger.reserve("sample", dollars(1)), ledger.reserve("top_k", dollars(2))
+    second.commit(dollars(0.2))
+    first.commit(dollars(0.1))
     found = {"bake: sample": dollars(0.1), "bake: top_k": dollars(0.2)}
     assert ledger.by_work() == opened(costs, None).by_work() == found
 
@@ -213,7 +215,7 @@ def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
     ledger = opened(costs, 1.0)
     assert (ledger.dollars, ledger.by_work(), ledger.capped) == (0, {}, True)
     with pytest.raises(BudgetError):
-        ledger.hold("train", dollars(2))
+        ledger.reserve("train", dollars(2))
     assert not costs.parent.exists()
 
 
@@ -226,7 +228,7 @@ def test_a_spoiled_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -
 
 def test_where_no_stage_is_at_work_nothing_is_held_and_nothing_recorded(costs: Path) -> None:
     ledger = opened(costs, 1.0, stage="")
-    ledger.hold("sample", dollars(5)).settle(dollars(4))
+    ledger.reserve("sample", dollars(5)).commit(dollars(4))
     assert (ledger.dollars, ledger.by_work()) == (0, {})
     assert not costs.parent.exists()
 
@@ -234,7 +236,7 @@ def test_where_no_stage_is_at_work_nothing_is_held_and_nothing_recorded(costs: P
 def test_outside_a_run_nothing_is_capped() -> None:
     budget = NoBudget()
     assert not budget.capped
-    budget.hold("train", dollars(1e9)).settle(dollars(1e9))
+    budget.reserve("train", dollars(1e9)).commit(dollars(1e9))
 
 
 def test_what_a_new_run_pays_is_not_forgotten_after_the_old_one_was_set_aside(costs: Path) -> None:
@@ -245,13 +247,13 @@ def test_what_a_new_run_pays_is_not_forgotten_after_the_old_one_was_set_aside(co
 def pay_in_a_run_that_took_the_place_of_another(costs: Path) -> float:
     """What the ledger says in the end."""
     for _ in range(2):
-        opened(costs, None).hold("sample", dollars(1))
-    at_work = opened(costs, None)  # it has read the old run's lines
+        opened(costs, None).reserve("sample", dollars(1))
+    stage_lock = opened(costs, None)  # it has read the old run's lines
     costs.parent.rename(costs.parent.with_name("run~1"))
-    at_work.start_anew()
-    assert at_work.dollars == 0
-    at_work.hold("sample", dollars(1))
+    stage_lock.start_anew()
+    assert stage_lock.dollars == 0
+    stage_lock.reserve("sample", dollars(1))
     later = opened(costs, None)
     for _ in range(3):
-        later.hold("train", dollars(1))
+        later.reserve("train", dollars(1))
     return later.dollars

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.distill.held_out_kl import Divergence, Yardstick, gap_closed, gap_closed_ci95
-from promptbake.types import Datum, Span, Targets, TokenIds
+from promptbake.distill.held_out_kl import HeldOutKL, KLByConversation, gap_closed, gap_closed_ci95
+from promptbake.types import Datum, Span, TeacherLogprobs, TokenIds
 
 Table = Mapping[TokenIds, Tensor]
 
@@ -38,13 +38,13 @@ class TableModel:
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """The top K; nothing is drawn."""
         for index, span in enumerate(spans):
             self.asked += 1
             top = self._table[span.tokens].topk(k, dim=1)
             nothing = top.values.new_zeros(len(top.values), draws)
-            yield index, Targets(top.indices, top.values, nothing.long(), nothing, nothing)
+            yield index, TeacherLogprobs(top.indices, top.values, nothing.long(), nothing, nothing)
 
 
 def datum(name: int, n_response: int) -> Datum:
@@ -70,13 +70,13 @@ def random_tables(seed: int, datums: Sequence[Datum], vocabulary: int) -> tuple[
 
 def measure(
     teacher: TableModel, datums: Sequence[Datum], k: int | None, keep_bytes: int = 2**20
-) -> Yardstick:
+) -> HeldOutKL:
     """Over the whole vocabulary, or over the teacher's top K with a bucket."""
     if k is None:
-        return Yardstick(teacher, datums, keep_bytes=keep_bytes)
+        return HeldOutKL(teacher, datums, keep_bytes=keep_bytes)
     spans = [one.teacher for one in datums]
     found = dict(teacher.top_k(spans, k=k, draws=0, seeds=[0] * len(spans)))
-    return Yardstick(teacher, datums, [found[i] for i in range(len(spans))], keep_bytes)
+    return HeldOutKL(teacher, datums, [found[i] for i in range(len(spans))], keep_bytes)
 
 
 def test_a_model_is_no_way_from_itself() -> None:
@@ -94,7 +94,7 @@ def test_three_tokens_by_hand() -> None:
     prompted = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
     plain = torch.tensor([[0.25, 0.5, 0.25], [0.25, 0.5, 0.25]]).log()
     model = TableModel({one.teacher_ids: prompted, one.student_ids: plain})
-    yardstick = Yardstick(model, [one])
+    yardstick = HeldOutKL(model, [one])
     # 0.5 log(0.5 / 0.25) + 0.25 log(0.25 / 0.5) + 0, and nothing at the second position
     assert yardstick.unprompted(model).nats == pytest.approx([0.25 * math.log(2)])
     assert yardstick.unprompted(model).per_token == pytest.approx(0.125 * math.log(2))
@@ -104,7 +104,7 @@ def test_three_tokens_by_hand() -> None:
 def test_the_model_that_is_measured_reads_the_side_that_is_asked_for() -> None:
     datums = [datum(0, 2)]
     base, baked = random_tables(1, datums, 5)
-    yardstick = Yardstick(TableModel(base), datums)
+    yardstick = HeldOutKL(TableModel(base), datums)
 
     def by_hand(tokens: TokenIds) -> float:
         teacher = base[datums[0].teacher_ids]
@@ -122,7 +122,7 @@ def test_the_top_k_with_a_bucket_is_a_lower_bound_that_grows_to_the_full_one(
 ) -> None:
     datums = [datum(0, 3), datum(1, 1)]
     base, baked = random_tables(seed, datums, vocabulary)
-    full = Yardstick(TableModel(base), datums)
+    full = HeldOutKL(TableModel(base), datums)
     model = TableModel(baked, full_vocabulary=False)
     partial = [measure(TableModel(base), datums, k) for k in range(1, vocabulary + 1)]
     assert full.kind == "full"
@@ -150,12 +150,12 @@ def test_the_reference_is_kept_or_asked_for_again_with_the_same_numbers(full: bo
 
 
 def test_a_token_counts_the_same_in_long_and_short_responses() -> None:
-    assert Divergence((1.0, 2.0), (1, 9)).per_token == pytest.approx(0.3)
+    assert KLByConversation((1.0, 2.0), (1, 9)).per_token == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("after", "gap"), [(2.0, 0.0), (0.5, 0.75), (0.0, 1.0), (3.0, -0.5)])
 def test_the_gap_closed_is_the_share_of_the_way_to_the_prompt(after: float, gap: float) -> None:
-    base, baked = Divergence((1.5, 0.5), (3, 5)), Divergence((after, 0.0), (3, 5))
+    base, baked = KLByConversation((1.5, 0.5), (3, 5)), KLByConversation((after, 0.0), (3, 5))
     assert gap_closed(base, baked) == gap
 
 
@@ -165,7 +165,7 @@ def test_the_interval_holds_the_estimate_and_is_the_same_each_time(seed: int, qu
     generator = torch.Generator().manual_seed(seed)
     before = 1 + torch.rand(queries, generator=generator)
     after = before * 0.5 * torch.rand(queries, generator=generator)
-    base, baked = (Divergence(tuple(n.tolist()), (20,) * queries) for n in (before, after))
+    base, baked = (KLByConversation(tuple(n.tolist()), (20,) * queries) for n in (before, after))
     groups = [f"q{n}" for n in range(queries)]
     low, high = gap_closed_ci95(base, baked, groups, seed)
     assert low < gap_closed(base, baked) < high
@@ -173,7 +173,10 @@ def test_the_interval_holds_the_estimate_and_is_the_same_each_time(seed: int, qu
 
 
 def test_another_seed_resamples_anew() -> None:
-    base, baked = Divergence((1.0,) * 9, (1,) * 9), Divergence(tuple(n / 9 for n in range(9)), ())
+    base, baked = (
+        KLByConversation((1.0,) * 9, (1,) * 9),
+        KLByConversation(tuple(n / 9 for n in range(9)), ()),
+    )
     groups = [str(n) for n in range(9)]
     assert len({gap_closed_ci95(base, baked, groups, seed) for seed in range(5)}) > 1
 
@@ -184,12 +187,18 @@ def test_the_interval_by_hand() -> None:
     Of 4 draws, all miss in 0.4 % of the resamples, 3 or 4 in 5.1 %, none in 32 %: the 2.5 %
     quantile is 1/4, the 97.5 % quantile 1.
     """
-    base, baked = Divergence((1.0,) * 4, (1,) * 4), Divergence((1.0, 0.0, 0.0, 0.0), (1,) * 4)
+    base, baked = (
+        KLByConversation((1.0,) * 4, (1,) * 4),
+        KLByConversation((1.0, 0.0, 0.0, 0.0), (1,) * 4),
+    )
     assert gap_closed_ci95(base, baked, list("abcd"), 0) == (0.25, 1.0)
 
 
 def test_the_responses_to_one_query_are_drawn_together() -> None:
-    base, baked = Divergence((1.0,) * 4, (1,) * 4), Divergence((0.8, 0.2, 0.8, 0.2), (1,) * 4)
+    base, baked = (
+        KLByConversation((1.0,) * 4, (1,) * 4),
+        KLByConversation((0.8, 0.2, 0.8, 0.2), (1,) * 4),
+    )
     low, high = gap_closed_ci95(base, baked, ["a", "a", "b", "b"], 0)
     assert (low, high) == pytest.approx((0.5, 0.5))
     low, high = gap_closed_ci95(base, baked, ["a", "b", "c", "d"], 0)
@@ -197,6 +206,6 @@ def test_the_responses_to_one_query_are_drawn_together() -> None:
 
 
 def test_every_response_needs_its_query() -> None:
-    base = Divergence((1.0, 1.0), (1, 1))
+    base = KLByConversation((1.0, 1.0), (1, 1))
     with pytest.raises(ValueError, match="zip"):
         gap_closed_ci95(base, base, ["a"], 0)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.distill.objective import TailedLoss, full_kl, rest, tail_measure
-from promptbake.types import Columns, Datum, Tail, Targets
+from promptbake.distill.objective import TailedLoss, full_kl, rest, tail_importance_weights
+from promptbake.types import Datum, LossSupport, Tail, TeacherLogprobs
 from promptbake_losses.divergences import JSD, CrossEntropy, ForwardKL, ReverseKL
 
 DIVERGENCES = [ForwardKL(), ReverseKL(), JSD(0.5), JSD(0.1)]
@@ -24,7 +24,7 @@ def distributions(seed: int, rows: int, vocabulary: int, spread: float = 2.0) ->
     return logits.log_softmax(dim=1)
 
 
-def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> Targets:
+def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> TeacherLogprobs:
     """The top K of full distributions, and draws from the others in proportion to their mass."""
     top = teacher.topk(k, dim=1)
     drawn = torch.zeros(len(teacher), 0, dtype=torch.long)
@@ -34,11 +34,13 @@ def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> Targe
             draws, replacement=True, generator=torch.Generator().manual_seed(seed)
         )
     drawn_logprobs = teacher.gather(1, drawn)
-    measure = tail_measure(top.values, drawn_logprobs)
-    return Targets(top.indices, top.values, drawn, drawn_logprobs, measure)
+    measure = tail_importance_weights(top.values, drawn_logprobs)
+    return TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, measure)
 
 
-def loss_of(objective: TailedLoss, teacher: Tensor, student: Tensor, targets: Targets) -> Tensor:
+def loss_of(
+    objective: TailedLoss, teacher: Tensor, student: Tensor, targets: TeacherLogprobs
+) -> Tensor:
     columns = objective.columns(DATUM, targets)
     return objective.nats(student.gather(1, columns.ids), columns)
 
@@ -215,6 +217,6 @@ def test_rest_is_finite_where_nothing_is_left() -> None:
     left = rest(whole)
     assert bool(left.isfinite().all())
     assert bool((left.exp() < 1e-5).all())
-    columns = Columns(torch.zeros(2, 8, dtype=torch.long), whole, torch.ones(2, 8))
+    columns = LossSupport(torch.zeros(2, 8, dtype=torch.long), whole, torch.ones(2, 8))
     nats = TailedLoss(ForwardKL(), "bucket").nats(whole, columns)
     torch.testing.assert_close(nats, torch.zeros(2), atol=1e-4, rtol=0)

@@ -15,7 +15,7 @@ from promptbake.costs import Budget
 from promptbake.dataset.conversations import read
 from promptbake.dataset.queries import load_queries, split
 from promptbake.interfaces import Objective, Pending, Trainer
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs.config import resolve
@@ -25,12 +25,12 @@ from promptbake.stages.plan import Plan
 from promptbake.types import (
     Checkpoint,
     Completion,
+    CostEstimate,
     Datums,
-    Done,
     Example,
-    Quote,
+    ImmediateResult,
     Span,
-    Targets,
+    TeacherLogprobs,
     TokenIds,
     Usage,
     Work,
@@ -67,7 +67,7 @@ def prompt(tmp_path: Path) -> Path:
     return file
 
 
-def opened(prompt: Path, *settings: str, offers: Sequence[Offer] = ()) -> Session:
+def opened(prompt: Path, *settings: str, offers: Sequence[PluginFactory] = ()) -> Session:
     """A session with profile `mock` and small settings; `offers` are added to the plugins'."""
     folder = prompt.parent
     files = (f"data.queries={folder}/queries.txt", f"verify.questions={folder}/questions.txt")
@@ -87,7 +87,7 @@ def opened(prompt: Path, *settings: str, offers: Sequence[Offer] = ()) -> Sessio
 
 
 def usages(made: Plan) -> dict[str, Usage]:
-    return {row.key: row.quote.usage for row in made.rows}
+    return {row.key: row.estimate.usage for row in made.rows}
 
 
 def n_tokens(text: str, system: str) -> int:
@@ -122,23 +122,24 @@ def test_before_any_stage_the_tokens_are_those_of_the_longest_responses(prompt: 
     questions = total(QUESTIONS, DEFAULT, 0) + total(QUESTIONS, PROMPT, 0)
     assert usages(made) == {
         "data: sample": Usage(
-            10, prefill=total(everything, PROMPT, 0), sampled=len(everything) * LONGEST
+            10, input_tokens=total(everything, PROMPT, 0), output_tokens=len(everything) * LONGEST
         ),
-        "bake: top_k": Usage(N_TRAINING, prefill=total(training, PROMPT, LONGEST)),
-        "bake: train": Usage(STEPS, trained=2 * total(training, DEFAULT, LONGEST)),
+        "bake: top_k": Usage(N_TRAINING, input_tokens=total(training, PROMPT, LONGEST)),
+        "bake: train": Usage(STEPS, train_tokens=2 * total(training, DEFAULT, LONGEST)),
         "bake: logprobs": Usage(  # the curve, and the reference that it is measured with
-            EVALS * N_HELD_OUT + N_HELD_OUT, prefill=EVALS * held_out_student + held_out_teacher
+            EVALS * N_HELD_OUT + N_HELD_OUT,
+            input_tokens=EVALS * held_out_student + held_out_teacher,
         ),
         "verify: logprobs": Usage(  # the reference, base, baked and re-prompted
-            4 * N_HELD_OUT, prefill=2 * held_out_student + 2 * held_out_teacher
+            4 * N_HELD_OUT, input_tokens=2 * held_out_student + 2 * held_out_teacher
         ),
-        "verify: sample": Usage(12, prefill=2 * questions, sampled=12 * LONGEST),
+        "verify: sample": Usage(12, input_tokens=2 * questions, output_tokens=12 * LONGEST),
     }
 
 
 def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt: Path) -> None:
     session = opened(prompt)
-    with session.at_work("data"):
+    with session.stage_lock("data"):
         data.run(session)
     made = plan.make(opened(prompt))
     assert made.basis == "responses as they are in the run folder"
@@ -155,10 +156,10 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
     assert len(read(run.data)) == N_TRAINING
     teacher = [read_as(path, PROMPT) for path in (run.data, run.held_out)]
     student = [read_as(path, DEFAULT) for path in (run.data, run.held_out)]
-    assert found["bake: top_k"] == Usage(N_TRAINING, prefill=teacher[0])
-    assert found["bake: train"] == Usage(STEPS, trained=2 * student[0])
-    assert found["bake: logprobs"].prefill == EVALS * student[1] + teacher[1]
-    assert found["verify: logprobs"].prefill == 2 * student[1] + 2 * teacher[1]
+    assert found["bake: top_k"] == Usage(N_TRAINING, input_tokens=teacher[0])
+    assert found["bake: train"] == Usage(STEPS, train_tokens=2 * student[0])
+    assert found["bake: logprobs"].input_tokens == EVALS * student[1] + teacher[1]
+    assert found["verify: logprobs"].input_tokens == 2 * student[1] + 2 * teacher[1]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_the_curve_has_a_point_at_0_at_every_eval_every_and_at_the_last_step(
 def test_a_local_plan_is_free_and_its_time_is_known(prompt: Path) -> None:
     made = plan.make(opened(prompt))
     assert (made.dollars, made.spent, made.max_dollars, made.sources) == (0, 0, None, ())
-    assert made.seconds == sum(row.quote.seconds or 0 for row in made.rows)
+    assert made.seconds == sum(row.estimate.seconds or 0 for row in made.rows)
     assert 0 < made.seconds < 60
     assert [row.spent for row in made.rows] == [None] * 6
 
@@ -185,7 +186,7 @@ def test_it_round_trips_through_json(prompt: Path) -> None:
     value = json.loads(json.dumps(made.as_json()))
     assert value == made.as_json()
     assert {(row["stage"], row["work"]): Usage(**row["predicted"]) for row in value["rows"]} == {
-        (row.stage, row.work): row.quote.usage for row in made.rows
+        (row.stage, row.work): row.estimate.usage for row in made.rows
     }
     totals = {key: value[key] for key in ("basis", "dollars", "spent_dollars", "max_dollars")}
     assert totals == {"basis": made.basis, "dollars": 0, "spent_dollars": 0, "max_dollars": 2.5}
@@ -210,7 +211,7 @@ class Tariff:
 
     def priced(self, usage: Usage) -> Usage:
         """With the dollars."""
-        tokens = usage.prefill + usage.sampled + usage.trained
+        tokens = usage.input_tokens + usage.output_tokens + usage.train_tokens
         return replace(usage, dollars=tokens * (self.dollars or 0) / 1024)
 
 
@@ -226,24 +227,24 @@ class MeteredModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)  # its name, its digest, its renderer
 
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         """By the tariff; how long it takes, nobody knows."""
         self.tariff.works.append(work)
-        usage = self.tariff.priced(self.inner.quote(work).usage)
-        return Quote(usage, self.tariff.dollars is not None, None, "the tariff of today")
+        usage = self.tariff.priced(self.inner.estimate_cost(work).usage)
+        return CostEstimate(usage, self.tariff.dollars is not None, None, "the tariff of today")
 
     def sample(
         self, prompts: Sequence[TokenIds], *, max_tokens: int, **how: Any
     ) -> Iterator[tuple[int, Completion]]:
         """Responses, which are billed as if they were as long as they may be."""
         for prompt in prompts:
-            self.bill("sample", Usage(1, prefill=len(prompt), sampled=max_tokens))
+            self.bill("sample", Usage(1, input_tokens=len(prompt), output_tokens=max_tokens))
         return self.inner.sample(prompts, max_tokens=max_tokens, **how)
 
-    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, Targets]]:
+    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
         """Distributions."""
         for span in spans:
-            self.bill("top_k", Usage(1, prefill=len(span.tokens)))
+            self.bill("top_k", Usage(1, input_tokens=len(span.tokens)))
         return self.inner.top_k(spans, **how)
 
     def logprobs(
@@ -252,13 +253,13 @@ class MeteredModel:
         """Log-probabilities."""
         assert ids is not None
         for span in spans:
-            self.bill("logprobs", Usage(1, prefill=len(span.tokens)))
+            self.bill("logprobs", Usage(1, input_tokens=len(span.tokens)))
         return self.inner.logprobs(spans, ids)
 
     def bill(self, what: str, usage: Usage) -> None:
         """Pay for a call."""
         priced = self.tariff.priced(usage)
-        self.budget.hold(what, priced).settle(priced)
+        self.budget.reserve(what, priced).commit(priced)
 
 
 class MeteredTrainer:
@@ -273,12 +274,12 @@ class MeteredTrainer:
     def snapshot(self) -> Pending[Any]:
         """The student, which has its price, too."""
         student = self._inner.snapshot().result()
-        return Done(MeteredModel(student, self._base.tariff, self._base.budget))
+        return ImmediateResult(MeteredModel(student, self._base.tariff, self._base.budget))
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """A gradient."""
         tokens = sum(len(example.datum.student_ids) for example in batch)
-        self._base.bill("train", Usage(1, trained=tokens))
+        self._base.bill("train", Usage(1, train_tokens=tokens))
         return self._inner.forward_backward(batch, objective)
 
     def save_adapter(self, folder: Path) -> Checkpoint:
@@ -312,7 +313,7 @@ class MeteredBackend:
 
 def metered(prompt: Path, tariff: Tariff, *settings: str) -> Session:
     """A session on the service."""
-    offer = Offer("backends", "metered", "test", "1", lambda: MeteredBackend(tariff))
+    offer = PluginFactory("backends", "metered", "test", "1", lambda: MeteredBackend(tariff))
     chosen = ("train.backend=metered", "data.provider=self", *settings)
     return opened(prompt, *chosen, offers=[offer])
 
@@ -320,7 +321,7 @@ def metered(prompt: Path, tariff: Tariff, *settings: str) -> Session:
 def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) -> None:
     session, made = metered(prompt, Tariff()), []
     for name, stage in (("data", data), ("bake", bake), ("verify", verify)):
-        with session.at_work(name):
+        with session.stage_lock(name):
             stage.run(session)
         made.append(plan.make(metered(prompt, Tariff())))
     after_data, after_bake, after_verify = made
@@ -328,7 +329,7 @@ def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) 
     assert len(predicted) == 6
     assert session.budget.by_work().keys() == predicted.keys()
     for row in after_verify.rows:
-        assert row.spent == row.quote.usage == predicted[row.key], row.key
+        assert row.spent == row.estimate.usage == predicted[row.key], row.key
     assert [row.key for row in after_data.rows if row.spent] == ["data: sample"]
     assert [row.stage for row in after_bake.rows if not row.spent] == ["verify"] * 2
 
@@ -351,7 +352,7 @@ def test_a_loss_that_asks_no_teacher_plans_for_the_held_out_reference_alone(prom
     assert others.pop("bake: top_k").calls == N_TRAINING
     assert found == others
     priced = usages(plan.make(metered(prompt, Tariff(0), cross_entropy)))  # no whole vocabulary
-    assert priced["bake: top_k"] == Usage(N_HELD_OUT, prefill=total(held_out, PROMPT, LONGEST))
+    assert priced["bake: top_k"] == Usage(N_HELD_OUT, input_tokens=total(held_out, PROMPT, LONGEST))
 
 
 def test_a_price_that_nobody_knows_is_not_taken_for_0(prompt: Path) -> None:
@@ -364,7 +365,7 @@ def test_a_price_that_nobody_knows_is_not_taken_for_0(prompt: Path) -> None:
 
 def test_one_price_that_is_not_known_is_enough_to_know_no_total(prompt: Path) -> None:
     made = plan.make(metered(prompt, Tariff(None), "data.provider=mock"))
-    assert made.rows[0].quote.priced
+    assert made.rows[0].estimate.priced
     assert made.dollars is None
     assert made.seconds is None
 
@@ -373,7 +374,7 @@ def test_prices_are_named_once_with_where_they_are_from(prompt: Path) -> None:
     made = plan.make(metered(prompt, Tariff(2.0)))
     assert made.sources == ("the tariff of today",)
     assert made.as_json()["prices"] == ["the tariff of today"]
-    tokens = sum(u.prefill + u.sampled + u.trained for u in usages(made).values())
+    tokens = sum(u.input_tokens + u.sampled + u.trained for u in usages(made).values())
     assert made.dollars == pytest.approx(tokens * 2.0 / 1024)
 
 
@@ -429,7 +430,7 @@ def test_responses_that_would_be_made_anew_are_planned_at_their_longest(
     prompt: Path, change: str
 ) -> None:
     session = opened(prompt)
-    with session.at_work("data"):
+    with session.stage_lock("data"):
         data.run(session)
     if change == "prompt":
         prompt.write_text("Another one.")

@@ -10,8 +10,8 @@ import pytest
 from annotated_types import Gt
 
 from promptbake.errors import BakeError
-from promptbake.plugins.factories import Offer
-from promptbake.plugins.hookspecs import TUNING
+from promptbake.plugins.factories import PluginFactory
+from promptbake.plugins.hookspecs import RUNTIME_ONLY
 from promptbake.plugins.registry import DISABLE, GROUP, Registry, load
 
 LOSS = """
@@ -94,7 +94,7 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import no_such_sdk", "needs the module no_such_sdk: pip install no_such_sdk"),
+        ("import no_such_sdk", "requires the module no_such_sdk: pip install no_such_sdk"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("a b", "SyntaxError: invalid syntax"),
         ("raise ImportError('two\\nlines')", "ImportError: two lines"),
@@ -191,7 +191,7 @@ class Plain: ...
 class Record:
     size: int = 3
 
-def needs(*, model: str): return model
+def requires(*, model: str): return model
 
 def loose(*, size=1): return size
 
@@ -202,7 +202,7 @@ def literal(*, mode: Literal["A", "B"] = "A"): return mode
 @hookimpl
 def promptbake_register_losses():
     half = functools.partial(needs, model="m")
-    return {"plain": Plain, "record": Record, "needs": needs, "loose": loose,
+    return {"plain": Plain, "record": Record, "requires": needs, "loose": loose,
             "swallow": swallow, "literal": literal, "half": half}
 """
 
@@ -216,7 +216,7 @@ def promptbake_register_losses():
         ("swallow", {}, "{}"),
         ("half", {}, "'m'"),
         ("half", {"model": "n"}, "'n'"),
-        ("needs", {"model": "n"}, "'n'"),
+        ("requires", {"model": "n"}, "'n'"),
     ],
 )
 def test_a_factory_may_be_any_callable(
@@ -235,8 +235,8 @@ def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("needs", {}, "options.losses.needs.model: is missing; expected str: "
-         "--set options.losses.needs.model=..."),
+        ("requires", {}, "options.losses.requirements.model: is missing; expected str: "
+         "--set options.losses.requirements.model=..."),
         ("literal", {"mode": "C"}, "options.losses.literal.mode: input should be 'A' or 'B'; "
          "found 'C'"),
         ("swallow", {"a": 1}, "options.losses.swallow.a: losses 'swallow' (plugin many) has no "
@@ -250,22 +250,22 @@ def test_what_a_factory_cannot_take_is_refused(
 
 
 def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:
-    offer = load([install("many", FACTORIES)]).choose("losses", "needs", "train.loss")
+    offer = load([install("many", FACTORIES)]).choose("losses", "requires", "train.loss")
     assert offer.check({}) == {}
 
 
 def test_the_types_of_options_are_shown_without_their_bounds() -> None:
     def factory(
         *,
-        size: Annotated[int, Gt(0), TUNING] = 1,
-        urls: Annotated[str | list[str] | None, TUNING] = None,
+        size: Annotated[int, Gt(0), RUNTIME_ONLY] = 1,
+        urls: Annotated[str | list[str] | None, RUNTIME_ONLY] = None,
         table: dict[str, Annotated[float, Gt(0)]] | None = None,
         mode: Literal["a", "b"] = "a",
         anything=None,  # type: ignore[no-untyped-def]
     ) -> None:
         """Nothing."""
 
-    types = [option.type for option in Offer("losses", "x", "p", "1", factory).options]
+    types = [option.type for option in PluginFactory("losses", "x", "p", "1", factory).options]
     assert types == [
         "int",
         "str | list[str] | None",
@@ -276,8 +276,8 @@ def test_the_types_of_options_are_shown_without_their_bounds() -> None:
 
 
 def test_an_option_for_tuning_tells_nothing_of_the_result() -> None:
-    def factory(*, size: Annotated[int, Gt(0), TUNING] = 1, mode: str = "a") -> None:
+    def factory(*, size: Annotated[int, Gt(0), RUNTIME_ONLY] = 1, mode: str = "a") -> None:
         """Nothing."""
 
-    offer = Offer("losses", "x", "p", "1", factory)
-    assert offer.telling({"size": 3, "mode": "b"}) == {"mode": "b"}
+    offer = PluginFactory("losses", "x", "p", "1", factory)
+    assert offer.result_options({"size": 3, "mode": "b"}) == {"mode": "b"}

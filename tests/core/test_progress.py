@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from promptbake.progress import Relay, Reporter, RichReporter, SilentReporter
+from promptbake.progress import DeferredBar, Reporter, RichReporter, SilentReporter
 
 
 class Foreseen:
-    """A bar that remembers what it was told to foresee."""
+    """A bar that remembers what it was told to advance_estimate."""
 
     def __init__(self) -> None:
         self.amounts: list[float] = []
@@ -16,7 +16,7 @@ class Foreseen:
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Nothing."""
 
-    def foresee(self, amount: float) -> None:
+    def advance_estimate(self, amount: float) -> None:
         """Remember it."""
         self.amounts.append(amount)
 
@@ -48,10 +48,10 @@ def test_a_bar_without_a_terminal_shows_its_end(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("steps", "count"),
     [
-        ([("foresee", 1.5)], "3/9"),
-        ([("foresee", 1.5), ("advance", 1), ("advance", 1)], "4/9"),
-        ([("foresee", 3.0), ("advance", 1)], "5/9"),
-        ([("foresee", 70.0)], "9/9"),
+        ([("advance_estimate", 1.5)], "3/9"),
+        ([("advance_estimate", 1.5), ("advance", 1), ("advance", 1)], "4/9"),
+        ([("advance_estimate", 3.0), ("advance", 1)], "5/9"),
+        ([("advance_estimate", 70.0)], "9/9"),
         ([], "2/9"),
     ],
 )
@@ -75,13 +75,13 @@ def test_a_silent_reporter_shows_nothing(capsys: pytest.CaptureFixture[str]) -> 
     reporter.say("bake: begins")
     with reporter.bar("bake", 2, done=1) as bar:
         bar.advance(note="a")
-        bar.foresee(0.5)
+        bar.advance_estimate(0.5)
     assert shown(capsys) == ""
 
 
 def test_a_relay_tells_the_bar_that_it_has() -> None:
-    relay, bar = Relay(), Foreseen()
-    relay.foresee(1)
+    relay, bar = DeferredBar(), Foreseen()
+    relay.advance_estimate(1)
     relay.bar = bar
-    relay.foresee(0.5)
+    relay.advance_estimate(0.5)
     assert bar.amounts == [0.5]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from promptbake.errors import BakeError
+from promptbake.report import page as report
 from promptbake.runs.run_folder import Run
-from promptbake.stages import report
 
 MINUS = "\N{MINUS SIGN}"
 VOID = {"meta", "link", "br", "hr", "img", "input"}

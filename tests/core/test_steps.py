@@ -13,14 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.costs import Budget, Hold
+from promptbake.costs import Budget, Reservation
 from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import read_json_lines
-from promptbake.interfaces import Model, Objective, Pending, State, Trainer
-from promptbake.plugins.factories import Offer
+from promptbake.interfaces import Model, Objective, Pending, Trainer, TrainingState
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry, load
 from promptbake.progress import SilentReporter
 from promptbake.runs.config import resolve
@@ -28,13 +28,13 @@ from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
 from promptbake.stages import bake, data
-from promptbake.types import Checkpoint, Columns, Datum, Datums, Example, Prompt, Usage
+from promptbake.types import Checkpoint, Datum, Datums, Example, LossSupport, Prompt, Usage
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
 
 T = TypeVar("T")
 OBJECTIVE = TailedLoss(ForwardKL(), "drop")
-NOTHING = Columns(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1))
+NOTHING = LossSupport(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1))
 EXAMPLES = [
     Example(Datum(f"c{n}", "q", (7, *range(n + 1)), (8, 9, *range(n + 1)), n + 1), NOTHING)
     for n in range(6)
@@ -89,7 +89,7 @@ class Scribe:
         """The number of the step that it stands behind."""
         return self._pending("snapshot", self.sent)
 
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         """What it was told that it is the state of."""
         return self._pending("state", {"step": str(step).encode()})
 
@@ -213,7 +213,7 @@ def test_where_the_budget_is_reached_the_steps_under_way_are_still_taken(
 
 # A whole run, on a trainer that is paid for each step.
 
-PRICE = Usage(calls=2, trained=100, dollars=0.25)  # of a step
+PRICE = Usage(calls=2, train_tokens=100, dollars=0.25)  # of a step
 N_STEPS = 6
 SETTINGS = (
     "data.held_out=2",
@@ -264,14 +264,14 @@ class PricedTrainer:
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """A gradient, which is paid for."""
-        hold = self._budget.hold("train", PRICE)
+        hold = self._budget.reserve("train", PRICE)
         return Lazy(self._queue, lambda: self._paid(batch, objective, hold))
 
     def optim_step(self, lr: float) -> Pending[None]:
         """A step."""
         return Lazy(self._queue, lambda: self._inner.optim_step(lr).result())
 
-    def save_state(self, step: int) -> Pending[State]:
+    def save_state(self, step: int) -> Pending[TrainingState]:
         """The state."""
         return Lazy(self._queue, lambda: self._inner.save_state(step).result())
 
@@ -284,9 +284,9 @@ class PricedTrainer:
         assert not self._queue
         return self._inner.save_adapter(folder)
 
-    def _paid(self, batch: Sequence[Example], objective: Objective, hold: Hold) -> float:
+    def _paid(self, batch: Sequence[Example], objective: Objective, hold: Reservation) -> float:
         loss = self._inner.forward_backward(batch, objective).result()
-        hold.settle(PRICE)
+        hold.commit(PRICE)
         return loss
 
 
@@ -312,7 +312,9 @@ class PricedBackend:
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    return Registry((*load().offers, Offer("backends", "priced", "test", "1", PricedBackend)))
+    return Registry(
+        (*load().offers, PluginFactory("backends", "priced", "test", "1", PricedBackend))
+    )
 
 
 @pytest.fixture
@@ -338,11 +340,11 @@ def test_a_bake_that_its_budget_stops_goes_on_when_the_cap_is_raised_and_pays_no
     registry: Registry, queries: Path, tmp_path: Path
 ) -> None:
     def baked(folder: Path, *settings: str) -> Run:
-        at_work = session(registry, folder, queries, *settings)
+        stage_lock = session(registry, folder, queries, *settings)
         for name, stage in (("data", data), ("bake", bake)):
-            with at_work.at_work(name):
-                stage.run(at_work)
-        return at_work.run
+            with stage_lock.stage_lock(name):
+                stage.run(stage_lock)
+        return stage_lock.run
 
     uncapped = baked(tmp_path / "uncapped")
     assert [line["step"] for line in curve(uncapped)] == list(range(N_STEPS + 1))

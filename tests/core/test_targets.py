@@ -14,13 +14,13 @@ import torch
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.target_store import TargetStore, ask_teacher
 from promptbake.interfaces import Model
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs.config import resolve
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
-from promptbake.types import Datum, Example, Prompt, Span, Targets
+from promptbake.types import Datum, Example, Prompt, Span, TeacherLogprobs
 from promptbake_losses.divergences import CrossEntropy, ForwardKL
 
 DATUM = Datum("c", "q", student_ids=(7, 1, 2), teacher_ids=(8, 9, 1, 2), n_response=2)
@@ -29,8 +29,8 @@ LOGPROBS = torch.tensor([0.5, 0.3, 0.1]).log()
 FORWARD_KL = TailedLoss(ForwardKL(), "sampled")
 
 
-def targets(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> Targets:
-    return Targets(
+def targets(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> TeacherLogprobs:
+    return TeacherLogprobs(
         torch.arange(first, first + k).repeat(n, 1),
         LOGPROBS[:k].repeat(n, 1),
         torch.full((n, draws), first + 10),
@@ -55,7 +55,7 @@ class CountingTeacher:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """One a span."""
         for index, (span, seed) in enumerate(zip(spans, seeds, strict=True)):
             if len(self.asked) == self.answers_before_it_breaks:
@@ -72,14 +72,14 @@ class NamedBackend:
 
     def open_model(self, name: str, budget: Any) -> Any:
         """A digest."""
-        return SimpleNamespace(digest=f"digest of {name}", notices=())
+        return SimpleNamespace(digest=f"digest of {name}", warnings=())
 
 
 def session(folder: Path, teacher: CountingTeacher, *settings: str) -> Session:
     """A session whose teacher is given, and whose model has a digest only."""
     offers = (
-        Offer("teachers", "counting", "test", "1", lambda *, shade="": teacher),
-        Offer("backends", "named", "test", "1", NamedBackend),
+        PluginFactory("teachers", "counting", "test", "1", lambda *, shade="": teacher),
+        PluginFactory("backends", "named", "test", "1", NamedBackend),
     )
     chosen = ("teacher.source=counting", "train.backend=named", "teacher.top_k=3", *settings)
     resolved = resolve("mock", settings=chosen)
@@ -116,10 +116,10 @@ def test_a_teacher_may_give_views_of_one_table(tmp_path: Path) -> None:
         plain,
         logprobs=table[: plain.logprobs.shape[1]].T,
         drawn_logprobs=table[plain.logprobs.shape[1] :].T,
-        drawn_measure=torch.ones(()).expand(plain.drawn_measure.shape),
+        drawn_importance_weights=torch.ones(()).expand(plain.drawn_importance_weights.shape),
     )
     store.put(DATUM, views)
-    for name in ("logprobs", "drawn_logprobs", "drawn_measure"):
+    for name in ("logprobs", "drawn_logprobs", "drawn_importance_weights"):
         assert torch.equal(getattr(store.get(DATUM), name), getattr(views, name))
 
 
@@ -162,7 +162,7 @@ def test_the_key_changes_with_what_the_teacher_reads_and_with_nothing_else() -> 
         (replace(targets(), drawn_logprobs=targets().drawn_logprobs * torch.nan), "not finite"),
     ],
 )
-def test_wrong_targets_are_not_stored(tmp_path: Path, wrong: Targets, problem: str) -> None:
+def test_wrong_targets_are_not_stored(tmp_path: Path, wrong: TeacherLogprobs, problem: str) -> None:
     store = TargetStore(tmp_path, **DEPENDS_ON)
     with pytest.raises(ValueError, match=f"^c: .*{problem}"):
         store.put(DATUM, wrong)
@@ -232,7 +232,9 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
     class Short(CountingTeacher):
         """Forgets the last span."""
 
-        def targets(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, Targets]]:
+        def targets(
+            self, spans: Sequence[Span], **how: Any
+        ) -> Iterator[tuple[int, TeacherLogprobs]]:
             how["seeds"] = how["seeds"][:-1]
             return super().targets(spans[:-1], **how)
 

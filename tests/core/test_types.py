@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptbake import types
-from promptbake.types import ARMS, Conversation, Datum, Done, Message, Prompt, Span
+from promptbake.types import ARMS, Conversation, Datum, ImmediateResult, Message, Prompt, Span
 
 tokens = st.lists(st.integers(0, 9), min_size=1, max_size=6).map(tuple)
 
@@ -78,7 +78,7 @@ def test_a_noun_cannot_be_changed() -> None:
 
 
 def test_a_result_that_is_done_is_there_at_once() -> None:
-    assert Done(3.5).result() == 3.5
+    assert ImmediateResult(3.5).result() == 3.5
 
 
 def test_there_are_four_arms() -> None:

@@ -55,7 +55,7 @@ def promptbake_register_evaluators():
 """
 PROVIDER = """
 from promptbake.plugins.hookspecs import hookimpl
-from promptbake.types import Quote, Usage
+from promptbake.types import CostEstimate, Usage
 
 PROMPTBAKE_API = 1
 
@@ -63,8 +63,8 @@ class Texts:
     def queries(self):
         return ()
 
-    def quote(self, job):
-        return Quote(Usage(), True, 0.0)
+    def estimate_cost(self, job):
+        return CostEstimate(Usage(), True, 0.0)
 
     def generate(self, job):
         return iter(["Arr!"])

@@ -12,11 +12,11 @@ from run_folder import KEY
 
 KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "ACME_KEY")
 ACME = """
-from promptbake import hookimpl, needs
+from promptbake import hookimpl, requires
 
 PROMPTBAKE_API = 1
 
-@needs(modules=("no_such_sdk",), install="acme[client]", keys=("ACME_KEY",))
+@requires(modules=("no_such_sdk",), install="acme[client]", keys=("ACME_KEY",))
 def acme(*, model: str):
     raise AssertionError("it is not made while what it needs is missing")
 
@@ -55,7 +55,7 @@ def test_it_shows_all_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert {"name": "jsonl", "version": "0.1.0", "offers": {"trackers": ["jsonl"]}} in found[
         "plugins"
     ]  # type: ignore[operator]
-    assert found["set_aside"] == found["clashes"] == []
+    assert found["set_aside"] == found["conflicts"] == []
 
 
 def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_it_names_what_did_not_load_and_what_clashes(site: Site) -> None:
     site.install("other", SELF)
     found = examined()
     assert [each["plugin"] for each in found["set_aside"]] == ["broken"]  # type: ignore[attr-defined]
-    assert found["clashes"] == ["data_providers 'mock' is offered by mock and other"]
+    assert found["conflicts"] == ["data_providers 'mock' is offered by mock and other"]
     assert found["keys"]["ACME_KEY"] is False  # type: ignore[index]
     (lack,) = found["profiles"]["mock"]  # type: ignore[index]
     assert "the plugins mock and other both offer it" in lack

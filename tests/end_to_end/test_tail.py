@@ -10,11 +10,11 @@ from promptbake.costs import NoBudget
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_queries, plan, split
 from promptbake.dataset.sampling import generate
-from promptbake.distill.held_out_kl import Yardstick, gap_closed
+from promptbake.distill.held_out_kl import HeldOutKL, gap_closed
 from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
-from promptbake.interfaces import Generation
+from promptbake.interfaces import GenerationJob
 from promptbake.types import Datum, Example, Prompt, Tail
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
@@ -33,7 +33,7 @@ class Material:
 def material() -> Material:
     parts = split(load_queries("builtin"), held_out=10, seed=0)
     base = tiny_backend().open_model(NAME)
-    job = Generation(PROMPT, plan(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget())
+    job = GenerationJob(PROMPT, plan(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget())
     kept_out = {query.id for query in parts.held_out}
     conversations = list(generate(job))
     return Material(
@@ -54,7 +54,7 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
         Example(datum, objective.columns(datum, target))
         for datum, (_, target) in zip(material.training, answers, strict=True)
     ]
-    yardstick = Yardstick(base, material.held_out)
+    yardstick = HeldOutKL(base, material.held_out)
     assert yardstick.kind == "full"
     student = backend.new_lora(base, rank=8, seed=0)
     schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
-from promptbake.types import Datum, Message, Prompt, Span, Targets
+from promptbake.types import Datum, Message, Prompt, Span, TeacherLogprobs
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.gate import Gate
 from promptbake_openai.loopback import Endpoint as Double
@@ -91,7 +91,7 @@ def teacher(*doubles: Double, max_retries: int = 2) -> OpenAITeacher:
 
 def ask(
     twin: TorchModel, source: OpenAITeacher, asked: Sequence[Span], k: int = K, draws: int = 0
-) -> dict[int, Targets]:
+) -> dict[int, TeacherLogprobs]:
     found = source.targets(asked, k=k, draws=draws, seeds=[0] * len(asked), open_model=lambda: twin)
     return dict(found)
 

@@ -141,10 +141,12 @@ def test_the_rows_together_are_what_the_ledger_has(
         total.update({k: v for k, v in row(rows, arm, part).items() if isinstance(v, int)})
     used = Ledger(folder / arm / "run" / "costs.jsonl", None).by_work()
 
-    assert sum(usage.trained for usage in used.values()) == total["trained_tokens"]
-    assert sum(usage.sampled for usage in used.values()) == total["sampled_tokens"]
-    assert sum(usage.cached_prefill for usage in used.values()) == total["cached_prefill_tokens"]
-    assert sum(usage.prefill for usage in used.values()) == (
+    assert sum(usage.train_tokens for usage in used.values()) == total["trained_tokens"]
+    assert sum(usage.output_tokens for usage in used.values()) == total["sampled_tokens"]
+    assert (
+        sum(usage.cached_input_tokens for usage in used.values()) == total["cached_prefill_tokens"]
+    )
+    assert sum(usage.input_tokens for usage in used.values()) == (
         total["prefill_tokens"] + total["forward_tokens"]
     )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Evaluator, Evidence
+from promptbake.interfaces import EvalContext, Evaluator
 from promptbake.testing import EvaluatorSuite
-from promptbake.types import ARMS, Answer, Arm, Message, Prompt, Query
+from promptbake.types import ARMS, Arm, ArmAnswers, Message, Prompt, Query
 from promptbake_checks import checks
 
 QUERY = Query("q", (Message("user", "Why?"),))
@@ -21,8 +21,8 @@ class TestChecks(EvaluatorSuite):
         return checks(patterns={"hm": "(?i)hm", "ends": r"\.$"})
 
 
-def evidence(*answers: dict[Arm, str]) -> Evidence:
-    return Evidence(Prompt("p", "Say hm."), tuple(Answer(QUERY, texts) for texts in answers))
+def evidence(*answers: dict[Arm, str]) -> EvalContext:
+    return EvalContext(Prompt("p", "Say hm."), tuple(ArmAnswers(QUERY, texts) for texts in answers))
 
 
 def test_a_share_is_counted_for_each_arm_and_each_pattern() -> None:

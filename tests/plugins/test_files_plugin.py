@@ -13,10 +13,10 @@ from promptbake.costs import NoBudget
 from promptbake.dataset.conversations import messages_to_json, to_line
 from promptbake.dataset.queries import plan, split
 from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, Generation, Model
+from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
 from promptbake.testing.providers.trial import questions
-from promptbake.types import Conversation, Message, Prompt, Request
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt
 from promptbake_files import files
 from promptbake_mock.tiny import NAME, tiny_backend
 
@@ -57,8 +57,8 @@ def no_model() -> Model:
     raise AssertionError("no model is needed")
 
 
-def job(requests: Sequence[Request] = ()) -> Generation:
-    return Generation(
+def job(requests: Sequence[GenerationRequest] = ()) -> GenerationJob:
+    return GenerationJob(
         Prompt("p", "Say hm."), tuple(requests), frozenset(), 4, 0, no_model, NoBudget()
     )
 

@@ -14,9 +14,17 @@ import pytest
 
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, Generation, Model
+from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
-from promptbake.types import Conversation, Message, Prompt, Query, Rejection, Request, Usage
+from promptbake.types import (
+    Conversation,
+    GenerationRequest,
+    Message,
+    Prompt,
+    Query,
+    Rejection,
+    Usage,
+)
 from promptbake_openai import answers, openai_provider
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.gate import PAUSE, Gate, retry_after
@@ -72,24 +80,24 @@ def no_model() -> Model:
     raise AssertionError("no model is needed")
 
 
-def requests(*texts: str) -> tuple[Request, ...]:
-    return tuple(Request(f"{text}@1.0", ask(text), 1.0) for text in texts)
+def requests(*texts: str) -> tuple[GenerationRequest, ...]:
+    return tuple(GenerationRequest(f"{text}@1.0", ask(text), 1.0) for text in texts)
 
 
 def ask(text: str) -> Query:
     return Query(text, (Message("user", text),), "small talk")
 
 
-def job(plan: Sequence[Request], **options: Any) -> Generation:
+def job(plan: Sequence[GenerationRequest], **options: Any) -> GenerationJob:
     given: dict[str, Any] = {"done": frozenset(), "max_tokens": 32, "seed": 0} | options
-    return Generation(
+    return GenerationJob(
         Prompt("p", "Say hm."), tuple(plan), open_model=no_model, budget=NoBudget(), **given
     )
 
 
 def made(
     endpoint: Endpoint,
-    plan: Sequence[Request],
+    plan: Sequence[GenerationRequest],
     options: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Conversation | Rejection]:
@@ -206,36 +214,36 @@ def test_prices_are_two_numbers() -> None:
 def test_a_quote_is_every_response_at_its_longest() -> None:
     prices = {"prompt": 1.0, "completion": 2.0}
     asked = job(requests("a", "b"), done=frozenset({"a@1.0"}))
-    quote = openai_provider(model="m", prices=prices).quote(asked)
+    quote = openai_provider(model="m", prices=prices).estimate_cost(asked)
     most = at_most(asked.plan[1], asked)
     assert (most.calls, most.sampled) == (1, 32)
-    assert most.prefill >= len("Say hm.b") / 2
+    assert most.input_tokens >= len("Say hm.b") / 2
     assert quote.usage == Prices(1.0, 2.0, "").priced(most)
     assert quote.priced
-    assert not openai_provider(model="m").quote(asked).priced
+    assert not openai_provider(model="m").estimate_cost(asked).priced
 
 
 def test_a_quote_of_longer_conversations_reads_every_turn_again() -> None:
     plan = requests("a")
     one, three = (at_most(plan[0], job(plan, turns=turns)) for turns in (1, 3))
     assert (three.calls, three.sampled) == (5, 5 * one.sampled)
-    assert three.prefill == 5 * one.prefill + (0 + 1 + 2 + 3 + 4) * 32
+    assert three.input_tokens == 5 * one.input_tokens + (0 + 1 + 2 + 3 + 4) * 32
 
 
 def test_what_was_paid_for_in_a_conversation_that_failed_is_settled() -> None:
     settled: list[Usage] = []
 
-    class Hold:
-        def settle(self, usage: Usage) -> None:
+    class Reservation:
+        def commit(self, usage: Usage) -> None:
             settled.append(usage)
 
     class Budget:
         capped = False
 
-        def hold(self, what: str, usage: Usage) -> Hold:
-            return Hold()
+        def reserve(self, what: str, usage: Usage) -> Reservation:
+            return Reservation()
 
-    asked = Generation(
+    asked = GenerationJob(
         Prompt("p", "Say hm."), requests("a"), frozenset(), 32, 0, no_model, Budget(), turns=2
     )
     with Endpoint(key=KEY) as endpoint:

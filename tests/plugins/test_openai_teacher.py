@@ -23,11 +23,11 @@ from openai_double import (
     torch_twin,
 )
 
-from promptbake.distill.objective import TailedLoss, outside, realised_draw
+from promptbake.distill.objective import TailedLoss, mask_top_k_draws, response_token_as_draw
 from promptbake.distill.target_store import ask_teacher
 from promptbake.errors import BakeError
 from promptbake.interfaces import Teacher
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs.config import resolve
@@ -120,7 +120,7 @@ def test_with_many_of_the_top_k_a_weight_at_another_temperature_is_near(
     assert beside.any()
     assert not beside.all()
     exact = logprobs - (logprobs / temperature).log_softmax(dim=1)
-    weight = targets.drawn_measure * targets.drawn_logprobs.exp()
+    weight = targets.drawn_importance_weights * targets.drawn_logprobs.exp()
     expected = exact.gather(1, response).exp() * beside.unsqueeze(1)
     torch.testing.assert_close(weight, expected, rtol=0.1, atol=0)
 
@@ -134,7 +134,9 @@ def test_the_draw_is_unbiased_at_temperature_1() -> None:
     top = row.topk(k)
     span = Span((0, *range(vocabulary)), vocabulary)
     tops = top.values.repeat(vocabulary, 1)
-    drawn = outside(top.indices.repeat(vocabulary, 1), *realised_draw(span, row, tops))
+    drawn = mask_top_k_draws(
+        top.indices.repeat(vocabulary, 1), *response_token_as_draw(span, row, tops)
+    )
     ids, logprobs, measure = (part.squeeze(1) for part in drawn)
     expectation = (logprobs.exp() * measure * values[ids]).sum()
     tail = torch.ones(vocabulary, dtype=torch.bool)
@@ -145,7 +147,7 @@ def test_the_draw_is_unbiased_at_temperature_1() -> None:
 def test_a_token_that_the_model_never_says_is_no_draw() -> None:
     span = Span((0, 1), 1, "conversation c", 1.0)
     with pytest.raises(BakeError, match=r"conversation c: has a token .* set train\.tail=bucket"):
-        realised_draw(span, torch.tensor([-30.0]), torch.tensor([[-0.1]]))
+        response_token_as_draw(span, torch.tensor([-30.0]), torch.tensor([[-0.1]]))
 
 
 def cut(rows: Rows) -> Rows:
@@ -305,8 +307,8 @@ def test_failures_that_are_not_in_a_row_end_nothing(twin: TorchModel) -> None:
 def session(folder: Path, twin: TorchModel, double: Double) -> Session:
     backend = SimpleNamespace(name="twin", open_model=lambda name, budget: twin)
     offers = (
-        Offer("teachers", "openai", "test", "1", lambda: teacher(double)),
-        Offer("backends", "twin", "test", "1", lambda: backend),
+        PluginFactory("teachers", "openai", "test", "1", lambda: teacher(double)),
+        PluginFactory("backends", "twin", "test", "1", lambda: backend),
     )
     chosen = ("teacher.source=openai", "train.backend=twin", f"teacher.top_k={K}")
     resolved = resolve("mock", settings=chosen)

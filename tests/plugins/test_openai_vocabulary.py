@@ -104,7 +104,12 @@ def test_parts_of_characters_are_compared_as_far_as_they_are_told(
     response = twin.renderer.response("a√😀b", True)
     span = Span(twin.renderer.prompt((Message("user", "?"),)) + response, len(response))
     vocabulary = Vocabulary(twin)
-    assert [vocabulary.telling(token) for token in response] == [True, *[False] * 7, True, False]
+    assert [vocabulary.is_comparable(token) for token in response] == [
+        True,
+        *[False] * 7,
+        True,
+        False,
+    ]
     vocabulary.check(span, texts, "here")
     for at, text in [
         (0, "\ufffd"),

@@ -9,9 +9,9 @@ import pytest
 
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, Generation, Model
+from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
-from promptbake.types import Conversation, Message, Prompt, Query, Request
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
 from promptbake_openai.loopback import Endpoint, Prices
 from promptbake_openrouter import openrouter_provider
 from promptbake_openrouter.models import Listing
@@ -48,11 +48,11 @@ def no_model() -> Model:
     raise AssertionError("no model is needed")
 
 
-def job(max_tokens: int = 32) -> Generation:
+def job(max_tokens: int = 32) -> GenerationJob:
     query = Query("a", (Message("user", "Why?"),))
-    plan = (Request("a@1.0", query, 1.0),)
+    plan = (GenerationRequest("a@1.0", query, 1.0),)
     prompt = Prompt("p", "Say hm.")
-    return Generation(prompt, plan, frozenset(), max_tokens, 0, no_model, NoBudget())
+    return GenerationJob(prompt, plan, frozenset(), max_tokens, 0, no_model, NoBudget())
 
 
 def endpoint(**options: Any) -> Endpoint:
@@ -89,13 +89,13 @@ def test_routing_and_body_go_along() -> None:
 
 def test_prices_are_those_of_the_list_and_the_quote_is_made_of_them() -> None:
     with endpoint(prices=Prices(prompt=1e-6, completion=2e-6)) as served:
-        quote = openrouter_provider(model=MODEL, base_url=served.url).quote(job())
+        quote = openrouter_provider(model=MODEL, base_url=served.url).estimate_cost(job())
         prices = Listing(served.url, MODEL).prices()
         assert served.meter.requests == 0
     assert prices is not None
     assert (prices.prompt, prices.completion) == pytest.approx((1.0, 2.0))
     assert quote.priced
-    assert quote.usage.dollars == pytest.approx((quote.usage.prefill + 2 * 32) / 1e6)
+    assert quote.usage.dollars == pytest.approx((quote.usage.input_tokens + 2 * 32) / 1e6)
     assert MODEL in quote.source
 
 
@@ -103,7 +103,7 @@ def test_a_list_that_cannot_be_had_gives_no_prices_and_ends_the_run() -> None:
     with endpoint() as served:
         url = served.url
     provider = openrouter_provider(model=MODEL, base_url=url)
-    assert not provider.quote(job()).priced
+    assert not provider.estimate_cost(job()).priced
     with pytest.raises(BakeError, match="models: cannot be had: ") as caught:
         provider.generate(job())
     assert KEY not in str(caught.value)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from promptbake.costs import NoBudget
-from promptbake.interfaces import DataProvider, Generation
+from promptbake.interfaces import DataProvider, GenerationJob
 from promptbake.testing import DataProviderSuite
-from promptbake.types import Message, Prompt, Query, Request
+from promptbake.types import GenerationRequest, Message, Prompt, Query
 from promptbake_mock.tiny import NAME, tiny_backend
 from promptbake_self import self_provider
 
@@ -22,9 +22,9 @@ class TestSelfProvider(DataProviderSuite):
 
 def test_a_conversation_tells_how_it_came_to_be() -> None:
     model = tiny_backend().open_model(NAME)
-    request = Request("1@0.7", Query("1", (Message("user", "Why?"),), "small talk"), 0.7)
+    request = GenerationRequest("1@0.7", Query("1", (Message("user", "Why?"),), "small talk"), 0.7)
     prompt = Prompt("yoda", "Speak like Yoda, you must.")
-    job = Generation(prompt, (request,), frozenset(), 6, 0, lambda: model, NoBudget())
+    job = GenerationJob(prompt, (request,), frozenset(), 6, 0, lambda: model, NoBudget())
     (answer,) = self_provider().generate(job)
     assert answer.meta == {
         "model": NAME,

@@ -80,11 +80,11 @@ def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchMo
     n_draws = 2_000
     ((_, targets),) = model.top_k([span], k=K, draws=n_draws, seeds=[7])
     (teacher,) = twin.logprobs([span])
-    mass = (targets.drawn_measure * targets.drawn_logprobs.exp()).sum(dim=1)
+    mass = (targets.drawn_importance_weights * targets.drawn_logprobs.exp()).sum(dim=1)
     torch.testing.assert_close(mass, rest(targets.logprobs).exp().squeeze(1), rtol=0, atol=0.05)
     inside = (targets.drawn_ids.unsqueeze(2) == targets.ids.unsqueeze(1)).any(dim=2)
     assert inside.any()
-    assert torch.equal(targets.drawn_measure == 0, inside)
+    assert torch.equal(targets.drawn_importance_weights == 0, inside)
     student = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0)).log_softmax(1)
     objective = TailedLoss(ForwardKL(), "sampled")
     columns = objective.columns(datums(model)[0], targets)
@@ -126,21 +126,21 @@ def test_an_answer_that_lacks_something_names_whose_it_was_and_loses_no_other(
 def test_a_quote_counts_tokens_by_hand(server: Loopback) -> None:
     prices = {"prefill": 1.0, "sample": 2.0, "train": 3.0}
     with opened(server, prices=prices) as model:
-        sample = model.quote(Work("sample", ((10, 5), (12, 5)), shared=8)).usage
-        assert (sample.calls, sample.prefill, sample.cached_prefill, sample.sampled) == (
+        sample = model.estimate_cost(Work("sample", ((10, 5), (12, 5)), shared=8)).usage
+        assert (sample.calls, sample.input_tokens, sample.cached_input_tokens, sample.sampled) == (
             2,
             14,
             8,
             10,
         )
         assert sample.dollars == pytest.approx((14 + 0.2 * 8 + 2 * 10) / 1e6)
-        drawn = model.quote(Work("top_k", ((10, 5), (12, 5)), shared=8, draws=4)).usage
-        assert (drawn.prefill, drawn.cached_prefill, drawn.sampled) == (22, 0, 2)
-        train = model.quote(Work("train", ((10, 5), (12, 5)), times=3, steps=6)).usage
-        assert (train.calls, train.trained, train.prefill) == (6, 3 * 20, 0)
+        drawn = model.estimate_cost(Work("top_k", ((10, 5), (12, 5)), shared=8, draws=4)).usage
+        assert (drawn.input_tokens, drawn.cached_input_tokens, drawn.sampled) == (22, 0, 2)
+        train = model.estimate_cost(Work("train", ((10, 5), (12, 5)), times=3, steps=6)).usage
+        assert (train.calls, train.trained, train.input_tokens) == (6, 3 * 20, 0)
         wide = Work("train", ((10, 5),), steps=1, datums=24, forward_first=True)
-        custom = model.quote(wide).usage
-        assert (custom.trained, custom.prefill) == (24 * 9, 24 * 9)
+        custom = model.estimate_cost(wide).usage
+        assert (custom.trained, custom.input_tokens) == (24 * 9, 24 * 9)
         assert "service" not in vars(model.base)  # nothing was sent
 
 

@@ -172,7 +172,7 @@ def test_the_renderer_that_is_chosen_for_a_known_model_does_not_think() -> None:
 def test_prices_are_the_tables_or_those_given() -> None:
     listed = prices_of("Qwen/Qwen3-8B", None)
     assert listed is not None
-    assert (listed.prefill, listed.sample, listed.train) == (0.195, 0.60, 0.44)
+    assert (listed.input_tokens, listed.sample, listed.train) == (0.195, 0.60, 0.44)
     assert "2026-07" in listed.source
     assert prices_of("some/model", None) is None
     with pytest.raises(BakeError, match="expected prefill, sample, train"):

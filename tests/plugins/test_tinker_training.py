@@ -13,7 +13,7 @@ import torch
 from tinker_double import examples, material, opened, serving, torch_twin
 from torch import Tensor
 
-from promptbake.distill.held_out_kl import Yardstick, gap_closed
+from promptbake.distill.held_out_kl import HeldOutKL, gap_closed
 from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
@@ -107,7 +107,7 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
         for index, datum in enumerate(found.training)
     ]
     schedule = Schedule(len(batch), batch_size=4, epochs=3, lr=5e-3, seed=0)
-    yardstick = Yardstick(twin, found.held_out)
+    yardstick = HeldOutKL(twin, found.held_out)
     before = yardstick.unprompted(twin)
 
     local = LoraTrainer(twin, "torch", LoraSettings(alpha=32, max_grad_norm=1.0), RANK, seed=1)

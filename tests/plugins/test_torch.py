@@ -14,7 +14,7 @@ from promptbake.distill.objective import TailedLoss
 from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
-from promptbake.types import Columns, Datum, Example, Message, Span
+from promptbake.types import Datum, Example, LossSupport, Message, Span
 from promptbake_losses.divergences import ForwardKL
 from promptbake_torch.engine import Engine
 from promptbake_torch.loading import HubLoader, make_engine
@@ -225,7 +225,7 @@ def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_system_message_the_template_gives_its_own(model: TorchModel) -> None:
-    assert model.notices == ()
+    assert model.warnings == ()
     text = tiny_tokenizer().decode(prompts(model, None)[0])
     assert "Be kind." in text
     assert SYSTEM not in text
@@ -243,7 +243,7 @@ def test_a_template_without_a_system_role_folds_the_prompt_into_the_first_turn()
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     model = TorchModel(make_engine(tiny_model(), tokenizer, "tiny", "d"), None, 2)
-    assert "no system role" in model.notices[0]
+    assert "no system role" in model.warnings[0]
     folded = model.renderer
     turns = (Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Bye"))
     assert tokenizer.decode(folded.prompt(turns, "Be brief.")).startswith(
@@ -260,5 +260,5 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
 
 def test_the_loss_protocol_is_what_the_plugin_offers() -> None:
     loss: Loss = ForwardKL()
-    assert OBJECTIVE.nats(torch.zeros(1, 1), Columns(*([torch.zeros(1, 1)] * 3))).shape == (1,)
+    assert OBJECTIVE.nats(torch.zeros(1, 1), LossSupport(*([torch.zeros(1, 1)] * 3))).shape == (1,)
     assert loss.linear

@@ -15,9 +15,9 @@ from promptbake.costs import Budget, NoBudget
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_queries, plan, split
 from promptbake.dataset.sampling import generate
-from promptbake.interfaces import Generation
+from promptbake.interfaces import GenerationJob
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
-from promptbake.types import Columns, Datum, Example, Message, Prompt
+from promptbake.types import Datum, Example, LossSupport, Message, Prompt
 from promptbake_tinker.base import Base
 from promptbake_tinker.loopback import KEY, Loopback
 from promptbake_tinker.model import TinkerModel
@@ -73,12 +73,12 @@ def datums(model: Any) -> list[Datum]:
     return found
 
 
-def random_columns(n: int, k: int, seed: int) -> Columns:
+def random_columns(n: int, k: int, seed: int) -> LossSupport:
     """K tokens a position with probabilities that leave something for the tail."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.stack([torch.randperm(256, generator=generator)[:k] for _ in range(n)])
     logprobs = (torch.randn(n, k + 3, generator=generator)).log_softmax(dim=1)[:, :k]
-    return Columns(ids, logprobs.sort(dim=1, descending=True).values, torch.ones(n, k))
+    return LossSupport(ids, logprobs.sort(dim=1, descending=True).values, torch.ones(n, k))
 
 
 def examples(model: Any, k: int = 5) -> list[Example]:
@@ -101,7 +101,7 @@ def material(model: TorchModel, max_tokens: int = 24) -> Material:
     """One response to each built-in query, ten queries held out."""
     parts = split(load_queries("builtin"), held_out=10, seed=0)
     requests = plan(parts, [1.0])
-    job = Generation(PROMPT, requests, frozenset(), max_tokens, 0, lambda: model, NoBudget())
+    job = GenerationJob(PROMPT, requests, frozenset(), max_tokens, 0, lambda: model, NoBudget())
     kept_out = {query.id for query in parts.held_out}
     found = list(generate(job))
     return Material(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import Registry
 from promptbake.types import ARMS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from promptbake.stages.plan import Plan
 
 
-def print_plugins(registry: Registry, offers: Sequence[Offer], out: Console) -> None:
+def print_plugins(registry: Registry, offers: Sequence[PluginFactory], out: Console) -> None:
     """What is offered, with its options, and what did not load."""
     table = Table("kind", "name", "plugin", "version", "options", box=None, pad_edge=False)
     for offer in sorted(offers, key=lambda offer: (list(HOOKS).index(offer.kind), offer.name)):
@@ -32,7 +32,7 @@ def print_plugins(registry: Registry, offers: Sequence[Offer], out: Console) -> 
         )
         table.add_row(offer.kind, offer.name, offer.plugin, offer.version, options)
     out.print(table)
-    for line in registry.clash_lines():
+    for line in registry.conflict_lines():
         out.print(line, markup=False)
     for aside in registry.set_aside:
         out.print(f"did not load: {aside.plugin} {aside.version}: {aside.reason}", markup=False)
@@ -63,7 +63,7 @@ def print_health(health: Health, out: Console) -> None:
         section("plugins" if plugin is health.plugins[0] else "",
                 [f"{plugin.name} {plugin.version} ({names})"])  # fmt: skip
     section("did not load", (f"{a.plugin} {a.version}: {a.reason}" for a in health.set_aside))
-    section("clashes", health.clashes)
+    section("conflicts", health.conflicts)
     for name, lacks in health.profiles.items():
         section(f"profile {name}", lacks or ("ready",))
     out.print(table)
@@ -101,14 +101,14 @@ def print_proof(run: Run, result: Mapping[str, Any], out: Console) -> None:
 
 def print_plan(plan: Plan, out: Console) -> None:
     """What the job will take, and what it has come to so far."""
-    amounts = {"calls": "calls", "prefill": "prefill", "cached_prefill": "cached"}
+    amounts = {"calls": "calls", "prefill": "prefill", "cached_input_tokens": "cached"}
     amounts |= {"sampled": "sampled", "trained": "trained"}
     table = Table("work", *amounts.values(), "dollars", "minutes", box=None, pad_edge=False)
     for row in plan.rows:
-        usage, spent = row.quote.usage, row.spent
-        dollars = f"{usage.dollars:.4f}" if row.quote.priced else "?"
+        usage, spent = row.estimate.usage, row.spent
+        dollars = f"{usage.dollars:.4f}" if row.estimate.priced else "?"
         predicted = [f"{getattr(usage, name):,}" for name in amounts]
-        table.add_row(row.key, *predicted, dollars, _minutes(row.quote.seconds))
+        table.add_row(row.key, *predicted, dollars, _minutes(row.estimate.seconds))
         if spent:
             actual = [f"{getattr(spent, name):,}" for name in amounts]
             table.add_row("  so far", *actual, f"{spent.dollars:.4f}", "", style="dim")

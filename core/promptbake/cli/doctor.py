@@ -12,9 +12,9 @@ from typing import Any
 
 from promptbake.errors import BakeError
 from promptbake.files import cache
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import API_VERSION
-from promptbake.plugins.registry import Registry, SetAside, load
+from promptbake.plugins.registry import LoadFailure, Registry, load
 from promptbake.runs.config import Config, profiles, resolve
 from promptbake.runs.run_folder import versions
 
@@ -50,8 +50,8 @@ class Health:
     cache: Cache
     keys: Mapping[str, bool]
     plugins: tuple[Plugin, ...]
-    set_aside: tuple[SetAside, ...]
-    clashes: tuple[str, ...]
+    set_aside: tuple[LoadFailure, ...]
+    conflicts: tuple[str, ...]
     profiles: Mapping[str, tuple[str, ...]]  # what each lacks
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def examine() -> Health:
         keys={key: bool(os.environ.get(key)) for key in _keys(registry)},
         plugins=tuple(_plugins(registry)),
         set_aside=registry.set_aside,
-        clashes=registry.clash_lines(),
+        conflicts=registry.conflict_lines(),
         profiles={name: (*broken, *_lacks(resolve(name).config, registry)) for name in profiles()},
     )
 
@@ -104,7 +104,7 @@ def _cache(folder: Path) -> Cache:
 
 
 def _keys(registry: Registry) -> list[str]:
-    return sorted({key for offer in registry.offers for key in offer.needs.keys})
+    return sorted({key for offer in registry.offers for key in offer.requirements.keys})
 
 
 def _plugins(registry: Registry) -> Iterator[Plugin]:
@@ -130,14 +130,14 @@ def _lacks(config: Config, registry: Registry) -> Iterator[str]:
     yield from found
 
 
-def _offer_lacks(offer: Offer, options: Mapping[str, object]) -> Iterator[str]:
+def _offer_lacks(offer: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
     if offer.missing_modules:
-        yield f"{', '.join(offer.missing_modules)}: pip install '{offer.needs.install}'"
+        yield f"{', '.join(offer.missing_modules)}: pip install '{offer.requirements.install}'"
     for option in offer.options:
         if option.required and option.name not in options:
             yield f"--set options.{offer.kind}.{offer.name}.{option.name}=..."
-    unless = offer.needs.unless
+    unless = offer.requirements.unless
     needless = unless and all(options.get(name) == value for name, value in unless.items())
-    for key in offer.needs.keys:
+    for key in offer.requirements.keys:
         if not needless and not os.environ.get(key):
             yield f"{key} is not set"

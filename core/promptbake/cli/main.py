@@ -109,7 +109,7 @@ def data(session: Session) -> None:
     """Let the prompted model answer the queries, and save the answers without the prompt."""
     from promptbake.stages import data
 
-    with session.at_work("data"):
+    with session.stage_lock("data"):
         data.run(session)
     results = session.run.stage("data")
     out.print(
@@ -125,7 +125,7 @@ def bake(session: Session) -> None:
     """Train a LoRA to answer without the prompt as the model does with it."""
     from promptbake.stages import bake
 
-    with session.at_work("bake"):
+    with session.stage_lock("bake"):
         bake.run(session)
     steps = session.run.stage("bake")["steps"]
     out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
@@ -137,7 +137,7 @@ def verify(session: Session, as_json: Json = False) -> None:
     """Measure the four arms on held-out queries; exit 1 where the result misses its bar."""
     from promptbake.stages import verify
 
-    with session.at_work("verify"):
+    with session.stage_lock("verify"):
         result = verify.run(session)
     if as_json:
         _print_json(result)

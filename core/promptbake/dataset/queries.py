@@ -14,7 +14,7 @@ from pathlib import Path
 
 from promptbake.dataset.conversations import check_messages, read_objects, read_text
 from promptbake.errors import BakeError
-from promptbake.types import Message, Query, Request
+from promptbake.types import GenerationRequest, Message, Query
 
 BUILTIN = "builtin"
 GENERATE = "generate"
@@ -63,7 +63,7 @@ class Split:
 
 
 def split(queries: Sequence[Query], held_out: int, seed: int) -> Split:
-    """Hold out some queries, drawn by the seed. Raises BakeError where too few are left.
+    """Reservation out some queries, drawn by the seed. Raises BakeError where too few are left.
 
     Two queries with the same words stay on the same side.
     """
@@ -82,17 +82,20 @@ def split(queries: Sequence[Query], held_out: int, seed: int) -> Split:
     )
 
 
-def plan(split: Split, temperatures: Sequence[float]) -> tuple[Request, ...]:
+def plan(split: Split, temperatures: Sequence[float]) -> tuple[GenerationRequest, ...]:
     """Every response that is wanted: training queries at each temperature, held-out ones at 1.
 
     The proof is an expectation over the prompted model's own responses (Eq. 3), hence the 1.
     """
     training = [
-        Request(f"{query.id}@{temperature}", query, temperature)
+        GenerationRequest(f"{query.id}@{temperature}", query, temperature)
         for temperature in dict.fromkeys(temperatures)
         for query in split.training
     ]
-    return (*training, *(Request(f"{query.id}@held-out", query, 1.0) for query in split.held_out))
+    return (
+        *training,
+        *(GenerationRequest(f"{query.id}@held-out", query, 1.0) for query in split.held_out),
+    )
 
 
 def digest(queries: Sequence[Query]) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from promptbake.dataset.queries import ask
 from promptbake.errors import BakeError
 from promptbake.files import read_json_lines, write_atomic
-from promptbake.interfaces import DataProvider, Generation
-from promptbake.types import Conversation, Message, Prompt, Query, Request
+from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
 
 AT_ONCE = 20  # queries that one request asks for
 ROUNDS = 3  # as many requests as should do, at most so many times
@@ -30,7 +30,7 @@ LINE = re.compile(r"^\W*(?P<category>[^|\n]{1,40}?)\s*\|\s*(?P<text>\S.{3,500})$
 
 
 def write_queries(
-    provider: DataProvider, job: Generation, n: int
+    provider: DataProvider, job: GenerationJob, n: int
 ) -> tuple[tuple[Query, ...], int, int]:
     """`n` different queries; and how many were left out as repeated, and as quoting the prompt.
 
@@ -78,12 +78,12 @@ def store_queries(path: Path, made_by: dict[str, object], queries: Sequence[Quer
     write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _answers(provider: DataProvider, job: Generation, n: int) -> Iterator[str]:
+def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str]:
     """What the provider's model says to order after order."""
     parts = -(-n // AT_ONCE)
     for round_ in range(ROUNDS):
         plan = tuple(
-            Request(f"author-{part}", _order(job.prompt, part), 1.0)
+            GenerationRequest(f"author-{part}", _order(job.prompt, part), 1.0)
             for part in range(round_ * parts + 1, (round_ + 1) * parts + 1)
         )
         asked = replace(

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from promptbake.dataset.alignment import check_room, common_prefix
 from promptbake.errors import BakeError
-from promptbake.interfaces import Generation, Model
+from promptbake.interfaces import GenerationJob, Model
 from promptbake.seeds import derive
-from promptbake.types import Conversation, Message, Query, Quote, Request, Work
+from promptbake.types import Conversation, CostEstimate, GenerationRequest, Message, Query, Work
 
 
-def generate(job: Generation) -> Iterator[Conversation]:
+def generate(job: GenerationJob) -> Iterator[Conversation]:
     """Let the prompted model answer what is not done yet.
 
     The plan is cut into the same batches each time, and a batch of which anything is missing is
@@ -30,7 +30,7 @@ def generate(job: Generation) -> Iterator[Conversation]:
     return _generate(job, model)
 
 
-def _generate(job: Generation, model: Model) -> Iterator[Conversation]:
+def _generate(job: GenerationJob, model: Model) -> Iterator[Conversation]:
     plan = sorted(job.plan, key=lambda request: _length(request.query))  # little padding
     if model.sample_batch is None:
         missing = [request for request in plan if request.id not in job.done]
@@ -45,7 +45,7 @@ def _generate(job: Generation, model: Model) -> Iterator[Conversation]:
                 yield conversation
 
 
-def quote(job: Generation) -> Quote:
+def estimate_cost(job: GenerationJob) -> CostEstimate:
     """What `generate` would take of the base model, with every response at its longest."""
     model = job.open_model()
     prompts = [
@@ -54,7 +54,7 @@ def quote(job: Generation) -> Quote:
         if request.id not in job.done
     ]
     rows = tuple((len(prompt), job.max_tokens) for prompt in prompts)
-    return model.quote(Work("sample", rows, len(common_prefix(prompts))))
+    return model.estimate_cost(Work("sample", rows, len(common_prefix(prompts))))
 
 
 def answer(
@@ -82,7 +82,9 @@ def answer(
     return tuple(model.renderer.text(completions[i].tokens) for i in range(len(queries)))
 
 
-def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator[Conversation]:
+def _answer(
+    job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+) -> Iterator[Conversation]:
     completions = model.sample(
         [model.renderer.prompt(request.query.messages, job.prompt.text) for request in batch],
         max_tokens=job.max_tokens,
@@ -107,7 +109,7 @@ def _answer(job: Generation, model: Model, batch: Sequence[Request]) -> Iterator
         )
 
 
-def _check_fits(request: Request, job: Generation, model: Model) -> None:
+def _check_fits(request: GenerationRequest, job: GenerationJob, model: Model) -> None:
     tokens = model.renderer.prompt(request.query.messages, job.prompt.text)
     needed = len(tokens) + job.max_tokens
     if needed > model.context_tokens:

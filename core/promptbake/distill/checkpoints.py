@@ -9,14 +9,14 @@ from pathlib import Path
 
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, write_atomic
-from promptbake.interfaces import Model, State, Trainer
+from promptbake.interfaces import Model, Trainer, TrainingState
 from promptbake.types import Checkpoint
 
 PREFIX = "step-"
 CHECKPOINT = "promptbake.json"
 
 
-def save(folder: Path, step: int, state: State) -> None:
+def save(folder: Path, step: int, state: TrainingState) -> None:
     """Write the state after `step` steps, then delete the earlier ones."""
     with atomic_folder(folder / f"{PREFIX}{step:06}") as new:
         for name, content in state.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptbake.distill.objective import full_kl, rest
 from promptbake.interfaces import Model
-from promptbake.types import Datum, Span, Targets
+from promptbake.types import Datum, Span, TeacherLogprobs
 
 RESAMPLES = 2000
 KEEP_BYTES = 2**30
@@ -20,7 +20,7 @@ CHUNK = 4  # datums that a model is asked about at a time, where each answer is 
 
 
 @dataclass(frozen=True)
-class Divergence:
+class KLByConversation:
     """KL(prompted || arm), summed over each datum's response tokens."""
 
     nats: tuple[float, ...]
@@ -32,7 +32,7 @@ class Divergence:
         return sum(self.nats) / sum(self.tokens)
 
 
-class Yardstick:
+class HeldOutKL:
     """The prompted model's distributions at held-out responses, to hold models against.
 
     Over the whole vocabulary, which the teacher is asked for (`kind` is `full`); or, where
@@ -45,7 +45,7 @@ class Yardstick:
         self,
         teacher: Model,
         datums: Sequence[Datum],
-        targets: Sequence[Targets] | None = None,
+        targets: Sequence[TeacherLogprobs] | None = None,
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
         self.kind = "full" if targets is None else "top_k_bucket"
@@ -53,15 +53,15 @@ class Yardstick:
         self._keep_bytes = keep_bytes
         self._kept: list[_Reference] | None = None
 
-    def unprompted(self, model: Model) -> Divergence:
+    def unprompted(self, model: Model) -> KLByConversation:
         """How far a model without the prompt is from the prompted base model."""
         return self._measure(model, lambda datum: datum.student)
 
-    def prompted(self, model: Model) -> Divergence:
+    def prompted(self, model: Model) -> KLByConversation:
         """How far a model with the prompt is from the prompted base model."""
         return self._measure(model, lambda datum: datum.teacher)
 
-    def _measure(self, model: Model, side: Callable[[Datum], Span]) -> Divergence:
+    def _measure(self, model: Model, side: Callable[[Datum], Span]) -> KLByConversation:
         nats: list[float] = []
         pairs = zip(self._datums, self._references(), strict=True)
         size = CHUNK if self._targets is None else len(self._datums)
@@ -72,7 +72,7 @@ class Yardstick:
             for (_, reference), student in zip(chunk, students, strict=True):
                 arm = _with_rest(student) if ids else student
                 nats.append(float(full_kl(reference.logprobs, arm).sum()))
-        return Divergence(tuple(nats), tuple(datum.n_response for datum in self._datums))
+        return KLByConversation(tuple(nats), tuple(datum.n_response for datum in self._datums))
 
     def _references(self) -> Iterator[_Reference]:
         if self._kept is not None:
@@ -103,13 +103,13 @@ class _Reference:
     logprobs: Tensor  # float32 [N, V], or [N, K + 1] with the rest in the last column
 
 
-def gap_closed(base: Divergence, baked: Divergence) -> float:
+def gap_closed(base: KLByConversation, baked: KLByConversation) -> float:
     """1 - KL(prompted || baked) / KL(prompted || base): 0 is no bake, 1 is the prompt itself."""
     return 1 - baked.per_token / base.per_token
 
 
 def gap_closed_ci95(
-    base: Divergence, baked: Divergence, groups: Sequence[str], seed: int
+    base: KLByConversation, baked: KLByConversation, groups: Sequence[str], seed: int
 ) -> tuple[float, float]:
     """A 95 % percentile bootstrap interval of `gap_closed`, over the queries.
 

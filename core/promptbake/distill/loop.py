@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
-from promptbake.interfaces import Model, Objective, Pending, State, Trainer
+from promptbake.interfaces import Model, Objective, Pending, Trainer, TrainingState
 from promptbake.types import Example, StepMetrics
 
 
@@ -25,7 +25,7 @@ class Step:
     loss: Pending[float]
     stepped: Pending[None]
     snapshot: Pending[Model] | None = None
-    state: Pending[State] | None = None
+    state: Pending[TrainingState] | None = None
 
     def wait(self, since: float) -> Step:
         """The step taken, with its loss, and the seconds since the loop turned to it."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from promptbake.errors import BakeError, ContractError
 from promptbake.interfaces import Loss
-from promptbake.types import Columns, Datum, Span, Tail, Targets
+from promptbake.types import Datum, LossSupport, Span, Tail, TeacherLogprobs
 
 FLOOR = -40.0  # nats: below this a mass is rounding error in float32, and in effect zero
 NEVER = 1e-9  # a probability: a response with such a token is not this model's own
@@ -49,22 +49,22 @@ class TailedLoss:
         bends = self.asks_teacher and self.tail in ("bucket", "renormalize")
         return self.loss.linear and not bends
 
-    def columns(self, datum: Datum, targets: Targets | None) -> Columns:
+    def columns(self, datum: Datum, targets: TeacherLogprobs | None) -> LossSupport:
         """The columns [N, C] that the loss needs the student's log-probabilities of."""
         if not self.asks_teacher:
             ids = torch.tensor(datum.response_ids).unsqueeze(1)
-            return Columns(ids, torch.zeros(ids.shape), torch.ones(ids.shape))
+            return LossSupport(ids, torch.zeros(ids.shape), torch.ones(ids.shape))
         if targets is None:
             raise ValueError(f"{datum.conversation_id}: the loss needs the teacher's targets")
         if self.tail != "sampled":
-            return Columns(targets.ids, targets.logprobs, torch.ones_like(targets.logprobs))
-        return Columns(
+            return LossSupport(targets.ids, targets.logprobs, torch.ones_like(targets.logprobs))
+        return LossSupport(
             torch.cat([targets.ids, targets.drawn_ids], dim=1),
             torch.cat([targets.logprobs, targets.drawn_logprobs], dim=1),
-            torch.cat([torch.ones_like(targets.logprobs), targets.drawn_measure], dim=1),
+            torch.cat([torch.ones_like(targets.logprobs), targets.drawn_importance_weights], dim=1),
         )
 
-    def nats(self, student: Tensor, columns: Columns) -> Tensor:
+    def nats(self, student: Tensor, columns: LossSupport) -> Tensor:
         """The loss at each response position, nats [N], of log-probabilities [N, C]."""
         teacher, measure = columns.logprobs.to(student), columns.measure.to(student)
         if self.asks_teacher and self.tail == "bucket":
@@ -81,7 +81,7 @@ class TailedLoss:
             )
         return nats
 
-    def weights(self, columns: Columns) -> Tensor | None:
+    def weights(self, columns: LossSupport) -> Tensor | None:
         """The weights [N, C] of a weighted cross-entropy with this gradient, if there are any.
 
         A loss that is linear in the student's log-probabilities is one, up to a constant, unless
@@ -94,13 +94,15 @@ class TailedLoss:
         return -gradient
 
 
-def tail_measure(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
+def tail_importance_weights(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
     """The measure [N, M] of draws from outside the top K [N, K]: P_tail / (M p) each."""
     n_draws = max(drawn_logprobs.shape[1], 1)
     return (rest(logprobs) - math.log(n_draws) - drawn_logprobs).exp()
 
 
-def realised_draw(span: Span, logprobs: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def response_token_as_draw(
+    span: Span, logprobs: Tensor, top: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The response as one draw from the teacher: ids, log-probabilities, measure, each [N, 1].
 
     For a teacher that draws nothing itself. `logprobs` [N] are those of the response's own tokens,
@@ -128,7 +130,7 @@ def realised_draw(span: Span, logprobs: Tensor, top: Tensor) -> tuple[Tensor, Te
     return ids, logprobs, 1 / drawn_with
 
 
-def outside(
+def mask_top_k_draws(
     top_ids: Tensor, ids: Tensor, logprobs: Tensor, measure: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws [N, M] from the whole vocabulary as draws for what is outside the top K [N, K].

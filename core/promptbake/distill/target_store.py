@@ -10,14 +10,14 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from promptbake.distill.held_out_kl import Yardstick
+from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.objective import TailedLoss
 from promptbake.errors import ContractError
 from promptbake.files import write_atomic
 from promptbake.interfaces import Teacher
 from promptbake.runs.session import Session
 from promptbake.seeds import derive
-from promptbake.types import Datum, Example, Targets
+from promptbake.types import Datum, Example, TeacherLogprobs
 
 
 class TargetStore:
@@ -39,7 +39,7 @@ class TargetStore:
     def __contains__(self, datum: Datum) -> bool:
         return self._path(datum).exists()
 
-    def put(self, datum: Datum, targets: Targets) -> None:
+    def put(self, datum: Datum, targets: TeacherLogprobs) -> None:
         """Store one datum's targets, whole or not at all. Raises ValueError if misshapen."""
         check(datum, targets)
         tensors = {
@@ -47,31 +47,31 @@ class TargetStore:
             "logprobs": targets.logprobs.float(),
             "drawn_ids": targets.drawn_ids.to(torch.int32),
             "drawn_logprobs": targets.drawn_logprobs.float(),
-            "drawn_measure": targets.drawn_measure.float(),
+            "drawn_importance_weights": targets.drawn_importance_weights.float(),
         }
         # A teacher may give views of one table; a file holds each tensor for itself.
         whole = {name: part.clone(memory_format=torch.contiguous_format)
                  for name, part in tensors.items()}  # fmt: skip
         write_atomic(self._path(datum), safetensors.torch.save(whole))
 
-    def get(self, datum: Datum) -> Targets:
+    def get(self, datum: Datum) -> TeacherLogprobs:
         """One datum's targets."""
         tensors = safetensors.torch.load(self._path(datum).read_bytes())
-        return Targets(
+        return TeacherLogprobs(
             tensors["ids"].long(),
             tensors["logprobs"],
             tensors["drawn_ids"].long(),
             tensors["drawn_logprobs"],
-            tensors["drawn_measure"],
+            tensors["drawn_importance_weights"],
         )
 
     def _path(self, datum: Datum) -> Path:
         return self._folder / f"{self.key(datum)}.safetensors"
 
 
-def check(datum: Datum, targets: Targets) -> None:
+def check(datum: Datum, targets: TeacherLogprobs) -> None:
     """Raise ValueError for targets that are no N rows of sorted log-probabilities."""
-    drawn = targets.drawn_ids, targets.drawn_logprobs, targets.drawn_measure
+    drawn = targets.drawn_ids, targets.drawn_logprobs, targets.drawn_importance_weights
     rows = {len(part) for part in (targets.ids, targets.logprobs, *drawn)}
     shapes_fit = targets.ids.shape == targets.logprobs.shape
     shapes_fit &= len({part.shape for part in drawn}) == 1
@@ -100,20 +100,22 @@ def ask_teacher(session: Session, objective: TailedLoss, datums: Sequence[Datum]
     ]
 
 
-def yardstick(session: Session, datums: Sequence[Datum]) -> Yardstick:
+def yardstick(session: Session, datums: Sequence[Datum]) -> HeldOutKL:
     """What held-out KL is measured with: the teacher is asked once, where it is paid for."""
     if session.base.full_vocabulary:
-        return Yardstick(session.base, datums)
-    return Yardstick(session.base, datums, list(stored_targets(session, datums, draws=0)))
+        return HeldOutKL(session.base, datums)
+    return HeldOutKL(session.base, datums, list(stored_targets(session, datums, draws=0)))
 
 
-def stored_targets(session: Session, datums: Sequence[Datum], draws: int) -> Iterator[Targets]:
+def stored_targets(
+    session: Session, datums: Sequence[Datum], draws: int
+) -> Iterator[TeacherLogprobs]:
     """Every datum's targets, in order; the teacher is asked for what the store does not hold."""
     config = session.config
     store = TargetStore(
         session.run.targets,
         teacher=config.teacher.source,
-        options=session.telling_options("teachers", config.teacher.source, "teacher.source"),
+        options=session.result_options("teachers", config.teacher.source, "teacher.source"),
         model=session.base.digest,
         k=config.teacher.top_k,
         draws=draws,

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from types import FrameType
 
 from promptbake.errors import BakeError, ContractError
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 
 
 @dataclass
 class Use:
     """An offer that is in use, with the options that it was made with."""
 
-    offer: Offer
+    offer: PluginFactory
     options: Mapping[str, object]
     product: object = None  # what its factory made; None while it is at it
 

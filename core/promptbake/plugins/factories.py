@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pydantic
 
 from promptbake.errors import BakeError, nearest
-from promptbake.plugins.hookspecs import HOOKS, TUNING, Needs
+from promptbake.plugins.hookspecs import HOOKS, RUNTIME_ONLY, Requirements
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Offer:
+class PluginFactory:
     """One name that a plugin offers, and the factory behind it."""
 
     kind: str
@@ -43,15 +43,17 @@ class Offer:
         return f"plugin {self.plugin} {self.version}, hook {HOOKS[self.kind]}, {self.name!r}"
 
     @property
-    def needs(self) -> Needs:
+    def requirements(self) -> Requirements:
         """What it needs beside its plugin."""
-        found: Needs = getattr(_innermost(self.factory), "promptbake_needs", Needs())
+        found: Requirements = getattr(
+            _innermost(self.factory), "promptbake_requirements", Requirements()
+        )
         return found
 
     @property
     def missing_modules(self) -> tuple[str, ...]:
         """The modules that it needs and that cannot be found."""
-        return tuple(name for name in self.needs.modules if not _is_installed(name))
+        return tuple(name for name in self.requirements.modules if not _is_installed(name))
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -91,13 +93,13 @@ class Offer:
                 ) from None
         return checked
 
-    def telling(self, options: Mapping[str, object]) -> dict[str, object]:
+    def result_options(self, options: Mapping[str, object]) -> dict[str, object]:
         """The options that the result depends on: all but those that are annotated as tuning."""
         annotations = _parameter_types(self.factory)
         return {
             name: value
             for name, value in options.items()
-            if TUNING not in getattr(annotations.get(name), "__metadata__", ())
+            if RUNTIME_ONLY not in getattr(annotations.get(name), "__metadata__", ())
         }
 
     def make(self, options: Mapping[str, object]) -> Any:
@@ -108,7 +110,7 @@ class Offer:
         if missing := self.missing_modules:
             raise BakeError(
                 f"{self.kind} {self.name!r} (plugin {self.plugin}) needs the module {missing[0]}: "
-                f"pip install '{self.needs.install}'"
+                f"pip install '{self.requirements.install}'"
             )
         for option in self.options:
             if option.required and option.name not in options:

@@ -3,7 +3,7 @@
 A factory's keyword arguments, with their annotations and defaults, are the options that a user
 sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. A run is made
 anew where an option differs from the one that it was made with, unless the option is annotated as
-`Annotated[..., TUNING]`. Keep the
+`Annotated[..., RUNTIME_ONLY]`. Keep the
 module that holds the hooks light: import heavy packages inside the factories. The module says
 which version of all this it was written for: `PROMPTBAKE_API = 1`.
 """
@@ -23,7 +23,7 @@ hookimpl = pluggy.HookimplMarker("promptbake")
 
 API_VERSION = 1  # of the hooks and the interfaces: raised where a plugin of before would break
 
-TUNING = object()  # annotates an option that changes how work is done, not what comes of it
+RUNTIME_ONLY = object()  # annotates an option that changes how work is done, not what comes of it
 
 T = TypeVar("T")
 Factories = Mapping[str, Callable[..., T]]
@@ -31,7 +31,7 @@ Factory = TypeVar("Factory", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """What an offer needs beside its plugin."""
 
     modules: tuple[str, ...] = ()  # that can be imported
@@ -40,7 +40,7 @@ class Needs:
     unless: Mapping[str, object] = field(default_factory=dict)  # options that make keys needless
 
 
-def needs(
+def requires(
     *,
     modules: tuple[str, ...] = (),
     install: str = "",
@@ -55,8 +55,8 @@ def needs(
     """
 
     def declare(factory: Factory) -> Factory:
-        found = Needs(modules, install or " ".join(modules), keys, unless or {})
-        factory.promptbake_needs = found  # type: ignore[attr-defined]
+        found = Requirements(modules, install or " ".join(modules), keys, unless or {})
+        factory.promptbake_requirements = found  # type: ignore[attr-defined]
         return factory
 
     return declare
@@ -74,29 +74,29 @@ HOOKS = {
 
 @hookspec
 def promptbake_register_data_providers() -> Factories[DataProvider]:  # type: ignore[empty-body]
-    """Offer sources of conversations: yield one for each request that is not done yet."""
+    """PluginFactory sources of conversations: yield one for each request that is not done yet."""
 
 
 @hookspec
 def promptbake_register_teachers() -> Factories[Teacher]:  # type: ignore[empty-body]
-    """Offer sources of the prompted model's log-probabilities at the response positions."""
+    """PluginFactory sources of the prompted model's log-probabilities at the response positions."""
 
 
 @hookspec
 def promptbake_register_losses() -> Factories[Loss]:  # type: ignore[empty-body]
-    """Offer losses: (student, teacher, measure), each [N, C], to nats [N]."""
+    """PluginFactory losses: (student, teacher, measure), each [N, C], to nats [N]."""
 
 
 @hookspec
 def promptbake_register_backends() -> Factories[Backend]:  # type: ignore[empty-body]
-    """Offer engines that open a base model, train a LoRA on it and load a checkpoint."""
+    """PluginFactory engines that open a base model, train a LoRA on it and load a checkpoint."""
 
 
 @hookspec
 def promptbake_register_evaluators() -> Factories[Evaluator]:  # type: ignore[empty-body]
-    """Offer measurements of the four arms: base, prompted, baked, re-prompted."""
+    """PluginFactory measurements of the four arms: base, prompted, baked, re-prompted."""
 
 
 @hookspec
 def promptbake_register_trackers() -> Factories[Tracker]:  # type: ignore[empty-body]
-    """Offer receivers of a run's metrics."""
+    """PluginFactory receivers of a run's metrics."""

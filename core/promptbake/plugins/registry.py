@@ -14,7 +14,7 @@ import pluggy
 
 from promptbake.errors import BakeError, nearest
 from promptbake.plugins import hookspecs
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import API_VERSION, HOOKS
 
 GROUP = "promptbake"
@@ -22,7 +22,7 @@ DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
 
 
 @dataclass(frozen=True)
-class SetAside:
+class LoadFailure:
     """A plugin that did not load, and why."""
 
     plugin: str
@@ -34,30 +34,30 @@ class SetAside:
 class Registry:
     """All that the installed plugins offer."""
 
-    offers: tuple[Offer, ...]
-    set_aside: tuple[SetAside, ...] = field(default=())
+    offers: tuple[PluginFactory, ...]
+    set_aside: tuple[LoadFailure, ...] = field(default=())
 
     @property
-    def clashes(self) -> tuple[tuple[Offer, ...], ...]:
+    def conflicts(self) -> tuple[tuple[PluginFactory, ...], ...]:
         """The offers of each name that more than one plugin offers."""
-        found: dict[tuple[str, str], list[Offer]] = {}
+        found: dict[tuple[str, str], list[PluginFactory]] = {}
         for offer in self.offers:
             found.setdefault((offer.kind, offer.name), []).append(offer)
         return tuple(tuple(offers) for offers in found.values() if len(offers) > 1)
 
-    def clash_lines(self) -> tuple[str, ...]:
+    def conflict_lines(self) -> tuple[str, ...]:
         """A line for each name that more than one plugin offers."""
         return tuple(
             f"{clash[0].kind} {clash[0].name!r} is offered by "
             + " and ".join(offer.plugin for offer in clash)
-            for clash in self.clashes
+            for clash in self.conflicts
         )
 
-    def of(self, kind: str) -> tuple[Offer, ...]:
+    def of(self, kind: str) -> tuple[PluginFactory, ...]:
         """The offers of one kind, by name."""
         return tuple(offer for offer in self.offers if offer.kind == kind)
 
-    def choose(self, kind: str, name: str, key: str) -> Offer:
+    def choose(self, kind: str, name: str, key: str) -> PluginFactory:
         """The one offer of that name; `key` is the config key that named it.
 
         Raises BakeError for an unknown name (with the choices, the nearest one and what did not
@@ -88,13 +88,13 @@ def load(found: Iterable[EntryPoint] | None = None) -> Registry:
     A plugin that fails is set aside with its reason; the others work.
     """
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    offers: list[Offer] = []
-    aside: list[SetAside] = []
+    offers: list[PluginFactory] = []
+    aside: list[LoadFailure] = []
     points = entry_points(group=GROUP) if found is None else found
     for point in sorted(points, key=lambda point: point.name):
         version = point.dist.version if point.dist else "?"
         if point.name in disabled:
-            aside.append(SetAside(point.name, version, f"left out by {DISABLE}"))
+            aside.append(LoadFailure(point.name, version, f"left out by {DISABLE}"))
             continue
         try:
             with redirect_stdout(sys.stderr):  # what it prints is no answer to --json
@@ -102,7 +102,7 @@ def load(found: Iterable[EntryPoint] | None = None) -> Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a stranger's module may raise anything
-            aside.append(SetAside(point.name, version, _reason(error)))
+            aside.append(LoadFailure(point.name, version, _reason(error)))
     return Registry(tuple(offers), tuple(aside))
 
 
@@ -110,7 +110,7 @@ class _UnfitError(Exception):
     """What is wrong with a plugin, in words."""
 
 
-def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
+def _offers(point: EntryPoint, version: str, module: object) -> list[PluginFactory]:
     _check_api(module)
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -127,7 +127,7 @@ def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
                 raise _UnfitError(f"{hook} offers a name twice: {', '.join(sorted(twice))}")
             named |= factories.keys()
             offers += [
-                Offer(kind, name, point.name, version, make, point.module)
+                PluginFactory(kind, name, point.name, version, make, point.module)
                 for name, make in factories.items()
             ]
     unmarked = [hook for hook in HOOKS.values() if hasattr(module, hook)]
@@ -140,7 +140,7 @@ def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
     return offers
 
 
-def _check_options(offer: Offer) -> None:
+def _check_options(offer: PluginFactory) -> None:
     if not offer.name.isidentifier():
         raise _UnfitError(f"{HOOKS[offer.kind]}: {offer.name!r} is no name such as skew_kl")
     try:

@@ -184,7 +184,7 @@ def resolve(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
-        _lay(values, layer.values)
+        _deep_update(values, layer.values)
         sources |= dict.fromkeys((key for key, _ in flatten(layer.values)), layer.source)
         sources = {key: sources[key] for key, _ in flatten(values)}  # without what was replaced
     try:
@@ -261,10 +261,10 @@ def _nested(key: str, value: Any, source: str) -> Layer:
     return Layer(source, value)
 
 
-def _lay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+def _deep_update(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            _lay(below[key], value)
+            _deep_update(below[key], value)
         else:
             below[key] = deepcopy(value)
 

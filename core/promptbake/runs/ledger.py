@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from promptbake.costs import Hold, NoBudget
+from promptbake.costs import Reservation, NoBudget
 from promptbake.errors import BudgetError
 from promptbake.files import JsonLines, read_json_lines
 from promptbake.types import Usage
@@ -46,7 +46,7 @@ class Ledger:
             totals[what] = totals.get(what, Usage()) + usage
         return totals
 
-    def hold(self, what: str, usage: Usage) -> Hold:
+    def reserve(self, what: str, usage: Usage) -> Reservation:
         """Keep back what the work may come to at most. Raises BudgetError.
 
         Where no stage is at work, as in a chat, nothing is held and nothing is put on record.
@@ -63,7 +63,7 @@ class Ledger:
         what = f"{self.stage}: {what}"
         number, self._next = self._next, self._next + 1
         self.write(number, what, usage, settled=False)
-        return LedgerHold(self, number, what)
+        return LedgerReservation(self, number, what)
 
     def start_anew(self) -> None:
         """The run has been moved away with its costs, and a new one begins."""
@@ -89,13 +89,13 @@ class Ledger:
         self._file.append(line | used)
 
 
-class LedgerHold:
+class LedgerReservation:
     """One line that is not settled yet."""
 
     def __init__(self, ledger: Ledger, number: int, what: str) -> None:
         self._ledger, self._number, self._what = ledger, number, what
 
-    def settle(self, usage: Usage) -> None:
+    def commit(self, usage: Usage) -> None:
         """What the work came to."""
         self._ledger.write(self._number, self._what, usage, settled=True)
 

@@ -22,7 +22,7 @@ from promptbake.progress import Reporter
 from promptbake.runs.run_folder import Run
 from promptbake.types import Checkpoint, Prompt
 
-ASKED = {  # what an object of each kind is asked for in any run
+REQUIRED_MEMBERS = {  # what an object of each kind is asked for in any run
     "data_providers": ("queries", "quote", "generate"),
     "teachers": ("targets",),
     "losses": ("targets", "linear", "__call__"),
@@ -60,7 +60,7 @@ class Session:
         return self.resolved.config
 
     @contextmanager
-    def at_work(self, stage: str) -> Iterator[None]:
+    def stage_lock(self, stage: str) -> Iterator[None]:
         """Keep others out while a stage works in the run; what it pays for is on its account."""
         self.refuse_address(stage)
         with self.run.locked():
@@ -95,10 +95,10 @@ class Session:
         offers = [self.registry.choose(*named) for named in self.config.chosen()]
         return {offer.plugin: offer.version for offer in offers}
 
-    def telling_options(self, kind: str, name: str, key: str) -> dict[str, object]:
+    def result_options(self, kind: str, name: str, key: str) -> dict[str, object]:
         """The options of that plugin that its result depends on."""
         offer = self.registry.choose(kind, name, key)
-        return offer.telling(self.config.options_of(kind, name))
+        return offer.result_options(self.config.options_of(kind, name))
 
     def make(self, kind: str, name: str, key: str) -> Any:
         """The plugin's object of that kind and name, with its options; `key` named it."""
@@ -106,7 +106,7 @@ class Session:
         use = Use(offer, self.config.options_of(kind, name))
         self.uses.append(use)
         use.product = offer.make(use.options)
-        if missing := [name for name in ASKED[kind] if not hasattr(use.product, name)]:
+        if missing := [name for name in REQUIRED_MEMBERS[kind] if not hasattr(use.product, name)]:
             raise ContractError(use.product, f"has no {', '.join(missing)}")
         return use.product
 
@@ -125,7 +125,7 @@ class Session:
     def base(self) -> Model:
         """The base model, opened at first use."""
         base = self.backend.open_model(self.config.model.name, self.budget)
-        for notice in base.notices:
+        for notice in base.warnings:
             self.reporter.say(f"model {base.name}: {notice}")
         return base
 

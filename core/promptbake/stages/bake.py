@@ -16,14 +16,14 @@ from dataclasses import replace
 from promptbake.dataset.alignment import align_all, check_room
 from promptbake.distill import checkpoints
 from promptbake.distill.checkpoints import CHECKPOINT
-from promptbake.distill.held_out_kl import Yardstick
+from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
 from promptbake.distill.target_store import ask_teacher, yardstick
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import atomic_folder, digest_file, write_json
-from promptbake.interfaces import Model, Objective, Pending, State, Tracker, Trainer
+from promptbake.interfaces import Model, Objective, Pending, Tracker, Trainer, TrainingState
 from promptbake.runs.session import Session
 from promptbake.stages import data
 from promptbake.types import Example, StepMetrics
@@ -76,7 +76,7 @@ def _train(
     examples: Sequence[Example],
     objective: Objective,
     schedule: Schedule,
-    measure: Yardstick,
+    measure: HeldOutKL,
     first: int,
     trackers: Sequence[Tracker],
 ) -> None:
@@ -116,7 +116,7 @@ def _following(session: Session, trackers: Sequence[Tracker], first: int) -> Ite
         yield
 
 
-def _save(session: Session, step: int, state: Pending[State]) -> bool:
+def _save(session: Session, step: int, state: Pending[TrainingState]) -> bool:
     """Keep a state to go on from; training does not end because one could not be had."""
     try:
         files = state.result()
@@ -134,7 +134,7 @@ def _preflight(session: Session, student: Trainer, objective: TailedLoss) -> Non
         session.reporter.say(f"train.backend = {config.train.backend}: {line}")
 
 
-def _held_out_kl(session: Session, measure: Yardstick, snapshot: Pending[Model]) -> float | None:
+def _held_out_kl(session: Session, measure: HeldOutKL, snapshot: Pending[Model]) -> float | None:
     """Nats per response token; None where the budget has no room for it."""
     try:
         return measure.unprompted(snapshot.result()).per_token
@@ -157,7 +157,7 @@ def _inputs(session: Session) -> dict[str, object]:
     config = session.config
     train = config.train
     options = {
-        kind: session.telling_options(kind, name, key)
+        kind: session.result_options(kind, name, key)
         for kind, name, key in (
             ("teachers", config.teacher.source, "teacher.source"),
             ("losses", train.loss, "train.loss"),

@@ -13,8 +13,8 @@ from promptbake.dataset.queries import BUILTIN, GENERATE, Split, digest, load_qu
 from promptbake.dataset.query_generation import read_queries, store_queries, write_queries
 from promptbake.errors import BakeError, ContractError
 from promptbake.files import JsonLines, digest_file, read_json_lines
-from promptbake.interfaces import DataProvider, Generation
-from promptbake.progress import Bar, Relay
+from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.progress import Bar, DeferredBar
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
 from promptbake.types import Conversation, Dataset, Prompt, Query, Rejection
@@ -28,20 +28,20 @@ class Prepared:
     brought: bool  # whether the provider brings its own queries
     queries: tuple[Query, ...]
     split: Split
-    job: Generation
+    job: GenerationJob
     written: bool = False  # whether the queries were written just now, and are on no disk yet
 
 
-def prepare(session: Session, relay: Relay | None = None, write: bool = False) -> Prepared:
+def prepare(session: Session, relay: DeferredBar | None = None, write: bool = False) -> Prepared:
     """Load the queries, split them, and say what is to be answered.
 
     Nothing is sent, unless `write` allows queries to be written that are not there yet; without
     it, the built-in ones stand for them.
     """
-    config, relay = session.config, relay or Relay()
+    config, relay = session.config, relay or DeferredBar()
     provider: DataProvider = session.make("data_providers", config.data.provider, "data.provider")
     brought = tuple(provider.queries())
-    job = Generation(
+    job = GenerationJob(
         prompt=session.prompt,
         plan=(),
         done=frozenset(),
@@ -49,7 +49,7 @@ def prepare(session: Session, relay: Relay | None = None, write: bool = False) -
         seed=config.seed,
         open_model=session.open_model,
         budget=session.budget,
-        progress=relay.foresee,
+        progress=relay.advance_estimate,
         note=relay.note,
         turns=config.data.turns,
     )
@@ -72,7 +72,7 @@ def run(session: Session) -> None:
 
     Raises BakeError for wrong input; what was generated before it stays, and the next run goes on.
     """
-    relay = Relay()
+    relay = DeferredBar()
     prepared = prepare(session, relay, write=True)
     inputs = inputs_of(session, prepared.queries)
     state, changed = session.run.state("data", inputs)
@@ -80,7 +80,7 @@ def run(session: Session) -> None:
         session.reporter.say(f"data: {session.run.data} is complete already")
         return
     if state == "fresh" and not changed:
-        _refuse_strangers(session.run)
+        _refuse_unrecorded_files(session.run)
     started = time.monotonic()
     job = prepared.job
     if state != "fresh":
@@ -139,7 +139,7 @@ def _quotes(prompt: Prompt, text: str) -> bool:
 
 def _store(
     session: Session,
-    job: Generation,
+    job: GenerationJob,
     answers: Iterator[Conversation | Rejection],
     held_out: set[str],
     bar: Bar,
@@ -202,7 +202,7 @@ def _seen(run: Run) -> frozenset[tuple[str, str]]:
     return frozenset((line["query_id"], line["messages"][-1]["content"]) for line in lines)
 
 
-def _refuse_strangers(run: Run) -> None:
+def _refuse_unrecorded_files(run: Run) -> None:
     for file in (run.data, run.held_out):
         if file.exists():
             raise BakeError(
@@ -224,14 +224,16 @@ def _author(session: Session) -> dict[str, object]:
     return {
         "prompt": session.prompt.digest,
         "provider": data.provider,
-        "options": session.telling_options("data_providers", data.provider, key),
+        "options": session.result_options("data_providers", data.provider, key),
         "model": session.config.model.name,
         "n_queries": data.n_queries,
         "seed": session.config.seed,
     }
 
 
-def _write_queries(session: Session, provider: DataProvider, job: Generation) -> tuple[Query, ...]:
+def _write_queries(
+    session: Session, provider: DataProvider, job: GenerationJob
+) -> tuple[Query, ...]:
     n = session.config.data.n_queries
     queries, repeated, quoting = write_queries(provider, job, n)
     left_out = f"; left out {repeated} repeated and {quoting} that quote the prompt"
@@ -254,7 +256,7 @@ def inputs_of(session: Session, queries: tuple[Query, ...]) -> dict[str, object]
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "queries": digest(queries),
-        "options": session.telling_options("data_providers", provider, "data.provider"),
+        "options": session.result_options("data_providers", provider, "data.provider"),
         "files": {
             name: digest_file(value)
             for name, value in checked.items()

@@ -13,7 +13,7 @@ from promptbake.distill.schedule import Schedule
 from promptbake.interfaces import Model
 from promptbake.runs.session import Session
 from promptbake.stages import data
-from promptbake.types import ARMS, Message, Quote, Request, Usage, Work
+from promptbake.types import ARMS, CostEstimate, GenerationRequest, Message, Usage, Work
 
 ANSWERS_ARE_KNOWN = "responses as they are in the run folder"
 ANSWERS_AT_THEIR_LONGEST = "responses at their longest"
@@ -25,7 +25,7 @@ class Row:
 
     stage: str
     work: str
-    quote: Quote
+    estimate: CostEstimate
     spent: Usage | None  # what it came to so far, where anything was paid for
 
     @property
@@ -46,20 +46,20 @@ class Plan:
     @property
     def dollars(self) -> float | None:
         """Of all rows; None where the price of one is not known."""
-        if not all(row.quote.priced for row in self.rows):
+        if not all(row.estimate.priced for row in self.rows):
             return None
-        return sum(row.quote.usage.dollars for row in self.rows)
+        return sum(row.estimate.usage.dollars for row in self.rows)
 
     @property
     def seconds(self) -> float | None:
         """Of all rows; None where one is not known."""
-        known = [row.quote.seconds for row in self.rows if row.quote.seconds is not None]
+        known = [row.estimate.seconds for row in self.rows if row.estimate.seconds is not None]
         return sum(known) if len(known) == len(self.rows) else None
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Where the prices are from."""
-        return tuple(dict.fromkeys(row.quote.source for row in self.rows if row.quote.source))
+        return tuple(dict.fromkeys(row.estimate.source for row in self.rows if row.estimate.source))
 
     def as_json(self) -> dict[str, Any]:
         """What `promptbake plan --json` prints."""
@@ -69,9 +69,9 @@ class Plan:
                 {
                     "stage": row.stage,
                     "work": row.work,
-                    "predicted": vars(row.quote.usage),
-                    "priced": row.quote.priced,
-                    "seconds": row.quote.seconds,
+                    "predicted": vars(row.estimate.usage),
+                    "priced": row.estimate.priced,
+                    "seconds": row.estimate.seconds,
                     "spent": vars(row.spent) if row.spent else None,
                 }
                 for row in self.rows
@@ -125,9 +125,9 @@ def make(session: Session) -> Plan:
         ]
     spent = session.budget.by_work()
     rows = [
-        Row(stage, work, quote, spent.get(f"{stage}: {work}"))
-        for stage, work, quote in (
-            ("data", "sample", prepared.provider.quote(prepared.job)),
+        Row(stage, work, estimate, spent.get(f"{stage}: {work}"))
+        for stage, work, estimate in (
+            ("data", "sample", prepared.provider.estimate_cost(prepared.job)),
             *_bake(session, *parts),
             *_verify(session, parts[1]),
         )
@@ -140,20 +140,20 @@ def make(session: Session) -> Plan:
     )
 
 
-def _expected(prepared: data.Prepared) -> list[Request]:
+def _expected(prepared: data.Prepared) -> list[GenerationRequest]:
     """The requests; one alone for a query to which the provider brings the answer."""
-    job, found = prepared.job, dict[str, Request]()
+    job, found = prepared.job, dict[str, GenerationRequest]()
     if not prepared.brought:
         return list(job.plan)
     for request in job.plan:
-        asked = prepared.provider.quote(replace(job, plan=(request,))).usage.calls
+        asked = prepared.provider.estimate_cost(replace(job, plan=(request,))).usage.calls
         found.setdefault(request.id if asked else request.query.id, request)
     return list(found.values())
 
 
 def _bake(
     session: Session, training: _Sequences, held_out: _Sequences
-) -> Iterator[tuple[str, str, Quote]]:
+) -> Iterator[tuple[str, str, CostEstimate]]:
     base, config = session.base, session.config
     train = config.train
     objective = TailedLoss(session.make("losses", train.loss, "train.loss"), train.tail)
@@ -163,7 +163,7 @@ def _bake(
     prompted = _prefix(session, session.prompt.text)
     draws = objective.draws(train.tail_draws)
     asked = training.teacher if objective.asks_teacher else ()
-    top_k = base.quote(Work("top_k", asked, prompted, draws=draws))
+    top_k = base.estimate_cost(Work("top_k", asked, prompted, draws=draws))
     reference = _reference(base, held_out, prompted)
     if not base.full_vocabulary:  # asked once, and read again by verify
         top_k = _sum(top_k, reference)
@@ -178,19 +178,19 @@ def _bake(
         datums=1 if train.datums == "one" else columns,
         forward_first=not objective.linear,
     )
-    yield "bake", "train", base.quote(trained)
+    yield "bake", "train", base.estimate_cost(trained)
     measured = {0, schedule.steps, *range(0, schedule.steps, train.eval_every)}
     curve = Work("logprobs", held_out.student, _prefix(session, None), times=len(measured))
-    measure = base.quote(curve)
+    measure = base.estimate_cost(curve)
     yield "bake", "logprobs", _sum(measure, reference) if base.full_vocabulary else measure
 
 
-def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, Quote]]:
+def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, CostEstimate]]:
     base, config = session.base, session.config.verify
     bare, prompted = _prefix(session, None), _prefix(session, session.prompt.text)
     arms = _sum(
-        base.quote(Work("logprobs", held_out.student, bare, times=2)),
-        base.quote(Work("logprobs", held_out.teacher, prompted)),
+        base.estimate_cost(Work("logprobs", held_out.student, bare, times=2)),
+        base.estimate_cost(Work("logprobs", held_out.teacher, prompted)),
     )
     if base.full_vocabulary:
         arms = _sum(arms, _reference(base, held_out, prompted))
@@ -201,12 +201,12 @@ def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, 
         for system in (None, session.prompt.text)
         for question in questions
     )
-    yield "verify", "sample", base.quote(Work("sample", rows, bare, times=len(ARMS) // 2))
+    yield "verify", "sample", base.estimate_cost(Work("sample", rows, bare, times=len(ARMS) // 2))
 
 
-def _reference(base: Model, held_out: _Sequences, prompted: int) -> Quote:
+def _reference(base: Model, held_out: _Sequences, prompted: int) -> CostEstimate:
     """The yardstick's teacher, over the whole vocabulary where it can be had."""
-    return base.quote(
+    return base.estimate_cost(
         Work("logprobs" if base.full_vocabulary else "top_k", held_out.teacher, prompted)
     )
 
@@ -223,9 +223,9 @@ def _prefix(session: Session, system: str | None) -> int:
     return len(common_prefix(rows))
 
 
-def _sum(one: Quote, other: Quote) -> Quote:
+def _sum(one: CostEstimate, other: CostEstimate) -> CostEstimate:
     seconds = None
     if one.seconds is not None and other.seconds is not None:
         seconds = one.seconds + other.seconds
     usage = one.usage + other.usage
-    return Quote(usage, one.priced and other.priced, seconds, one.source or other.source)
+    return CostEstimate(usage, one.priced and other.priced, seconds, one.source or other.source)

@@ -15,11 +15,11 @@ from promptbake.distill.held_out_kl import gap_closed, gap_closed_ci95
 from promptbake.distill.target_store import yardstick
 from promptbake.errors import BakeError, ContractError
 from promptbake.files import write_json
-from promptbake.interfaces import Evaluator, Evidence, Model
+from promptbake.interfaces import EvalContext, Evaluator, Model
 from promptbake.report import page as report
 from promptbake.runs.session import Session
 from promptbake.stages import data
-from promptbake.types import ARMS, Answer, Arm, Datum, Measurement, Message, Proof, Query
+from promptbake.types import ARMS, Arm, ArmAnswers, Datum, Measurement, Message, Query, VerifyResult
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run(session: Session) -> dict[str, Any]:
 
     kl = measure_kl(session, base, baked, datums)
     answers = ask_arms(session, base, baked)
-    evidence = Evidence(session.prompt, answers)
+    evidence = EvalContext(session.prompt, answers)
     measurements = [found for each in evaluators for found in _measured(each, evidence)]
     _refuse_one_name_twice(measurements)
 
@@ -69,11 +69,11 @@ def run(session: Session) -> dict[str, Any]:
     return result
 
 
-def proof_of(record: dict[str, Any]) -> Proof:
+def proof_of(record: dict[str, Any]) -> VerifyResult:
     """What verify.json holds, as a noun."""
     kl = record["kl"]
     measured = record["evaluators"].items()
-    return Proof(
+    return VerifyResult(
         kl={arm: kl[arm] for arm in ARMS if arm in kl},
         kl_kind=kl["kind"],
         gap_closed=kl["gap_closed"],
@@ -84,7 +84,7 @@ def proof_of(record: dict[str, Any]) -> Proof:
             for name, found in measured
         ),
         answers=tuple(
-            Answer(
+            ArmAnswers(
                 Query(line["id"], (Message("user", line["question"]),)),
                 {arm: line[arm] for arm in ARMS if arm in line},
             )
@@ -122,7 +122,7 @@ def measure_kl(
     }
 
 
-def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
+def ask_arms(session: Session, base: Model, baked: Model) -> tuple[ArmAnswers, ...]:
     """The test questions, answered by all four arms."""
     config = session.config.verify
     questions = load_questions(config.questions)
@@ -145,12 +145,12 @@ def ask_arms(session: Session, base: Model, baked: Model) -> tuple[Answer, ...]:
             )
             bar.advance(note=arm)
     return tuple(
-        Answer(question, {arm: texts[arm][index] for arm in arms})
+        ArmAnswers(question, {arm: texts[arm][index] for arm in arms})
         for index, question in enumerate(questions)
     )
 
 
-def _measured(evaluator: Evaluator, evidence: Evidence) -> Sequence[Measurement]:
+def _measured(evaluator: Evaluator, evidence: EvalContext) -> Sequence[Measurement]:
     found = list(evaluator.evaluate(evidence))
     for each in found:
         if not isinstance(each, Measurement):
@@ -171,6 +171,6 @@ def _refuse_one_name_twice(measurements: Sequence[Measurement]) -> None:
             )
 
 
-def _answer_line(item: Answer) -> dict[str, Any]:
+def _answer_line(item: ArmAnswers) -> dict[str, Any]:
     question = item.query.messages[-1].content
     return {"id": item.query.id, "question": question, **dict(item.texts.items())}

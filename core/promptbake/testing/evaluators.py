@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 
 import pytest
 
-from promptbake.interfaces import Evaluator, Evidence
+from promptbake.interfaces import EvalContext, Evaluator
 from promptbake.testing.evidence import (
     ODD_ANSWERS,
     alike,
@@ -106,7 +106,7 @@ class EvaluatorSuite(Suite):
             texts.insert(place, {each: second for each in ARMS if each != arm})
             given = evidence(*texts)
             rest = given.answers[:place] + given.answers[place + 1 :]
-            whole = values(evaluator.evaluate(Evidence(given.prompt, rest)))
+            whole = values(evaluator.evaluate(EvalContext(given.prompt, rest)))
             with noted(f"it measured three questions, and {arm} answered all but no. {place + 1}"):
                 holed = evaluator.evaluate(given)
                 self._check_complete(holed)
@@ -119,7 +119,7 @@ class EvaluatorSuite(Suite):
 
     def test_it_bears_that_there_is_no_question(self, evaluator: Evaluator) -> None:
         with noted("it measured no question"):
-            found = values(evaluator.evaluate(Evidence(PROMPT, ())))
+            found = values(evaluator.evaluate(EvalContext(PROMPT, ())))
         assert not found, f"{found} of no answer at all: give no value where nobody answered"
 
     def test_it_tells_two_answers_apart(self, evaluator: Evaluator) -> None:
@@ -192,7 +192,7 @@ class EvaluatorSuite(Suite):
 
     def test_the_order_of_the_questions_does_not_matter(self, evaluator: Evaluator) -> None:
         given = self._mixed()
-        turned = Evidence(given.prompt, given.answers[::-1])
+        turned = EvalContext(given.prompt, given.answers[::-1])
         before, after = (values(evaluator.evaluate(each)) for each in (given, turned))
         found = self._difference(before, after)
         assert not found, (
@@ -289,7 +289,7 @@ class EvaluatorSuite(Suite):
         assert found, "no arm is left that `speaks_of` names and `compared_with` does not"
         return found
 
-    def _mixed(self) -> Evidence:
+    def _mixed(self) -> EvalContext:
         """Three questions, answered otherwise by each arm."""
         first, second = self._told_apart()
         both = {True: first, False: second}

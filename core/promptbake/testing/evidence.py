@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from promptbake.interfaces import Evidence
+from promptbake.interfaces import EvalContext
 from promptbake.testing.material import PROMPT, queries
-from promptbake.types import ARMS, Answer, Arm, Measurement, Message, Query
+from promptbake.types import ARMS, Arm, ArmAnswers, Measurement, Message, Query
 
 Values = dict[tuple[str, Arm], float]  # by a measurement's name and an arm
 LONG = 20_000  # characters
@@ -22,12 +22,12 @@ ODD_ANSWERS = {
 }
 
 
-def evidence(*answers: Mapping[Arm, str]) -> Evidence:
+def evidence(*answers: Mapping[Arm, str]) -> EvalContext:
     """Up to three questions, the last in a conversation, with what each arm answered."""
     first, second, third, _ = queries()
     talk = (*second.messages, Message("assistant", "Arr."), *third.messages)
     asked = (first, second, Query("talk", talk, "later turns"))
-    return Evidence(PROMPT, tuple(map(Answer, asked, map(dict, answers))))
+    return EvalContext(PROMPT, tuple(map(ArmAnswers, asked, map(dict, answers))))
 
 
 def alike(text: str) -> dict[Arm, str]:

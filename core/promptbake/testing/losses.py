@@ -13,7 +13,7 @@ from torch import Tensor
 from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Loss
 from promptbake.testing.suite import Suite
-from promptbake.types import Columns, Tail
+from promptbake.types import LossSupport, Tail
 
 N, V = 5, 7  # positions and entries of the vocabulary: two numbers that cannot be mistaken
 TOLERANCE = 1e-9  # of sums in float64
@@ -217,7 +217,7 @@ class LossSuite(Suite):
             whole = case(loss)
             kept = whole.changed(lambda part: part[:, : V - 2])
             objective = TailedLoss(loss, tail)
-            columns = Columns(torch.zeros_like(kept.teacher).long(), kept.teacher, kept.measure)
+            columns = LossSupport(torch.zeros_like(kept.teacher).long(), kept.teacher, kept.measure)
             found = objective.nats(kept.student, columns)
             assert found.shape == (N,), f"train.tail = {tail}: {tuple(found.shape)}"
             assert bool(found.isfinite().all()), f"train.tail = {tail}: {found.tolist()}"

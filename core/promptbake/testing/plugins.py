@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from promptbake.errors import BakeError
-from promptbake.plugins.factories import Offer
+from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import GROUP, Registry, load
 from promptbake.testing.suite import Suite
 
@@ -57,7 +57,7 @@ class PluginSuite(Suite):
 
     def test_no_other_plugin_offers_its_names(self, plugin: str) -> None:
         mine = {(offer.kind, offer.name) for offer in _offers(plugin)}
-        for clash in load().clashes:
+        for clash in load().conflicts:
             if (clash[0].kind, clash[0].name) in mine:
                 names = " and ".join(offer.plugin for offer in clash)
                 raise AssertionError(f"{clash[0].kind} {clash[0].name!r}: offered by {names}")
@@ -88,7 +88,9 @@ class PluginSuite(Suite):
     def test_what_it_needs_is_there(self, plugin: str) -> None:
         for offer in _offers(plugin):
             missing = ", ".join(offer.missing_modules)
-            assert not missing, f"{offer.name} needs {missing}: pip install {offer.needs.install}"
+            assert not missing, (
+                f"{offer.name} needs {missing}: pip install {offer.requirements.install}"
+            )
 
 
 @cache
@@ -106,12 +108,12 @@ def _registry(plugin: str) -> Registry:
     return load(_points(plugin))
 
 
-def _offers(plugin: str) -> tuple[Offer, ...]:
+def _offers(plugin: str) -> tuple[PluginFactory, ...]:
     offers = _registry(plugin).offers
     assert offers, f"the plugin {plugin!r} offers nothing: see the other tests"
     return offers
 
 
-def _docstring(offer: Offer) -> str:
+def _docstring(offer: PluginFactory) -> str:
     text = getattr(offer.factory, "__doc__", None)
     return text.strip() if isinstance(text, str) else ""

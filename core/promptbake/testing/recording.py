@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from promptbake.errors import BakeError, BudgetError
-from promptbake.interfaces import Model, Renderer, nobody
-from promptbake.types import Completion, Quote, Span, Targets, TokenIds, Usage, Work
+from promptbake.interfaces import Model, Renderer, no_progress
+from promptbake.types import Completion, CostEstimate, Span, TeacherLogprobs, TokenIds, Usage, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,9 +69,9 @@ class RecordingModel:
         return self._model.renderer
 
     @property
-    def notices(self) -> Sequence[str]:
+    def warnings(self) -> Sequence[str]:
         """The other model's."""
-        return self._model.notices
+        return self._model.warnings
 
     @property
     def full_vocabulary(self) -> bool:
@@ -90,7 +90,7 @@ class RecordingModel:
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """The other model's responses, each kept as it is handed on."""
         found = self._model.sample(
@@ -120,7 +120,7 @@ class RecordingModel:
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """The other model's."""
         return self._model.top_k(spans, k=k, draws=draws, seeds=seeds)
 
@@ -130,9 +130,9 @@ class RecordingModel:
         """The other model's."""
         return self._model.logprobs(spans, ids)
 
-    def quote(self, work: Work) -> Quote:
+    def estimate_cost(self, work: Work) -> CostEstimate:
         """The other model's."""
-        return self._model.quote(work)
+        return self._model.estimate_cost(work)
 
     def _kept(
         self,
@@ -159,7 +159,7 @@ class Held:
     usage: Usage
     settled: Usage | None = None
 
-    def settle(self, usage: Usage) -> None:
+    def commit(self, usage: Usage) -> None:
         """The work is done."""
         self.settled = usage
 
@@ -173,7 +173,7 @@ class RecordingBudget:
     holds: list[Held] = field(default_factory=list)
     refused: int = 0  # how often
 
-    def hold(self, what: str, usage: Usage) -> Held:
+    def reserve(self, what: str, usage: Usage) -> Held:
         """Keep the money back. Raises BudgetError where it is to refuse."""
         if self.refuses_after is not None and len(self.holds) >= self.refuses_after:
             self.refused += 1

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Gt
 
 from promptbake import (
-    TUNING,
+    RUNTIME_ONLY,
     Backend,
     DataProvider,
     Evaluator,
@@ -29,7 +29,7 @@ def parrot_provider(*, tries: Count = 2) -> DataProvider:
     return Longest(tries)
 
 
-def parrot_teacher(*, at_a_time: Annotated[Count, TUNING] = 8) -> Teacher:
+def parrot_teacher(*, at_a_time: Annotated[Count, RUNTIME_ONLY] = 8) -> Teacher:
     """The prompted base model, asked about so many conversations at a time."""
     from promptbake_parrot.teacher import InSlices
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from promptbake import ARMS, Arm, Evidence, Measurement
+from promptbake import ARMS, Arm, EvalContext, Measurement
 
 
 class Repetition:
     """1 - different words / words, as a mean over the answers that have words."""
 
-    def evaluate(self, evidence: Evidence) -> Sequence[Measurement]:
+    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
         """A share from 0 to 1 for each arm that answered."""
         values: dict[Arm, float] = {}
         for arm in ARMS:

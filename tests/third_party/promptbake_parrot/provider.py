@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from promptbake import (
     BakeError,
     Conversation,
-    Generation,
+    CostEstimate,
+    GenerationJob,
+    GenerationRequest,
     Message,
     Model,
     Query,
-    Quote,
-    Request,
     Work,
     derive,
 )
@@ -28,26 +28,26 @@ class Longest:
         """None of its own."""
         return ()
 
-    def quote(self, job: Generation) -> Quote:
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """What the base model asks for all tries."""
         model = job.open_model()
         rows = tuple(
             (len(model.renderer.prompt(request.query.messages, job.prompt.text)), job.max_tokens)
             for request in self._wanted(job)
         )
-        return model.quote(Work("sample", rows * self._tries))
+        return model.estimate_cost(Work("sample", rows * self._tries))
 
-    def generate(self, job: Generation) -> Iterator[Conversation]:
+    def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """One conversation a request."""
         if job.turns != 1:
             raise BakeError(f"data.turns = {job.turns}: parrot gives one answer a conversation")
         model = job.open_model()
         return (self._answer(model, job, request) for request in self._wanted(job))
 
-    def _wanted(self, job: Generation) -> list[Request]:
+    def _wanted(self, job: GenerationJob) -> list[GenerationRequest]:
         return [request for request in job.plan if request.id not in job.done]
 
-    def _answer(self, model: Model, job: Generation, request: Request) -> Conversation:
+    def _answer(self, model: Model, job: GenerationJob, request: GenerationRequest) -> Conversation:
         prompt = model.renderer.prompt(request.query.messages, job.prompt.text)
         found = model.sample(
             [prompt] * self._tries,

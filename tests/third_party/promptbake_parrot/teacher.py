@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from promptbake import Model, Span, Targets
+from promptbake import Model, Span, TeacherLogprobs
 
 
 class InSlices:
@@ -21,8 +21,8 @@ class InSlices:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, Targets]]:
-        """One `Targets` a span, with its span's index."""
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        """One `TeacherLogprobs` a span, with its span's index."""
         model = open_model()
         for start in range(0, len(spans), self._at_a_time):
             part = slice(start, start + self._at_a_time)

@@ -22,14 +22,14 @@ Verbs = dict[str, Callable[[], object]]
 
 
 class AccountTests(LessonTests):
-    """Of `model.quote`, and of what is held against the budget."""
+    """Of `model.estimate`, and of what is held against the budget."""
 
     def test_what_is_paid_for_is_held_and_settled(
         self, backend: Backend, model_name: str, tmp_path: Path
     ) -> None:
         budget = RecordingBudget()
         model = backend.open_model(model_name, budget)
-        priced = model.quote(Work("sample", ((8, 8),))).priced
+        priced = model.estimate_cost(Work("sample", ((8, 8),))).priced
         for verb, do in self._verbs(backend, model, tmp_path).items():
             before = len(budget.holds)
             do()
@@ -80,7 +80,10 @@ class AccountTests(LessonTests):
         budget = RecordingBudget(refuses_after=0)
         model = backend.open_model(model_name, budget)
         for work in _works():
-            once, twice = model.quote(work), model.quote(replace(work, times=2, steps=2))
+            once, twice = (
+                model.estimate_cost(work),
+                model.estimate_cost(replace(work, times=2, steps=2)),
+            )
             numbers = {**vars(once.usage), "seconds": once.seconds or 0.0}
             for name, value in numbers.items():
                 assert math.isfinite(value), f"the quote for {work.kind} has {value} {name}"
@@ -111,7 +114,7 @@ class AccountTests(LessonTests):
             "forward_backward, bent": Work("train", lesson, steps=1, forward_first=True),
         }
         for verb, work in works.items():
-            before, quote = len(budget.holds), model.quote(work)
+            before, quote = len(budget.holds), model.estimate_cost(work)
             verbs[verb]()
             came = sum((held.settled or held.usage).dollars for held in budget.holds[before:])
             assert not quote.priced or came <= quote.usage.dollars + DUST, (
@@ -165,4 +168,4 @@ def _works() -> list[Work]:
 
 
 def _tokens(usage: Usage) -> int:
-    return usage.prefill + usage.cached_prefill + usage.sampled + usage.trained
+    return usage.input_tokens + usage.cached_input_tokens + usage.output_tokens + usage.train_tokens

@@ -15,7 +15,7 @@ from promptbake.interfaces import Backend, Model
 from promptbake.seeds import derive
 from promptbake.testing.material import TALKS, datums
 from promptbake.testing.suite import Suite
-from promptbake.types import Span, Targets, TokenIds
+from promptbake.types import Span, TeacherLogprobs, TokenIds
 
 OPENED = pytest.StashKey[list[tuple[Backend, Model]]]()  # the last backend, and its base model
 LONGEST = 8192  # tokens: a longer context is not filled
@@ -100,11 +100,11 @@ def ask(model: Model, spans: Sequence[Span], ids: Sequence[Tensor]) -> list[Tens
 
 def tops(
     model: Model, spans: Sequence[Span], k: int, draws: int = 0, seeds: Sequence[int] = ()
-) -> dict[int, Targets]:
+) -> dict[int, TeacherLogprobs]:
     """The top K and the draws, by the index that came with them."""
     found = model.top_k(spans, k=k, draws=draws, seeds=seeds or some_seeds(len(spans)))
     return {
-        index: Targets(**{name: part.cpu() for name, part in vars(each).items()})
+        index: TeacherLogprobs(**{name: part.cpu() for name, part in vars(each).items()})
         for index, each in found
     }
 

@@ -14,7 +14,7 @@ from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Backend, Model, Objective, Trainer
 from promptbake.testing.backends.bases import BackendTests, ask, prompts, some_ids
 from promptbake.testing.material import datums
-from promptbake.types import Columns, Datum, Example, TokenIds
+from promptbake.types import Datum, Example, LossSupport, TokenIds
 
 RANK = 4
 SLACK = 0.1  # of a step: how far rounding may lead students apart that should be the same
@@ -24,7 +24,7 @@ PATIENCE = 40  # steps in which a student learns to be silent
 LEARNED = 0.2  # nats
 
 
-class Divergence:
+class KLByConversation:
     """KL(teacher || student), linear in the student's log-probabilities."""
 
     targets: Literal["teacher"] = "teacher"
@@ -35,8 +35,8 @@ class Divergence:
         return (measure * teacher.exp() * (teacher - student)).sum(dim=1)
 
 
-LINEAR = TailedLoss(Divergence(), "sampled")
-BENT = TailedLoss(Divergence(), "bucket")
+LINEAR = TailedLoss(KLByConversation(), "sampled")
+BENT = TailedLoss(KLByConversation(), "bucket")
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class ByValue:
     objective: Objective
     sign: float = 1.0
 
-    def nats(self, student: Tensor, columns: Columns) -> Tensor:
+    def nats(self, student: Tensor, columns: LossSupport) -> Tensor:
         """The loss at each response position, nats [N]."""
         return self.sign * self.objective.nats(student, columns)
 
-    def weights(self, columns: Columns) -> None:
+    def weights(self, columns: LossSupport) -> None:
         """None, though there may be some."""
 
 
@@ -98,7 +98,7 @@ def taught(datum: Datum, model: Model, seed: int) -> Example:
     logits = torch.randn(len(ids), K + LEFT, generator=generator)
     measure = torch.ones(len(ids), K)
     measure[:, -1] = 1.5
-    return Example(datum, Columns(ids, logits.log_softmax(dim=1)[:, :K], measure))
+    return Example(datum, LossSupport(ids, logits.log_softmax(dim=1)[:, :K], measure))
 
 
 def pair(model: Model, first: int, second: int) -> tuple[Example, Example]:
@@ -145,7 +145,7 @@ def silent_student(backend: Backend, base: Model, lr: float) -> Model:
     """A student that has learned to end its turn before it says anything."""
     trainer = backend.new_lora(base, rank=4, seed=0)
     end = base.renderer.response("Hm!", complete=True)[-1:]
-    columns = Columns(torch.tensor([end]), torch.zeros(1, 1), torch.ones(1, 1))
+    columns = LossSupport(torch.tensor([end]), torch.zeros(1, 1), torch.ones(1, 1))
     batch = [
         Example(Datum(f"s{index}", f"q{index}", prompt + end, prompt + end, 1), columns)
         for index, prompt in enumerate(prompts(base))

@@ -36,10 +36,10 @@ class ScoringTests(BackendTests):
         batch = base.sample_batch
         assert batch is None or batch > 0, f"`sample_batch` is {batch}: None for any number"
         assert isinstance(base.full_vocabulary, bool), f"`full_vocabulary`: {base.full_vocabulary}"
-        assert not isinstance(base.notices, str), (
-            f"`notices` is {base.notices!r}: a sequence of lines"
+        assert not isinstance(base.warnings, str), (
+            f"`warnings` is {base.warnings!r}: a sequence of lines"
         )
-        assert all(isinstance(line, str) for line in base.notices), f"`notices`: {base.notices}"
+        assert all(isinstance(line, str) for line in base.warnings), f"`warnings`: {base.warnings}"
 
     def test_named_tokens_are_scored_at_each_response_position(self, base: Model) -> None:
         spans = response_spans(base)

@@ -18,7 +18,7 @@ from promptbake.testing.backends.bases import (
     some_seeds,
     tops,
 )
-from promptbake.types import Span, Targets
+from promptbake.types import Span, TeacherLogprobs
 
 K = 3
 DRAWS = 64
@@ -121,25 +121,26 @@ def _own_responses(model: Model) -> list[Span]:
     ]
 
 
-def _check_draws(found: Targets, span: Span) -> None:
+def _check_draws(found: TeacherLogprobs, span: Span) -> None:
     shapes = {
-        tuple(part.shape) for part in (found.drawn_ids, found.drawn_logprobs, found.drawn_measure)
+        tuple(part.shape)
+        for part in (found.drawn_ids, found.drawn_logprobs, found.drawn_importance_weights)
     }
     assert len(shapes) == 1, f"draws of the shapes {sorted(shapes)}: [N, M] each"
     (shape,) = shapes
     assert len(shape) == 2, f"draws of the shape {shape}: [N, M]"
     assert shape[0] == span.n_response, f"{shape[0]} rows for {span.n_response} positions"
     assert 0 < shape[1] <= DRAWS, f"{shape[1]} draws at a position, of {DRAWS}"
-    assert bool((found.drawn_measure >= 0).all()), "a draw has a measure below 0"
+    assert bool((found.drawn_importance_weights >= 0).all()), "a draw has a measure below 0"
     inside = (found.drawn_ids.unsqueeze(2) == found.ids.unsqueeze(1)).any(dim=2)
-    assert bool((found.drawn_measure[inside] == 0).all()), (
+    assert bool((found.drawn_importance_weights[inside] == 0).all()), (
         "a token that is in the top K counts among the draws too: its measure is 0 there"
     )
 
 
-def _drawn(found: Targets, counted: Callable[[Tensor], Tensor]) -> Tensor:
+def _drawn(found: TeacherLogprobs, counted: Callable[[Tensor], Tensor]) -> Tensor:
     """What each draw adds to the sum of the probabilities, [N, M]."""
-    each = found.drawn_measure.double() * found.drawn_logprobs.double().exp()
+    each = found.drawn_importance_weights.double() * found.drawn_logprobs.double().exp()
     return each * counted(found.drawn_ids)
 
 
@@ -150,7 +151,9 @@ def _variance(each: Tensor) -> float:
     return (each.shape[1] * each.var(dim=1)).sum().item()
 
 
-def _tail(model: Model, span: Span, found: Targets, counted: Callable[[Tensor], Tensor]) -> float:
+def _tail(
+    model: Model, span: Span, found: TeacherLogprobs, counted: Callable[[Tensor], Tensor]
+) -> float:
     """The probability outside the top K, summed over the positions."""
     if not model.full_vocabulary:
         return (1 - found.logprobs.double().exp().sum(dim=1)).sum().item()
@@ -159,7 +162,7 @@ def _tail(model: Model, span: Span, found: Targets, counted: Callable[[Tensor], 
     return (outside * counted(torch.arange(whole.shape[1]))).sum().item()
 
 
-def _best_outside(model: Model, span: Span, found: Targets) -> Tensor:
+def _best_outside(model: Model, span: Span, found: TeacherLogprobs) -> Tensor:
     """Log-probability of the likeliest known token outside the top K, [N]."""
     others = torch.tensor([known_tokens(model)] * span.n_response)
     (scored,) = ask(model, [span], [others])
@@ -167,6 +170,6 @@ def _best_outside(model: Model, span: Span, found: Targets) -> Tensor:
     return scored.masked_fill(inside, -torch.inf).max(dim=1).values
 
 
-def _agreement(one: Targets, other: Targets) -> float:
+def _agreement(one: TeacherLogprobs, other: TeacherLogprobs) -> float:
     """The share of the draws that are the same."""
     return (one.drawn_ids == other.drawn_ids).double().mean().item()

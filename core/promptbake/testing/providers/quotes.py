@@ -11,7 +11,7 @@ from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import DataProvider
 from promptbake.testing.providers.trial import Trial, TrialSuite
 from promptbake.testing.recording import RecordingBudget
-from promptbake.types import Quote, Usage, Work
+from promptbake.types import CostEstimate, Usage, Work
 
 KINDS = get_args(get_type_hints(Work)["kind"])
 CENT = 1e-9  # dollars: rounding
@@ -22,18 +22,22 @@ class QuoteSuite(TrialSuite):
 
     def test_a_quote_is_in_numbers_and_sends_nothing(self, provider: DataProvider) -> None:
         trial = self._trial(provider)
-        quote = provider.quote(trial.job)
-        assert isinstance(quote, Quote), f"quote gives {quote!r}: expected promptbake's Quote"
+        quote = provider.estimate_cost(trial.job)
+        assert isinstance(quote, CostEstimate), (
+            f"quote gives {quote!r}: expected promptbake's CostEstimate"
+        )
         numbers = {**vars(quote.usage), "seconds": quote.seconds or 0.0}
         wrong = {name: n for name, n in numbers.items() if not (math.isfinite(n) and n >= 0)}
         assert not wrong, f"the quote has {wrong}: expected numbers of 0 and above"
-        assert not trial.model.sampled, "quote samples from the base model: ask model.quote(work)"
+        assert not trial.model.sampled, (
+            "quote samples from the base model: ask model.estimate_cost(work)"
+        )
         assert not trial.budget.holds, "quote holds money: `promptbake plan` is free"
 
     def test_a_quote_is_for_what_is_not_done(self, provider: DataProvider) -> None:
         whole = self._trial(provider).run()
         first, second, last = (
-            provider.quote(each.job).usage
+            provider.estimate_cost(each.job).usage
             for each in (whole, whole.after(whole.found[::2]), whole.after(whole.found))
         )
         assert last == Usage(), f"where all is done, the quote is {last}: count what is not done"
@@ -47,10 +51,10 @@ class QuoteSuite(TrialSuite):
         if not self.paid and not self.uses_base_model:
             pytest.skip("it neither pays nor asks the base model")
         trial = self._trial(provider).run()
-        quote = provider.quote(trial.job)
+        quote = provider.estimate_cost(trial.job)
         asked = sum(row.max_tokens for row in trial.model.sampled)
-        assert quote.usage.sampled >= asked, (
-            f"the quote is {quote.usage.sampled} sampled tokens, and the model was asked for up to "
+        assert quote.usage.output_tokens >= asked, (
+            f"the quote is {quote.usage.output_tokens} sampled tokens; asked for up to "
             f"{asked}: responses are quoted at their longest, job.max_tokens"
         )
         quoted, came = cost(quote, quote.usage), cost(quote, settled(trial))
@@ -81,7 +85,7 @@ class QuoteSuite(TrialSuite):
         self.capable_of("paid")
         trial = self._trial(provider).run()
         check_settled(trial)
-        quote = provider.quote(trial.job)
+        quote = provider.estimate_cost(trial.job)
         for held in trial.budget.holds:
             most, came = cost(quote, held.usage), cost(quote, held.settled or Usage())
             assert came <= most + CENT, (
@@ -97,7 +101,7 @@ class QuoteSuite(TrialSuite):
         for holds in (0, 2):
             budget = RecordingBudget(capped=True, refuses_after=holds)
             trial = self._trial(provider, budget=budget)
-            if not provider.quote(trial.job).priced:
+            if not provider.estimate_cost(trial.job).priced:
                 pytest.skip("it knows no prices, and is refused under a cap")
             trial.attempt()
             if holds and not budget.refused:  # it holds for many requests at a time
@@ -116,7 +120,7 @@ class QuoteSuite(TrialSuite):
     def test_under_a_cap_it_needs_its_prices(self, provider: DataProvider) -> None:
         self.capable_of("paid")
         trial = self._trial(provider, budget=RecordingBudget(capped=True))
-        if provider.quote(trial.job).priced:
+        if provider.estimate_cost(trial.job).priced:
             pytest.skip("it knows its prices")
         trial.attempt()
         assert isinstance(trial.error, BakeError), (
@@ -140,11 +144,11 @@ def settled(trial: Trial) -> Usage:
     return sum((held.settled or Usage() for held in trial.budget.holds), Usage())
 
 
-def cost(quote: Quote, usage: Usage) -> float:
+def cost(quote: CostEstimate, usage: Usage) -> float:
     """In dollars where they are known, else in sampled tokens."""
-    return usage.dollars if quote.priced else usage.sampled
+    return usage.dollars if quote.priced else usage.output_tokens
 
 
-def amount(quote: Quote, value: float) -> str:
+def amount(quote: CostEstimate, value: float) -> str:
     """With its unit."""
     return f"${value:.6f}" if quote.priced else f"{value:.0f} sampled tokens"

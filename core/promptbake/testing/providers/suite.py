@@ -246,7 +246,7 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
     ) -> None:
         provider: DataProvider = request.getfixturevalue("provider")
         trial = self._trial(provider).run()
-        provider.quote(trial.job)
+        provider.estimate_cost(trial.job)
         printed = capfd.readouterr().out
         assert not printed, (
             f"{printed!r} is on stdout, which `promptbake plan --json` writes to: use job.note"
@@ -265,7 +265,7 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
             trials = [
                 self._trial(each).attempt() for each in (provider, broken) if each is not None
             ]
-            quote = provider.quote(trials[0].job)
+            quote = provider.estimate_cost(trials[0].job)
         out, err = capfd.readouterr()
         errors = [trial.error for trial in trials if trial.error is not None]
         places = {

@@ -10,18 +10,18 @@ import pytest
 
 from promptbake.dataset.queries import plan, split
 from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, Generation, Model, nobody
+from promptbake.interfaces import DataProvider, GenerationJob, Model, no_progress
 from promptbake.testing.material import PROMPT, base_model, queries
 from promptbake.testing.recording import RecordingBudget, RecordingModel, Sampled
 from promptbake.testing.suite import Suite
 from promptbake.types import (
     Completion,
     Conversation,
+    GenerationRequest,
     Message,
     Prompt,
     Query,
     Rejection,
-    Request,
     TokenIds,
 )
 
@@ -77,7 +77,7 @@ class Trial:
         if "plan" not in job:  # as the data stage makes it
             asked = tuple(provider.queries()) or questions()
             job["plan"] = plan(split(asked, held_out=1, seed=0), temperatures)
-        self.job = Generation(
+        self.job = GenerationJob(
             **(usual | job),
             open_model=self._open,
             budget=self.budget,
@@ -135,11 +135,11 @@ class Trial:
         return {id_: each.messages for id_, each in self.conversations.items()}
 
     @property
-    def asked(self) -> dict[str, Request]:
+    def asked(self) -> dict[str, GenerationRequest]:
         """The requests by their ids."""
         return {request.id: request for request in self.job.plan}
 
-    def rows(self, request: Request, prompted: bool = True) -> list[Sampled]:
+    def rows(self, request: GenerationRequest, prompted: bool = True) -> list[Sampled]:
         """What the base model was asked with the last words of a request's query.
 
         With all its words, and the prompt's, if `prompted`.
@@ -213,7 +213,7 @@ class Remembering(RecordingModel):
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """The other model's responses."""
         rows = zip(map(tuple, prompts), temperatures, seeds, strict=True)
@@ -250,7 +250,7 @@ class Odd(Remembering):
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        progress: Callable[[float], None] = nobody,
+        progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """The other model's responses, between the odd words."""
         before, after = (self.renderer.response(text, complete=False) for text in ODD)

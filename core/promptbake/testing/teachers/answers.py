@@ -10,13 +10,13 @@ from torch import Tensor
 
 from promptbake.errors import BakeError
 from promptbake.testing.teachers.symptoms import at
-from promptbake.types import Targets
+from promptbake.types import TeacherLogprobs
 
 CHANGED = 0.05  # share of the draws that rounding may change, and more with the tolerance
 STANDARD_ERRORS = 5.0
 
 
-def difference(one: Targets, other: Targets, tolerance: float) -> str:
+def difference(one: TeacherLogprobs, other: TeacherLogprobs, tolerance: float) -> str:
     """How two answers to the same question differ, but for rounding; empty where they do not."""
     if one.logprobs.shape != other.logprobs.shape or one.drawn_ids.shape != other.drawn_ids.shape:
         return "the shapes differ"
@@ -27,7 +27,11 @@ def difference(one: Targets, other: Targets, tolerance: float) -> str:
     share = changed(one, other)
     if share > CHANGED + 2 * tolerance:
         return f"{share:.0%} of the draws are others"
-    ratio = (one.drawn_measure[same] / other.drawn_measure[same]).log().nan_to_num(nan=0.0)  # 0 / 0
+    ratio = (
+        (one.drawn_importance_weights[same] / other.drawn_importance_weights[same])
+        .log()
+        .nan_to_num(nan=0.0)
+    )  # 0 / 0
     if same.any() and not bool(ratio.abs().max() <= 0.01 + 10 * tolerance):
         return (
             f"the same draw's measure changes by a factor of {float(ratio.abs().max().exp()):.3g}"
@@ -35,19 +39,19 @@ def difference(one: Targets, other: Targets, tolerance: float) -> str:
     return ""
 
 
-def changed(one: Targets, other: Targets) -> float:
+def changed(one: TeacherLogprobs, other: TeacherLogprobs) -> float:
     """The share of the draws that differ."""
     return (
         float((one.drawn_ids != other.drawn_ids).float().mean()) if one.drawn_ids.numel() else 0.0
     )
 
 
-def inside(targets: Targets) -> Tensor:
+def inside(targets: TeacherLogprobs) -> Tensor:
     """Which draws [N, M] fell into the top K."""
     return (targets.drawn_ids.unsqueeze(2) == targets.ids.unsqueeze(1)).any(dim=2)
 
 
-def bias(answers: Sequence[Targets], whole: Tensor, tolerance: float) -> str:
+def bias(answers: Sequence[TeacherLogprobs], whole: Tensor, tolerance: float) -> str:
     """What the draws of many answers to one span say of the tail that is not so; empty if nothing.
 
     Over the seeds, the sum of `measure * f` over the draws must be the sum of f over the tail. It
@@ -93,13 +97,13 @@ def shown(error: Exception | None) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _estimate(answer: Targets, values: Tensor) -> Tensor:
-    return (answer.drawn_measure * at(values, answer.drawn_ids)).sum(dim=1).mean()
+def _estimate(answer: TeacherLogprobs, values: Tensor) -> Tensor:
+    return (answer.drawn_importance_weights * at(values, answer.drawn_ids)).sum(dim=1).mean()
 
 
-def _cause(answer: Targets, ratio: float, mass: float) -> str:
-    draws = answer.drawn_measure.shape[1]
-    if bool((answer.drawn_measure == 1).all()):
+def _cause(answer: TeacherLogprobs, ratio: float, mass: float) -> str:
+    draws = answer.drawn_importance_weights.shape[1]
+    if bool((answer.drawn_importance_weights == 1).all()):
         return "every measure is 1"
     for times, text in ((draws, "divide each measure by M"), (1 / draws, "divide by M once only")):
         if draws > 1 and abs(ratio / times - 1) < 0.2:

@@ -15,11 +15,11 @@ from promptbake.seeds import derive
 from promptbake.testing.material import datums, shared_model
 from promptbake.testing.suite import Suite
 from promptbake.testing.teachers.spans import Reference, plain
-from promptbake.types import Datum, Span, Targets
+from promptbake.types import Datum, Span, TeacherLogprobs
 
 DRAWS = 8
 TEMPERATURES = (0.7, 1.3)
-DRAWN = ("drawn_ids", "drawn_logprobs", "drawn_measure")
+DRAWN = ("drawn_ids", "drawn_logprobs", "drawn_importance_weights")
 PARTS = ("ids", "logprobs", *DRAWN)
 
 
@@ -38,7 +38,7 @@ class Interview:
         k: int | None = None,
         draws: int = 0,
         seeds: Sequence[int] | None = None,
-    ) -> list[Targets]:
+    ) -> list[TeacherLogprobs]:
         """One answer a span, in the spans' order; asserts that they can be compared."""
         found = _by_index(self.raw(spans, k=k, draws=draws, seeds=seeds), len(spans))
         return [_comparable(found[index], spans, index) for index in range(len(spans))]
@@ -51,7 +51,7 @@ class Interview:
         draws: int = 0,
         seeds: Sequence[int] | None = None,
         open_model: Callable[[], Model] | None = None,
-    ) -> Iterator[tuple[int, Targets]]:
+    ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """What comes, as it comes."""
         return self.teacher.targets(
             list(spans),
@@ -107,15 +107,17 @@ class TeacherTests(Suite):
         return DRAWS if self.stands_for_the_tail else 0
 
 
-def _by_index(found: Iterable[tuple[int, Targets]], spans: int) -> dict[int, Targets]:
+def _by_index(
+    found: Iterable[tuple[int, TeacherLogprobs]], spans: int
+) -> dict[int, TeacherLogprobs]:
     """By the span's index. Asserts that each is there once."""
-    answers: dict[int, Targets] = {}
+    answers: dict[int, TeacherLogprobs] = {}
     for given, targets in found:
         index = operator.index(given)
         assert 0 <= index < spans, f"index {index} of {spans} spans: they count from 0"
         assert index not in answers, f"span {index} is answered twice"
-        assert isinstance(targets, Targets), (
-            f"span {index}: {type(targets).__name__} in the place of promptbake.types.Targets"
+        assert isinstance(targets, TeacherLogprobs), (
+            f"span {index}: {type(targets).__name__} in the place of promptbake.TeacherLogprobs"
         )
         answers[index] = targets
     missing = [index for index in range(spans) if index not in answers]
@@ -126,7 +128,7 @@ def _by_index(found: Iterable[tuple[int, Targets]], spans: int) -> dict[int, Tar
     return answers
 
 
-def _comparable(targets: Targets, spans: Sequence[Span], index: int) -> Targets:
+def _comparable(targets: TeacherLogprobs, spans: Sequence[Span], index: int) -> TeacherLogprobs:
     """On the CPU, in the promised types. Asserts that there is a row for each response token."""
     n = spans[index].n_response
     for name in PARTS:
@@ -139,7 +141,7 @@ def _comparable(targets: Targets, spans: Sequence[Span], index: int) -> Targets:
     assert ids == logprobs, f"span {index}: ids {tuple(ids)}, logprobs {tuple(logprobs)}"
     drawn = [tuple(getattr(targets, name).shape) for name in DRAWN]
     assert len(set(drawn)) == 1, (
-        f"span {index}: drawn_ids, drawn_logprobs and drawn_measure have the shapes {drawn}"
+        f"span {index}: the drawn ids, logprobs and weights have the shapes {drawn}"
     )
     return replace(
         targets,

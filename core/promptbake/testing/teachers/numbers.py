@@ -81,13 +81,13 @@ class NumberTests(TeacherTests):
         self, ask: Interview, spans: list[Span]
     ) -> None:
         for index, found in enumerate(ask(spans, draws=self.draws)):
-            for name in ("logprobs", "drawn_logprobs", "drawn_measure"):
+            for name in ("logprobs", "drawn_logprobs", "drawn_importance_weights"):
                 part = getattr(found, name)
                 assert bool(part.isfinite().all()), (
                     f"span {index}: {name} has {part[~part.isfinite()][0].item()}; a token without "
                     "a log-probability is none of the top K, and no draw"
                 )
-                assert name == "drawn_measure" or bool((part <= 1e-4).all()), (
+                assert name == "drawn_importance_weights" or bool((part <= 1e-4).all()), (
                     f"span {index}: {name} reaches {part.max().item():.4f}, above 0: look for a "
                     "turned sign, for probabilities, and for logits without log_softmax"
                 )

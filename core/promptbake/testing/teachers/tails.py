@@ -68,7 +68,7 @@ class TailTests(NumberTests):
         self.capable_of("stands_for_the_tail")
         span = mixed(spans[0], reference, self.top_k)
         (found,) = ask([span], draws=4 * DRAWS)
-        there, measure = inside(found), found.drawn_measure
+        there, measure = inside(found), found.drawn_importance_weights
         assert bool((measure[there] == 0).all()), (
             f"a draw that is one of the top K has measure {measure[there].max().item():.3g}, and "
             "its token would count twice: expected 0 (promptbake.distill.objective.outside does it)"
@@ -102,12 +102,12 @@ class TailTests(NumberTests):
             (found,) = ask([replace(span, temperature=heat)], draws=DRAWS)
             exact = at((reference(span) / heat).log_softmax(dim=1), found.drawn_ids)
             beside = ~inside(found)
-            off = (found.drawn_measure.log() + exact)[beside].abs().max()
+            off = (found.drawn_importance_weights.log() + exact)[beside].abs().max()
             rough = 10 * self.tolerance + (0.0 if heat == 1 else ROUGH)
             assert bool(off <= rough), (
                 f"a response that was sampled at {heat}: its measure is {off.exp().item():.3f} "
                 "times off 1 / p, p being its probability at that temperature: see "
-                "promptbake.distill.objective.realised_draw"
+                "promptbake.distill.objective.response_token_as_draw"
             )
 
     def test_it_refuses_draws_that_it_cannot_make(self, ask: Interview, spans: list[Span]) -> None:
