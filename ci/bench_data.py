@@ -97,7 +97,7 @@ def once(shape: Shape, url: str, repeat: int) -> float:
     found = list(provider.generate(job))
     seconds = time.perf_counter() - began
     arrived = {each.id for each in found if isinstance(each, Conversation)}
-    if len(found) != shape.conversations or arrived != {request.id for request in job.plan}:
+    if len(found) != shape.conversations or arrived != {request.id for request in job.requests}:
         raise BakeError(f"{len(arrived)} of {shape.conversations} conversations arrived")
     return seconds
 

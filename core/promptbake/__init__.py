@@ -1,19 +1,48 @@
-"""promptbake: bake a system prompt into a language model's weights, and prove it.
+"""promptbake: bake a system prompt into a language model's weights, and measure the result.
 
 The names in `__all__` are the public ones: what a program, a notebook or a plugin may rely on. They
-import in milliseconds; torch comes with the first stage that requires it.
+import in milliseconds; torch and pydantic come with the first use of what needs them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from promptbake.api import Job, bake, chat, data, export, plan, verify
-from promptbake.concurrency import gather
-from promptbake.costs import Budget, NoBudget, Reservation
-from promptbake.errors import BakeError, BudgetError
+from promptbake.commands import Help
+from promptbake.concurrency import gather, run_in_thread
+from promptbake.costs import (
+    NO_COST,
+    Budget,
+    CostEstimate,
+    LogprobsWork,
+    NoBudget,
+    Reservation,
+    SampleWork,
+    TopKWork,
+    TrainWork,
+    Usage,
+    WorkItem,
+)
+from promptbake.dataset.conversations import check_messages, read_objects
+from promptbake.dataset.model_teacher import ModelTeacher
+from promptbake.dataset.sampling import decode_stream, estimate_responses, sample_responses
+from promptbake.errors import BakeError, BudgetError, nearest
+from promptbake.files import (
+    JsonLines,
+    atomic_folder,
+    cache_folder,
+    check_free_space,
+    digest_file,
+    read_json_lines,
+    write_atomic,
+    write_json,
+)
 from promptbake.interfaces import (
     Backend,
+    BatchContext,
+    BatchSource,
     DataProvider,
+    EvalArm,
     EvalContext,
     Evaluator,
     GenerationJob,
@@ -26,23 +55,31 @@ from promptbake.interfaces import (
     Tracker,
     Trainer,
     TrainingState,
+    no_note,
+    no_progress,
 )
-from promptbake.plugins.hookspecs import API_VERSION, RUNTIME_ONLY, Factories, hookimpl, requires
+from promptbake.plugins.hookspecs import (
+    API_VERSION,
+    RUNTIME_ONLY,
+    Factories,
+    hookimpl,
+    requires,
+)
 from promptbake.seeds import derive
 from promptbake.types import (
     ARMS,
     Arm,
     ArmAnswers,
+    BakeTarget,
     Checkpoint,
     Completion,
     Conversation,
-    CostEstimate,
     Dataset,
     Datum,
-    Datums,
     Example,
     GenerationRequest,
     ImmediateResult,
+    KLByConversation,
     LossSupport,
     Measurement,
     Message,
@@ -52,12 +89,11 @@ from promptbake.types import (
     Role,
     Span,
     StepMetrics,
+    StopReason,
+    StreamChunk,
     Tail,
     TeacherLogprobs,
     TokenIds,
-    Usage,
-    VerifyResult,
-    Work,
 )
 from promptbake.version import __version__
 
@@ -68,15 +104,21 @@ if TYPE_CHECKING:
         response_token_as_draw,
         tail_importance_weights,
     )
+    from promptbake.report.verify_result import VerifyResult
+    from promptbake.runs.session import Session
 
 __all__ = [
     "API_VERSION",
     "ARMS",
+    "NO_COST",
     "RUNTIME_ONLY",
     "Arm",
     "ArmAnswers",
     "Backend",
     "BakeError",
+    "BakeTarget",
+    "BatchContext",
+    "BatchSource",
     "Budget",
     "BudgetError",
     "ChatRenderer",
@@ -87,20 +129,25 @@ __all__ = [
     "DataProvider",
     "Dataset",
     "Datum",
-    "Datums",
+    "EvalArm",
     "EvalContext",
     "Evaluator",
     "Example",
     "Factories",
     "GenerationJob",
     "GenerationRequest",
+    "Help",
     "ImmediateResult",
     "Job",
+    "JsonLines",
+    "KLByConversation",
+    "LogprobsWork",
     "Loss",
     "LossSupport",
     "Measurement",
     "Message",
     "Model",
+    "ModelTeacher",
     "NoBudget",
     "Objective",
     "Pending",
@@ -110,36 +157,60 @@ __all__ = [
     "Renderer",
     "Reservation",
     "Role",
+    "SampleWork",
+    "Session",
     "Span",
     "StepMetrics",
+    "StopReason",
+    "StreamChunk",
     "Tail",
     "Teacher",
     "TeacherLogprobs",
     "TokenIds",
+    "TopKWork",
     "Tracker",
+    "TrainWork",
     "Trainer",
     "TrainingState",
     "Usage",
     "VerifyResult",
-    "Work",
+    "WorkItem",
     "__version__",
+    "atomic_folder",
     "bake",
+    "cache_folder",
     "chat",
+    "check_free_space",
+    "check_messages",
     "data",
+    "decode_stream",
     "derive",
+    "digest_file",
+    "estimate_responses",
     "export",
     "gather",
     "hookimpl",
     "mask_top_k_draws",
+    "nearest",
+    "no_note",
+    "no_progress",
     "plan",
+    "read_json_lines",
+    "read_objects",
     "requires",
     "response_token_as_draw",
+    "run_in_thread",
+    "sample_responses",
     "tail_importance_weights",
     "verify",
+    "write_atomic",
+    "write_json",
 ]
 
-_WITH_TORCH = {
+_LAZY = {
     "ChatRenderer": "promptbake.dataset.chat_template",
+    "Session": "promptbake.runs.session",
+    "VerifyResult": "promptbake.report.verify_result",
     "mask_top_k_draws": "promptbake.distill.objective",
     "response_token_as_draw": "promptbake.distill.objective",
     "tail_importance_weights": "promptbake.distill.objective",
@@ -147,6 +218,6 @@ _WITH_TORCH = {
 
 
 def __getattr__(name: str) -> object:
-    if name in _WITH_TORCH:
-        return getattr(import_module(_WITH_TORCH[name]), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

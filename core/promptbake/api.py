@@ -8,26 +8,33 @@
 True
 >>> promptbake.bake(pirate, **job).backend
 'mock'
->>> proof = promptbake.verify(pirate, **job)
->>> proof.passed, proof.kl["baked"] < proof.kl["base"]
+>>> result = promptbake.verify(pirate, **job)
+>>> result.passed, result.kl.baked < result.kl.base
 (True, True)
 
-Each takes `prompt`, a file's path or a `Prompt`, and what a `Job` has. What a user can mend is
-raised as a BakeError; a stage that was cut short goes on when it is called again.
+Each takes `prompt`, a file's path or a `Prompt`, and what a `Job` has. An error that you can fix is
+raised as a BakeError; a stage that was stopped resumes when it is called again. What each does is
+described in `promptbake.commands`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
-from promptbake.types import Checkpoint, Dataset, Prompt, VerifyResult
+from promptbake import commands
+from promptbake.commands import ChatArm
+from promptbake.types import Checkpoint, Dataset, Prompt
 
 if TYPE_CHECKING:
+    from promptbake.interfaces import BatchContext, BatchSource
+    from promptbake.report.verify_result import VerifyResult
     from promptbake.runs.session import Session
-    from promptbake.stages.chat import Chat, ChatArm
+    from promptbake.stages.chat import Chat
     from promptbake.stages.plan import Plan
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class Job(TypedDict, total=False):
@@ -40,112 +47,68 @@ class Job(TypedDict, total=False):
     quiet: bool  # without progress bars and notes
 
 
-def data(
-    prompt: str | Path | Prompt,
-    **job: Unpack[Job],
-) -> Dataset:
-    """Let the prompted model answer the queries, and save the answers without the prompt."""
-    from promptbake.stages import data
-
-    session = _open(prompt, job)
-    with session.attributed(), session.stage_lock("data"):
-        data.run(session)
-    return data.load(session)
+def _described(function: Function) -> Function:
+    function.__doc__ = getattr(commands, function.__name__).__doc__
+    return function
 
 
+@_described
+def data(prompt: str | Path | Prompt, **job: Unpack[Job]) -> Dataset:
+    return commands.data(_open(prompt, job))
+
+
+@_described
 def bake(
     prompt: str | Path | Prompt,
+    *,
+    start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
+    batches: Callable[[BatchContext], BatchSource] | None = None,
     **job: Unpack[Job],
 ) -> Checkpoint:
-    """Train a LoRA on the data to answer without the prompt as the model does with it.
-
-    >>> promptbake.bake("no-such-file.md", profile="mock")
-    Traceback (most recent call last):
-    promptbake.errors.BakeError: no-such-file.md: there is no such file
-    """
-    from promptbake.stages import bake
-
     session = _open(prompt, job)
-    with session.attributed(), session.stage_lock("bake"):
-        bake.run(session)
-        return session.checkpoint
+    return commands.bake(session, start=start, teacher=teacher, batches=batches)
 
 
-def verify(
-    prompt: str | Path | Prompt,
-    **job: Unpack[Job],
-) -> VerifyResult:
-    """Measure the four arms on held-out queries; `passed` says whether the gap closed suffices."""
-    from promptbake.stages import verify
-
-    session = _open(prompt, job)
-    with session.attributed(), session.stage_lock("verify"):
-        return verify.proof_of(verify.run(session))
+@_described
+def verify(prompt: str | Path | Prompt, **job: Unpack[Job]) -> VerifyResult:
+    return commands.verify(_open(prompt, job))
 
 
-def plan(
-    prompt: str | Path | Prompt,
-    **job: Unpack[Job],
-) -> Plan:
-    """Say what the job will take, in tokens, dollars and seconds; sends nothing.
-
-    >>> promptbake.plan(pirate, **job).dollars
-    0.0
-    """
-    from promptbake.stages import plan
-
-    session = _open(prompt, job)
-    with session.attributed():
-        return plan.make(session)
+@_described
+def plan(prompt: str | Path | Prompt, **job: Unpack[Job]) -> Plan:
+    return commands.plan(_open(prompt, job))
 
 
+@_described
 def chat(
     prompt: str | Path | Prompt,
     *,
     arm: ChatArm = "baked",
     max_tokens: int = 256,
     temperature: float = 0.7,
+    strength: float = 1.0,
     **job: Unpack[Job],
 ) -> Chat:
-    """A conversation with the baked model, with no system prompt, which remembers its turns.
-
-    `prompt` may also be the address of a checkpoint. Temperature 0 is greedy.
-
-    >>> talk = promptbake.chat(pirate, max_tokens=8, **job)
-    >>> 0 < len("".join(talk.say("How are you?"))) <= 8
-    True
-    """
-    from promptbake.stages.chat import Chat
-
-    session = _open(prompt, job)
-    with session.attributed():
-        return Chat(session, arm, max_tokens, temperature)
+    return commands.chat(_open(prompt, job), arm, max_tokens, temperature, strength)
 
 
+@_described
 def export(
-    prompt: str | Path | Prompt,
-    to: str | Path,
-    **job: Unpack[Job],
+    prompt: str | Path | Prompt, to: str | Path, *, strength: float = 1.0, **job: Unpack[Job]
 ) -> Path:
-    """Bring the adapter home: a PEFT adapter in the new folder `to`, wherever it was trained.
-
-    >>> sorted(file.name for file in promptbake.export(pirate, "adapter", **job).glob("adapter*"))
-    ['adapter_config.json', 'adapter_model.safetensors']
-    """
-    from promptbake.stages import export
-
-    session = _open(prompt, job)
-    with session.attributed():
-        export.write(session, Path(to))
-    return Path(to)
+    return commands.export(_open(prompt, job), Path(to), strength)
 
 
 def _open(prompt: str | Path | Prompt, job: Job) -> Session:
-    from promptbake.progress import RichReporter, SilentReporter
+    from promptbake.cli.progress import RichReporter
+    from promptbake.progress import SilentReporter
     from promptbake.runs.session import open_session
 
     if unknown := sorted(job.keys() - Job.__annotations__.keys()):
-        raise TypeError(f"there is no {unknown[0]!r} among {', '.join(Job.__annotations__)}")
+        raise TypeError(
+            f"unknown argument {unknown[0]!r}; choose from: {', '.join(Job.__annotations__)}"
+        )
     config, run = job.get("config"), job.get("run")
     return open_session(
         prompt,

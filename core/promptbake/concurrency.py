@@ -15,7 +15,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def started(work: Callable[[], T]) -> Future[T]:
+def run_in_thread(work: Callable[[], T]) -> Future[T]:
     """Work in a thread that nobody has to wait for, not even the end of the process."""
     outcome: Future[T] = Future()
 

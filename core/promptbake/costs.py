@@ -1,17 +1,101 @@
-"""What a run may spend, as those who spend it see it."""
+"""What work costs: usage, estimates, and the budget that reserves money before work is sent."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
-from promptbake.types import Usage
+
+@dataclass(frozen=True)
+class Usage:
+    """What a service is asked for and bills: calls, tokens by kind, dollars."""
+
+    calls: int = 0
+    input_tokens: int = 0  # read
+    cached_input_tokens: int = 0  # read again, from the service's prefix cache
+    output_tokens: int = 0  # sampled
+    train_tokens: int = 0  # of one forward and one backward pass
+    dollars: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        mine, others = vars(self), vars(other)
+        return Usage(**{name: mine[name] + others[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class SampleWork:
+    """Responses to sample. A row: tokens of the prompt, and the most tokens of the response."""
+
+    kind: ClassVar[str] = "sample"
+    rows: tuple[tuple[int, int], ...]
+    shared: int = 0  # tokens that all rows begin with
+    times: int = 1  # how often all of it is done
+
+
+@dataclass(frozen=True)
+class TopKWork:
+    """Spans to score by the teacher. A row: tokens of the span, and tokens of its response."""
+
+    kind: ClassVar[str] = "top_k"
+    rows: tuple[tuple[int, int], ...]
+    shared: int = 0  # tokens that all rows begin with
+    times: int = 1  # how often all of it is done
+    draws: int = 0  # from the tail, at each position
+
+
+@dataclass(frozen=True)
+class LogprobsWork:
+    """Spans to score. A row: tokens of the span, and tokens of its response."""
+
+    kind: ClassVar[str] = "logprobs"
+    rows: tuple[tuple[int, int], ...]
+    shared: int = 0  # tokens that all rows begin with
+    times: int = 1  # how often all of it is done
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """Conversations to train on. A row: tokens of the sequence, and tokens of its response."""
+
+    kind: ClassVar[str] = "train"
+    rows: tuple[tuple[int, int], ...]
+    shared: int = 0  # tokens that all rows begin with
+    times: int = 1  # epochs
+    steps: int = 0  # optimizer steps in all
+    support: int = 1  # C, the token ids that the loss is evaluated on at each position
+    forward_first: bool = False  # whether the loss takes a forward pass before its gradient
+
+
+WorkItem = SampleWork | TopKWork | LogprobsWork | TrainWork
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What work is expected to cost. None is unknown."""
+
+    usage: Usage
+    priced: bool  # whether `usage.dollars` is known
+    seconds: float | None
+    source: str = ""  # of the prices, with their date
+
+    def __add__(self, other: CostEstimate) -> CostEstimate:
+        known = self.seconds is not None and other.seconds is not None
+        return CostEstimate(
+            self.usage + other.usage,
+            self.priced and other.priced,
+            (self.seconds or 0.0) + (other.seconds or 0.0) if known else None,
+            self.source or other.source,
+        )
+
+
+NO_COST = CostEstimate(Usage(), priced=True, seconds=0.0)
 
 
 class Reservation(Protocol):
-    """Money that is kept back for work that has been sent."""
+    """Money that is reserved for work that has been sent."""
 
     def commit(self, usage: Usage) -> None:
-        """The work is done, and this is what it came to; `Usage()` where it came to nothing."""
+        """Replace the reservation by what the work cost; `Usage()` where it was not billed."""
         ...
 
 
@@ -24,22 +108,29 @@ class Budget(Protocol):
         ...
 
     def reserve(self, what: str, usage: Usage) -> Reservation:
-        """Keep back what the work may come to at most, before it is sent.
+        """Reserve the most that work may cost, before it is sent.
 
-        `what` is the kind of work, as in `types.Work`. Raises BudgetError where the cap would be
-        passed. Work that is never settled counts as spent.
+        Args:
+            what: The kind of work: a `WorkItem.kind`, or an evaluator's name.
+            usage: The most that it may come to, in dollars and tokens.
+
+        Returns:
+            The reservation. One that is never committed counts as spent.
+
+        Raises:
+            BudgetError: The cap would be passed.
         """
         ...
 
 
 class NoBudget:
-    """Keeps nothing back and no record: for what is outside a run."""
+    """Reserves nothing and keeps no record: for work outside a run."""
 
     capped = False
 
     def reserve(self, what: str, usage: Usage) -> NoBudget:
-        """Nothing is held."""
+        """Nothing is reserved."""
         return self
 
     def commit(self, usage: Usage) -> None:
-        """Nothing is settled."""
+        """Nothing is recorded."""

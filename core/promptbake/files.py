@@ -59,14 +59,14 @@ def delete_partial(folder: Path) -> None:
             path.unlink()
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Where what can be made again is kept: PROMPTBAKE_CACHE, or the user's cache folder."""
     if chosen := os.environ.get("PROMPTBAKE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptbake"
 
 
-def check_free(folder: Path, needed: int) -> None:
+def check_free_space(folder: Path, needed: int) -> None:
     """Raise BakeError where a folder's disk has fewer than `needed` bytes left."""
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -87,17 +87,17 @@ def digest_file(path: Path) -> str:
 
 
 class JsonLines:
-    """A JSONL file that grows line by line and never keeps a torn line.
+    """A JSONL file that grows line by line and never keeps an incomplete line.
 
-    A last line without its newline, which a kill leaves, is cut off on opening (`torn` counts
+    A last line without its newline, which a kill leaves, is cut off on opening (`truncated` counts
     it); a line that could not be written whole is taken back before the error goes on.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
-        content, self.torn = _whole_lines(path)
-        if self.torn:
+        content, self.truncated = _whole_lines(path)
+        if self.truncated:
             self._file.truncate(len(content))
 
     def append(self, value: Mapping[str, Any]) -> None:
@@ -108,7 +108,7 @@ class JsonLines:
             while line:
                 line = line[self._file.write(line) :]
         except OSError:
-            with suppress(OSError):  # whoever reads the file next cuts a torn line off, too
+            with suppress(OSError):  # the next reader drops an incomplete line, too
                 self._file.truncate(start)
             raise
 
@@ -147,3 +147,16 @@ def _whole_lines(path: Path) -> tuple[bytes, int]:
     content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
     return content[:whole], int(whole < len(content))
+
+
+def read_text(path: Path) -> str:
+    """A user's text file. Raises BakeError for what cannot be read as UTF-8 text."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise BakeError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BakeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    if "\0" in text:
+        raise BakeError(f"{path}: is not text: it holds a NUL byte at {text.index(chr(0))}")
+    return text

@@ -14,7 +14,8 @@ TokenIds = tuple[int, ...]
 Role = Literal["system", "user", "assistant"]
 Arm = Literal["base", "prompted", "baked", "reprompted"]
 Tail = Literal["sampled", "bucket", "renormalize", "drop"]
-Datums = Literal["one", "per_token"]
+StopReason = Literal["stop", "length"]  # the model ended its turn, or the token limit cut it
+Direction = Literal["higher", "lower"]  # which of two values is better
 ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
 
 T = TypeVar("T")
@@ -30,15 +31,35 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The system prompt u that is to be baked."""
+    """A system prompt, such as the prompt u that is baked; an empty text is no prompt."""
 
     name: str
     text: str
 
     @property
+    def system(self) -> str | None:
+        """The system message that a renderer is given: None where the text is empty."""
+        return self.text or None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the text, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class BakeTarget:
+    """What is to be learned: with the student's prompt, answer as with the teacher's.
+
+    A run has one unless its settings list more: the prompt for the teacher, none for the student.
+    Two equal prompts keep the behaviour as it is, which regularises the others.
+    """
+
+    name: str
+    teacher: Prompt
+    student: Prompt = Prompt("", "")
+    weight: float = 1.0  # of its loss, beside the other targets'
+    queries: str = ""  # as `data.queries`, which it replaces where it is not empty
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,7 @@ class Conversation:
     `complete` tells whether the model ended its turn; a response that was cut by the token limit
     is not complete, and gets no end-of-turn token when it is trained on. `meta` is flat;
     `meta["temperature"]` is the one that the response was sampled at, 1 where it does not say.
+    `target` names the BakeTarget that it belongs to; empty for the only one of a run.
     """
 
     id: str
@@ -73,6 +95,7 @@ class Conversation:
     messages: tuple[Message, ...]
     complete: bool = True
     meta: Mapping[str, str | int | float | None] = field(default_factory=dict)
+    target: str = ""
 
     @property
     def response(self) -> str:
@@ -107,6 +130,18 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class StreamChunk:
+    """A piece of a response that is being sampled: some tokens, or none.
+
+    The last one, and no other, has the reason why the response ended. No chunk holds the
+    end-of-turn token.
+    """
+
+    tokens: TokenIds = ()
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True)
 class Span:
     """A token sequence whose last `n_response` tokens are the response to be scored.
 
@@ -135,10 +170,11 @@ class Datum:
 
     conversation_id: str
     query_id: str
-    student_ids: TokenIds  # [S], without the prompt
-    teacher_ids: TokenIds  # [T], with the prompt
+    student_ids: TokenIds  # [S], behind the student's prompt, if any
+    teacher_ids: TokenIds  # [T], behind the teacher's prompt
     n_response: int  # N
     temperature: float = 1.0  # at which the response was sampled
+    target: str = ""  # as the conversation's
 
     def __post_init__(self) -> None:
         student, teacher = self.student.tokens, self.teacher.tokens
@@ -172,81 +208,35 @@ class Datum:
 class TeacherLogprobs:
     """The teacher's distribution at N response positions: its top K, and M draws for the rest.
 
-    Log-probabilities in nats, at temperature 1, of the whole vocabulary's distribution. A draw's
-    measure is what makes the sum of `measure * f(token)` over the draws an unbiased estimate of
-    the sum of f over all tokens outside the top K: the reciprocal of M times the probability that
-    it was drawn with, and 0 for one that fell into the top K.
+    Log-probabilities in nats, at temperature 1, of the whole vocabulary's distribution. With its
+    importance weight w, the sum of `w * f(token)` over the draws is an unbiased estimate of the sum
+    of f over all tokens outside the top K: w is the reciprocal of M times the probability that the
+    token was drawn with, and 0 for a draw inside the top K.
     """
 
     ids: Tensor  # int64 [N, K], most likely first
     logprobs: Tensor  # float32 [N, K]
     drawn_ids: Tensor  # int64 [N, M]
     drawn_logprobs: Tensor  # float32 [N, M]
-    drawn_importance_weights: (
-        Tensor  # float32 [N, M], how many vocabulary entries each draw stands for
-    )
+    drawn_importance_weights: Tensor  # float32 [N, M]
 
 
 @dataclass(frozen=True, eq=False)
 class LossSupport:
-    """The vocabulary entries that a loss looks at, at each of N response positions."""
+    """The token ids that a loss is evaluated on, C at each of N response positions."""
 
     ids: Tensor  # int64 [N, C]
     logprobs: Tensor  # float32 [N, C], the teacher's, in nats
-    measure: Tensor  # float32 [N, C], how many entries of the vocabulary each column stands for
+    importance_weights: Tensor  # float32 [N, C], how many tokens of the vocabulary each stands for
+    weight: float = 1.0  # of the example's loss in a batch: its BakeTarget's
 
 
 @dataclass(frozen=True)
 class Example:
-    """A datum with the columns that its loss is computed on: what a training batch is made of."""
+    """A datum with the support that its loss is evaluated on: a batch is made of these."""
 
     datum: Datum
-    columns: LossSupport
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a service is asked for and bills: calls, tokens by kind, dollars."""
-
-    calls: int = 0
-    input_tokens: int = 0  # tokens that are read
-    cached_input_tokens: int = 0  # tokens that are read again, from the service's prefix cache
-    output_tokens: int = 0  # tokens that are sampled
-    train_tokens: int = 0  # tokens, of one forward and one backward pass
-    dollars: float = 0.0
-
-    def __add__(self, other: Usage) -> Usage:
-        mine, others = vars(self), vars(other)
-        return Usage(**{name: mine[name] + others[name] for name in mine})
-
-
-@dataclass(frozen=True)
-class Work:
-    """A kind of work, and how much of it: what a model is asked to quote for.
-
-    - `sample`: each row reads so many tokens and may answer with so many.
-    - `top_k`, `logprobs`: each row reads so many tokens, of which the last so many are scored.
-    - `train`: each row trains on so many tokens, of which the last so many are the response.
-    """
-
-    kind: Literal["sample", "top_k", "logprobs", "train"]
-    rows: tuple[tuple[int, int], ...]
-    shared: int = 0  # tokens that all rows begin with
-    times: int = 1  # how often all of it is done
-    draws: int = 0  # from the tail, for top_k
-    steps: int = 0  # optimiser steps in all, for train
-    datums: int = 1  # that each row is sent as, for train
-    forward_first: bool = False  # whether the loss takes a forward pass before its gradient
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """What work is expected to take. None is what nobody knows."""
-
-    usage: Usage
-    priced: bool  # whether `usage.dollars` is known
-    seconds: float | None
-    source: str = ""  # of the prices, with their date
+    support: LossSupport
 
 
 @dataclass(frozen=True)
@@ -257,12 +247,12 @@ class Checkpoint:
     base_model: str
     base_digest: str
     uri: str
-    details: Mapping[str, str] = field(default_factory=dict)  # what the backend wants to remember
+    details: Mapping[str, str] = field(default_factory=dict)  # for the backend's own use
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What a tracker is told after each optimiser step. Step 0 is the state before training."""
+    """What a tracker is told after each optimizer step. Step 0 is the state before training."""
 
     step: int
     steps: int
@@ -275,8 +265,22 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
+class KLByConversation:
+    """KL(prompted || arm) of each held-out conversation, in nats."""
+
+    nats: tuple[float, ...]  # summed over each conversation's response tokens
+    tokens: tuple[int, ...]  # response tokens of each conversation
+    by_token: tuple[tuple[float, ...], ...] = ()  # nats at each response token
+
+    @property
+    def per_token(self) -> float:
+        """Nats per response token, over all conversations."""
+        return sum(self.nats) / sum(self.tokens)
+
+
+@dataclass(frozen=True)
 class ArmAnswers:
-    """One question, answered by several arms."""
+    """One test question, answered by several arms."""
 
     query: Query
     texts: Mapping[Arm, str]
@@ -284,34 +288,26 @@ class ArmAnswers:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number for each arm that was measured, with its unit."""
+    """What an evaluator measured: a score of each item, such as a test question, for each arm.
+
+    Items have ids, the same for every arm, so that arms can be compared item by item. An arm that
+    was not measured has no scores; one that did not answer an item has none for it.
+    """
 
     name: str
     unit: str
-    values: Mapping[Arm, float]
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """What `verify` found, on queries that were never trained on."""
-
-    kl: Mapping[Arm, float]  # nats per response token, from the prompted model
-    kl_kind: str  # over what it is summed: the full vocabulary, or the top K and a bucket
-    gap_closed: float  # 1 - kl of baked / kl of base
-    gap_closed_ci95: tuple[float, float]
-    min_gap_closed: float  # the bar
-    measurements: tuple[Measurement, ...]
-    answers: tuple[ArmAnswers, ...]  # to the test questions
+    scores: Mapping[Arm, Mapping[str, float]]  # by the item's id, in `unit`
+    better: Direction | None = None  # None where neither direction is good
 
     @property
-    def passed(self) -> bool:
-        """Whether the gap that is closed reaches the bar."""
-        return self.gap_closed >= self.min_gap_closed
+    def means(self) -> dict[Arm, float]:
+        """The mean score of each arm that has any, in `unit`."""
+        return {arm: sum(s.values()) / len(s) for arm, s in self.scores.items() if s}
 
 
 @dataclass(frozen=True)
 class ImmediateResult(Generic[T]):
-    """A pending result that is there already: what a local backend returns."""
+    """A pending result that is already there: what a local backend returns."""
 
     value: T
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from promptbake.errors import BakeError
-from promptbake.interfaces import EvalContext, Evaluator
-from promptbake.plugins.hookspecs import Factories, hookimpl
-from promptbake.types import ARMS, Arm, Measurement
+from promptbake import (
+    ARMS,
+    NO_COST,
+    Arm,
+    BakeError,
+    CostEstimate,
+    EvalContext,
+    Evaluator,
+    Factories,
+    Measurement,
+    hookimpl,
+)
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 class Checks:
@@ -19,20 +27,28 @@ class Checks:
     def __init__(self, patterns: Mapping[str, re.Pattern[str]]) -> None:
         self._patterns = patterns
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
-        """The share of the answers that match, from 0 to 1, for each arm."""
+    def estimate_cost(self, context: EvalContext) -> CostEstimate:
+        """Nothing is sent."""
+        return NO_COST
+
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
+        """For each pattern, 1 for an answer that matches and 0 for one that does not."""
         return [
-            Measurement(name, "share of answers", self._shares(pattern, evidence))
+            Measurement(name, "share of answers", self._matches(pattern, context))
             for name, pattern in self._patterns.items()
         ]
 
-    def _shares(self, pattern: re.Pattern[str], evidence: EvalContext) -> dict[Arm, float]:
-        shares: dict[Arm, float] = {}
-        for arm in ARMS:
-            texts = [answer.texts[arm] for answer in evidence.answers if arm in answer.texts]
-            if texts:
-                shares[arm] = sum(bool(pattern.search(text)) for text in texts) / len(texts)
-        return shares
+    def _matches(
+        self, pattern: re.Pattern[str], context: EvalContext
+    ) -> dict[Arm, dict[str, float]]:
+        return {
+            arm: {
+                answers.query.id: float(bool(pattern.search(answers.texts[arm])))
+                for answers in context.answers
+                if arm in answers.texts
+            }
+            for arm in ARMS
+        }
 
 
 def checks(*, patterns: dict[str, str]) -> Evaluator:

@@ -7,13 +7,24 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from promptbake.dataset.conversations import check_messages, read_objects
-from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, GenerationJob
-from promptbake.plugins.hookspecs import Factories, hookimpl
-from promptbake.types import Conversation, CostEstimate, Message, Query, Usage
+from promptbake import (
+    NO_COST,
+    BakeError,
+    Conversation,
+    CostEstimate,
+    DataProvider,
+    Factories,
+    GenerationJob,
+    Message,
+    Query,
+    check_messages,
+    estimate_responses,
+    hookimpl,
+    read_objects,
+    sample_responses,
+)
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 class FilesProvider:
@@ -53,25 +64,21 @@ class FilesProvider:
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """The file costs nothing; its queries what the model asks for them."""
         asked = self._asked(job)
-        if not asked.plan:
-            return CostEstimate(Usage(), priced=True, seconds=0.0)
-        from promptbake.dataset.sampling import estimate_cost
-
-        return estimate_cost(asked)
+        if not asked.requests:
+            return NO_COST
+        return estimate_responses(asked)
 
     def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """The file's conversations, then the model's answers to the file's queries."""
-        stored = (found for found in self._conversations if found.id not in job.done)
+        stored = (found for found in self._conversations if found.id not in job.completed_ids)
         asked = self._asked(job)
-        if not asked.plan:
+        if not asked.requests:
             return stored
-        from promptbake.dataset.sampling import generate
-
-        return chain(stored, generate(asked))
+        return chain(stored, sample_responses(asked))
 
     def _asked(self, job: GenerationJob) -> GenerationJob:
-        asked = (request for request in job.plan if request.query.id in self._unanswered)
-        return replace(job, plan=tuple(asked))
+        asked = (request for request in job.requests if request.query.id in self._unanswered)
+        return replace(job, requests=tuple(asked))
 
 
 def files(*, path: Path) -> DataProvider:

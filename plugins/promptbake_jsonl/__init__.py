@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from promptbake.files import JsonLines, read_json_lines, write_atomic
-from promptbake.interfaces import Tracker
-from promptbake.plugins.hookspecs import Factories, hookimpl
-from promptbake.types import StepMetrics
+from promptbake import (
+    Factories,
+    JsonLines,
+    StepMetrics,
+    Tracker,
+    hookimpl,
+    read_json_lines,
+    write_atomic,
+)
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 class JsonlTracker:

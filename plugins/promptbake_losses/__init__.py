@@ -1,11 +1,10 @@
-"""Losses: what the core sums over the columns, in nats."""
+"""Losses: sums over the support, in nats."""
 
 from __future__ import annotations
 
-from promptbake.interfaces import Loss
-from promptbake.plugins.hookspecs import Factories, hookimpl
+from promptbake import Factories, Loss, hookimpl
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 def forward_kl() -> Loss:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from promptbake.interfaces import Backend, DataProvider
-from promptbake.plugins.hookspecs import Factories, hookimpl
+from promptbake import Backend, DataProvider, Factories, hookimpl
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 def mock_backend() -> Backend:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from promptbake.dataset.sampling import estimate_cost, generate
-from promptbake.interfaces import GenerationJob
-from promptbake.testing.tiny import tiny_model, tiny_tokenizer
-from promptbake.types import Conversation, CostEstimate, Query
+from promptbake import (
+    Conversation,
+    CostEstimate,
+    GenerationJob,
+    Query,
+    estimate_responses,
+    sample_responses,
+)
+from promptbake.testing import tiny_model, tiny_tokenizer
 from promptbake_torch.backend import TorchBackend
 from promptbake_torch.engine import Engine
 from promptbake_torch.loading import make_engine
@@ -31,11 +36,11 @@ class TinyProvider:
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """What the tiny model takes for it."""
-        return estimate_cost(_with_tiny(job))
+        return estimate_responses(_with_tiny(job))
 
     def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """One conversation a request."""
-        return generate(_with_tiny(job))
+        return sample_responses(_with_tiny(job))
 
 
 def _with_tiny(job: GenerationJob) -> GenerationJob:

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, Teacher
-from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
+from promptbake import RUNTIME_ONLY, BakeError, DataProvider, Factories, Teacher, hookimpl, requires
 
 if TYPE_CHECKING:
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.prices import Prices
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Count = Annotated[int, Gt(0), RUNTIME_ONLY]
 Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://api.openai.com/v1"

@@ -10,8 +10,7 @@ from typing import Any
 import httpx2
 import openai
 
-from promptbake.errors import BakeError
-from promptbake.types import Message
+from promptbake import BakeError, Message
 from promptbake_openai.gate import Gate
 
 SEEDS = 2**31  # an endpoint's seed is a small integer

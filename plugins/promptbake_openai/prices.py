@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from promptbake.types import Usage
+from promptbake import Usage
 
 
 @dataclass(frozen=True)

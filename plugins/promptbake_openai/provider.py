@@ -9,20 +9,21 @@ from dataclasses import dataclass, field, replace
 
 import openai
 
-from promptbake.concurrency import gather, started
-from promptbake.costs import Reservation
-from promptbake.errors import BakeError
-from promptbake.interfaces import GenerationJob
-from promptbake.seeds import derive
-from promptbake.types import (
+from promptbake import (
+    BakeError,
     Conversation,
     CostEstimate,
+    GenerationJob,
     GenerationRequest,
     Message,
     Query,
     Rejection,
+    Reservation,
     Role,
     Usage,
+    derive,
+    gather,
+    run_in_thread,
 )
 from promptbake_openai import answers
 from promptbake_openai.answers import Answer, UnusableError
@@ -87,7 +88,7 @@ class ChatProvider:
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         """Every response at its longest."""
         prices = self._prices()
-        wanted = [request for request in job.plan if request.id not in job.done]
+        wanted = [request for request in job.requests if request.id not in job.completed_ids]
         usage = sum((at_most(request, job) for request in wanted), Usage())
         if prices is None:
             return CostEstimate(usage, priced=False, seconds=None)
@@ -133,9 +134,9 @@ class _Run:
     ) -> None:
         self._job, self._endpoints, self._prices = job, endpoints, prices
         self._concurrency, self._allow_truncated = concurrency, allow_truncated
-        self._wanted = [request for request in job.plan if request.id not in job.done]
+        self._wanted = [request for request in job.requests if request.id not in job.completed_ids]
         self._holds: dict[int, Reservation] = {}
-        self._seen = set(job.seen)
+        self._seen = set(job.seen_responses)
         self._tally = Tally()
         self._problems = list[str]()
         self._in_a_row = 0
@@ -179,7 +180,7 @@ class _Run:
         self._holds[index] = self._job.budget.reserve("sample", priced)
         self._tally.under_way += 1
         self._show()
-        return started(lambda: talk(request, self._job, endpoint))
+        return run_in_thread(lambda: talk(request, self._job, endpoint))
 
     def _read(self, index: int, found: Talk) -> Conversation | Rejection | None:
         self._tally.under_way -= 1

@@ -13,11 +13,16 @@ import openai
 import torch
 from torch import Tensor
 
-from promptbake.concurrency import gather, started
-from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
-from promptbake.errors import BakeError
-from promptbake.interfaces import Model
-from promptbake.types import Span, TeacherLogprobs
+from promptbake import (
+    BakeError,
+    Model,
+    Span,
+    TeacherLogprobs,
+    gather,
+    mask_top_k_draws,
+    response_token_as_draw,
+    run_in_thread,
+)
 from promptbake_openai.answers import UnusableError
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.provider import ATTEMPTS, GIVE_UP
@@ -37,7 +42,7 @@ class OpenAITeacher:
     def __init__(self, endpoints: Sequence[Endpoint], *, concurrency: int) -> None:
         self._endpoints, self._concurrency = endpoints, concurrency
 
-    def targets(
+    def score(
         self,
         spans: Sequence[Span],
         *,
@@ -82,7 +87,7 @@ class OpenAITeacher:
         def submit(number: int) -> Future[Answer]:
             endpoint = self._endpoints[number % len(self._endpoints)]
             span = reading.spans[others[number]]
-            return started(lambda: asked(endpoint, span, reading.k))
+            return run_in_thread(lambda: asked(endpoint, span, reading.k))
 
         def read(number: int, answer: Answer) -> TeacherLogprobs | None:
             try:

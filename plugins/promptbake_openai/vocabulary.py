@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from promptbake.dataset.chat_template import ChatRenderer
-from promptbake.errors import BakeError
-from promptbake.interfaces import Model, Renderer
-from promptbake.types import Span
+from promptbake import BakeError, ChatRenderer, Model, Renderer, Span
 
 REACH = 3  # tokens before the one that ends a character, which is four bytes at most
 HALF = "\ufffd"  # what stands for bytes that are no whole character

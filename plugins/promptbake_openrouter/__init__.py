@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from promptbake.interfaces import DataProvider
-from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
+from promptbake import RUNTIME_ONLY, DataProvider, Factories, hookimpl, requires
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Count = Annotated[int, Gt(0), RUNTIME_ONLY]
 Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://openrouter.ai/api/v1"

@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx2
 
-from promptbake.errors import BakeError, nearest
-from promptbake.interfaces import GenerationJob
+from promptbake import BakeError, GenerationJob, nearest
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most
 
@@ -42,7 +41,7 @@ class Listing:
         except httpx2.HTTPError as error:
             reason = str(error).partition(" for url")[0]
             raise BakeError(f"{self._url}: cannot be had: {reason}") from None
-        for request in job.plan:
+        for request in job.requests:
             longest = at_most(request, job)
             read = longest.input_tokens // BYTES_PER_TOKEN
             needed = (read + longest.output_tokens) // longest.calls

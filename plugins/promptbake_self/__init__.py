@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from promptbake.interfaces import DataProvider, GenerationJob, Model, Teacher
-from promptbake.plugins.hookspecs import Factories, hookimpl
-from promptbake.types import Conversation, CostEstimate, Query, Span, TeacherLogprobs
+from promptbake import (
+    Conversation,
+    CostEstimate,
+    DataProvider,
+    Factories,
+    GenerationJob,
+    ModelTeacher,
+    Query,
+    Teacher,
+    estimate_responses,
+    hookimpl,
+    sample_responses,
+)
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 class SelfProvider:
@@ -19,32 +29,12 @@ class SelfProvider:
         return ()
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        """What the base model asks for it."""
-        from promptbake.dataset.sampling import estimate_cost
-
-        return estimate_cost(job)
+        """What the base model costs."""
+        return estimate_responses(job)
 
     def generate(self, job: GenerationJob) -> Iterator[Conversation]:
         """One conversation a request."""
-        from promptbake.dataset.sampling import generate
-
-        return generate(job)
-
-
-class SelfTeacher:
-    """Asks the base model for its top K."""
-
-    def targets(
-        self,
-        spans: Sequence[Span],
-        *,
-        k: int,
-        draws: int,
-        seeds: Sequence[int],
-        open_model: Callable[[], Model],
-    ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """One `TeacherLogprobs` a span."""
-        return open_model().top_k(spans, k=k, draws=draws, seeds=seeds)
+        return sample_responses(job)
 
 
 def self_provider() -> DataProvider:
@@ -54,7 +44,7 @@ def self_provider() -> DataProvider:
 
 def self_teacher() -> Teacher:
     """The prompted base model is the teacher."""
-    return SelfTeacher()
+    return ModelTeacher()
 
 
 @hookimpl

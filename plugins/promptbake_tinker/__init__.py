@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from promptbake.interfaces import Backend, Teacher
-from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
+from promptbake import RUNTIME_ONLY, Backend, Factories, ModelTeacher, Teacher, hookimpl, requires
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
@@ -36,6 +35,7 @@ def tinker_backend(
     eps: Positive = 1e-12,
     max_grad_norm: NotNegative = 0.0,
     train_unembed: bool = True,
+    datum_layout: Literal["wide", "per_token"] = "wide",
     prices: Annotated[dict[str, NotNegative] | None, RUNTIME_ONLY] = None,
 ) -> Backend:
     """Bake into a LoRA on Tinker, or on a server that speaks its protocol at `base_url`.
@@ -46,7 +46,8 @@ def tinker_backend(
     tokenizer's own. `steps_in_flight` steps and `calls_in_flight` other calls are under way at a
     time; each wait ends after `deadline` seconds. A state to resume from is kept for `state_ttl`
     seconds. `betas`, `eps` and `max_grad_norm` (0 for none) are Adam's; `train_unembed` puts the
-    LoRA on the unembedding, too. `prices` replaces the table: `prefill`, `sample` and `train` in
+    LoRA on the unembedding, too. `datum_layout` is `wide` for one datum a conversation with (N, C)
+    targets, or `per_token` for C datums with (N,) targets, as the reference recipe sends. `prices` replaces the table: `prefill`, `sample` and `train` in
     dollars per million tokens.
     """
     from promptbake_tinker.backend import TinkerBackend
@@ -65,17 +66,15 @@ def tinker_backend(
             eps=eps,
             max_grad_norm=max_grad_norm,
             train_unembed=train_unembed,
+            datum_layout=datum_layout,
             prices=prices,
         )
     )
 
 
-@requires(modules=("tinker", "tinker_cookbook"), install="promptbake[tinker]")
 def tinker_teacher() -> Teacher:
-    """The prompted base model on Tinker, whichever backend opened it there."""
-    from promptbake_tinker.teacher import TinkerTeacher
-
-    return TinkerTeacher()
+    """The prompted base model that the backend opened: the teacher `self` by another name."""
+    return ModelTeacher()
 
 
 @hookimpl

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake.distill.objective import response_token_as_draw
-from promptbake.errors import BakeError
-from promptbake.types import Span
+from promptbake import BakeError, Span, response_token_as_draw
 
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptbake.costs import Budget
-from promptbake.errors import BakeError
-from promptbake.interfaces import Model, Trainer
-from promptbake.types import Checkpoint, Datums
+from promptbake import BakeError, Budget, Checkpoint, Model, Trainer
 from promptbake_tinker.base import Base
 from promptbake_tinker.export import download_adapter
 from promptbake_tinker.model import TinkerModel
@@ -27,19 +24,34 @@ class TinkerBackend:
         """A base model of the service. Raises BakeError where its tokens cannot be had."""
         return TinkerModel(Base(name, self._settings, budget))
 
-    def new_lora(self, base: Model, *, rank: int, seed: int, datums: Datums = "one") -> Trainer:
-        """A fresh LoRA on `base`."""
-        return TinkerTrainer(_ours(base), self.name, rank, seed, datums)
+    def new_lora(
+        self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None
+    ) -> Trainer:
+        """A LoRA on `base`: fresh, or with an earlier bake's weights."""
+        return TinkerTrainer(_ours(base), self.name, rank, seed, start)
 
-    def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
-        """The weights at the checkpoint's address. Raises BakeError for no address of Tinker's."""
+    def load_adapter(self, base: Model, checkpoint: Checkpoint, *, strength: float = 1.0) -> Model:
+        """The weights at the checkpoint's address; Tinker serves them at strength 1 only.
+
+        Raises:
+            BakeError: It is no address of Tinker's, or another strength is wanted.
+        """
         if not checkpoint.uri.startswith("tinker://"):
             raise BakeError(f"{checkpoint.uri}: is no address on Tinker; one begins with tinker://")
+        if strength == 0:
+            return TinkerModel(_ours(base).base)
+        if strength != 1:
+            raise BakeError(
+                f"strength {strength:g}: Tinker serves an adapter at strength 1; export it with "
+                f"--strength {strength:g} and load it elsewhere"
+            )
         return TinkerModel(_ours(base).base, checkpoint.uri)
 
-    def export(self, base: Model, checkpoint: Checkpoint, folder: Path) -> None:
-        """Bring the weights home in PEFT's format."""
-        download_adapter(_ours(base).base, checkpoint, folder)
+    def export(
+        self, base: Model, checkpoint: Checkpoint, folder: Path, *, strength: float = 1.0
+    ) -> None:
+        """Download the weights in PEFT's format."""
+        download_adapter(_ours(base).base, checkpoint, folder, strength)
 
 
 def _ours(model: Model) -> TinkerModel:

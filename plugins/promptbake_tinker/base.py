@@ -9,12 +9,10 @@ from typing import Any
 
 import tinker
 
-from promptbake.costs import Budget
-from promptbake.errors import BakeError
-from promptbake.files import atomic_folder, cache
+from promptbake import BakeError, Budget, atomic_folder, cache_folder
+from promptbake_tinker.latency import HOSTED, UNKNOWN
+from promptbake_tinker.latency import TINY as TINY_PACE
 from promptbake_tinker.local import LocalServer
-from promptbake_tinker.pace import HOSTED, UNKNOWN
-from promptbake_tinker.pace import TINY as TINY_PACE
 from promptbake_tinker.prices import Prices, prices_of
 from promptbake_tinker.renderer import make_renderer
 from promptbake_tinker.service import Service, api_key
@@ -33,7 +31,7 @@ class Base:
         self.served = name if self.folder is None else str(self.folder)
         self._local: LocalServer | None = None
         if self.folder is not None:  # it starts while this process imports what it needs
-            self._local = LocalServer(self.folder, cache() / "loopback" / "state")
+            self._local = LocalServer(self.folder, cache_folder() / "loopback" / "state")
         self.tokenizer = _tokenizer(name, self.served)
         self.renderer = make_renderer(settings.renderer, self.tokenizer, name)
         self.prices = prices_of(name, settings.prices)
@@ -87,9 +85,9 @@ def _local_folder(name: str) -> Path:
         return Path(name)
     import transformers
 
-    from promptbake.testing.tiny import save_tiny
+    from promptbake.testing import save_tiny
 
-    target = cache() / "loopback" / TINY
+    target = cache_folder() / "loopback" / TINY
     if not target.exists():
         transformers.logging.disable_progress_bar()
         with atomic_folder(target) as new:

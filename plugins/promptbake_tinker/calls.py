@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from promptbake.costs import Reservation
-from promptbake.types import Usage
+from promptbake import Reservation, Usage
 from promptbake_tinker.base import Base
 
 T = TypeVar("T")

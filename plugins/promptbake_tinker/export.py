@@ -1,4 +1,4 @@
-"""Bringing an adapter home, by tinker-cookbook's weights package."""
+"""Downloading an adapter, by tinker-cookbook's weights package."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors.torch
 import tinker
 from tinker_cookbook import weights
 from tinker_cookbook.exceptions import TinkerCookbookError
 
-from promptbake.concurrency import started
-from promptbake.errors import BakeError
-from promptbake.types import Checkpoint
+from promptbake import BakeError, Checkpoint, run_in_thread
 from promptbake_tinker.base import Base
 from promptbake_tinker.service import reason_of
 
+WEIGHTS = "adapter_model.safetensors"
 
-def download_adapter(base: Base, checkpoint: Checkpoint, folder: Path) -> None:
+
+def download_adapter(
+    base: Base, checkpoint: Checkpoint, folder: Path, strength: float = 1.0
+) -> None:
     """Download a checkpoint's weights and write them in PEFT's format into an empty folder.
 
     The service gives out training states, not the copies that it samples from; `details` of the
-    checkpoint say where the state is.
+    checkpoint say where the state is. The change of the weights is multiplied by `strength`.
     """
     state = checkpoint.details.get("state")
     if not state:
@@ -44,16 +47,24 @@ def download_adapter(base: Base, checkpoint: Checkpoint, folder: Path) -> None:
             )
 
         try:
-            started(fetch).result(timeout=base.service.deadline)
+            run_in_thread(fetch).result(timeout=base.service.deadline)
         except TimeoutError:
             raise BakeError(
                 f"{state}: is not here after {base.service.deadline:g} seconds; try again, or give "
                 "it longer by options.backends.tinker.deadline"
             ) from None
         except (TinkerCookbookError, tinker.TinkerError, OSError) as error:
-            raise BakeError(f"{state}: could not be brought home: {reason_of(error)}") from error
+            raise BakeError(f"{state}: could not be downloaded: {reason_of(error)}") from error
+        if strength != 1:
+            _scale(peft / WEIGHTS, strength)
         for file in peft.iterdir():
             shutil.copy2(file, folder)
+
+
+def _scale(file: Path, strength: float) -> None:
+    weights = safetensors.torch.load(file.read_bytes())
+    scaled = {n: w * strength if ".lora_B." in n else w for n, w in weights.items()}
+    file.write_bytes(safetensors.torch.save(scaled, {"format": "pt"}))
 
 
 @contextmanager

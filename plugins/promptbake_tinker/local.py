@@ -10,8 +10,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 
-from promptbake.concurrency import started
-from promptbake.errors import BakeError
+from promptbake import BakeError, run_in_thread
 
 START_SECONDS = 120.0  # it imports torch, and loads a model
 END_SECONDS = 5.0
@@ -45,7 +44,7 @@ class LocalServer:
         """Its address, once it is there. Raises BakeError where it could not start."""
         assert self._process.stdout is not None
         try:
-            url = started(self._process.stdout.readline).result(START_SECONDS).strip()
+            url = run_in_thread(self._process.stdout.readline).result(START_SECONDS).strip()
         except TimeoutError:
             url = ""
         if not url:

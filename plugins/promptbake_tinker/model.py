@@ -10,13 +10,27 @@ import tinker
 import torch
 from torch import Tensor
 
-from promptbake.distill.objective import mask_top_k_draws
-from promptbake.errors import BakeError
-from promptbake.interfaces import Renderer, no_progress
-from promptbake.types import Completion, CostEstimate, Span, TeacherLogprobs, TokenIds, Usage, Work
+from promptbake import (
+    BakeError,
+    Completion,
+    CostEstimate,
+    Renderer,
+    SampleWork,
+    Span,
+    StreamChunk,
+    TeacherLogprobs,
+    TokenIds,
+    TopKWork,
+    TrainWork,
+    Usage,
+    WorkItem,
+    mask_top_k_draws,
+    no_progress,
+)
 from promptbake_tinker import answers
 from promptbake_tinker.base import Base
 from promptbake_tinker.calls import Calls
+from promptbake_tinker.datum_layout import DatumLayout
 
 UNKNOWN_TO_IT = "may predate"  # how the SDK says that a service ignored a part of a request
 
@@ -98,13 +112,13 @@ class TinkerModel:
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
-    ) -> Iterator[int]:
-        """The response's tokens; the service gives them all at once."""
+    ) -> Iterator[StreamChunk]:
+        """The response in one chunk: the service gives it whole."""
         found = self.sample(
             [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
         )
         for _, completion in found:
-            yield from completion.tokens
+            yield StreamChunk(completion.tokens, "stop" if completion.complete else "length")
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
@@ -186,10 +200,10 @@ class TinkerModel:
         found = dict(calls.made(submit, read, lambda index: answers.named(spans[index])))
         yield from (found[index] for index in range(len(spans)))
 
-    def estimate_cost(self, work: Work) -> CostEstimate:
-        """By the price table, and by the pace at which the service has been seen to work."""
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
+        """By the price table, and by the latency model."""
         prices = self.base.prices
-        usage = _usage(work)
+        usage = _usage(work, self.base.settings.datum_layout)
         return CostEstimate(
             prices.priced(usage) if prices else usage,
             prices is not None,
@@ -198,18 +212,20 @@ class TinkerModel:
         )
 
 
-def _usage(work: Work) -> Usage:
+def _usage(work: WorkItem, layout: DatumLayout) -> Usage:
     rows = len(work.rows) * work.times
     read = sum(row[0] for row in work.rows) * work.times
-    if work.kind == "train":
-        trained = (read - rows) * work.datums  # the last token of a row has no target
+    if isinstance(work, TrainWork):
+        datums = work.support if layout == "per_token" else 1
+        trained = (read - rows) * datums  # the last token of a row has no target
         return Usage(
             work.steps, input_tokens=trained if work.forward_first else 0, train_tokens=trained
         )
     # Draws are made at every position of a prompt, so that nothing of it comes from the cache.
-    again = 0 if work.draws else work.shared * max(len(work.rows) - 1, 0) * work.times
-    sampled = sum(row[1] for row in work.rows) * work.times if work.kind == "sample" else rows
-    return Usage(rows, read - again, again, sampled)
+    draws = isinstance(work, TopKWork) and work.draws
+    again = 0 if draws else work.shared * max(len(work.rows) - 1, 0) * work.times
+    sampled = sum(row[1] for row in work.rows) * work.times
+    return Usage(rows, read - again, again, sampled if isinstance(work, SampleWork) else rows)
 
 
 def _input(tokens: TokenIds) -> tinker.ModelInput:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from promptbake.errors import BakeError
-from promptbake.types import Usage
+from promptbake import BakeError, Usage
 
 AS_OF = "2026-07"
 CACHED = 0.2  # of the price of prefill

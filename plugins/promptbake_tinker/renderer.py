@@ -9,10 +9,7 @@ from tinker_cookbook import model_info, renderers
 from tinker_cookbook.exceptions import ConfigurationError, RendererError
 from tinker_cookbook.renderers import TrainOnWhat
 
-from promptbake.dataset.chat_template import ChatRenderer
-from promptbake.errors import BakeError
-from promptbake.interfaces import Renderer
-from promptbake.types import Message, TokenIds
+from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds
 
 OPTION = "options.backends.tinker.renderer"
 CHAT_TEMPLATE = "chat_template"

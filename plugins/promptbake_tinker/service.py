@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import tinker
 
-from promptbake.concurrency import gather, started
-from promptbake.errors import BakeError
+from promptbake import BakeError, gather, run_in_thread
 
 T = TypeVar("T")
 PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
@@ -149,7 +148,7 @@ class Service:
     def _connected(self, connect: Callable[[], T]) -> T:
         """What connecting gives; the SDK itself would go on trying for minutes."""
         try:
-            return started(connect).result(timeout=min(self.deadline, CONNECT_SECONDS))
+            return run_in_thread(connect).result(timeout=min(self.deadline, CONNECT_SECONDS))
         except TimeoutError:
             raise BakeError(
                 f"{self.where}: does not answer; check the network, and TINKER_BASE_URL or "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from promptbake_tinker.datum_layout import DatumLayout
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -20,4 +22,5 @@ class Settings:
     eps: float = 1e-12
     max_grad_norm: float = 0.0
     train_unembed: bool = True
+    datum_layout: DatumLayout = "wide"
     prices: dict[str, float] | None = None  # dollars per million tokens

@@ -12,12 +12,21 @@ import tinker
 import torch
 from torch import Tensor
 
-from promptbake.costs import Reservation
-from promptbake.errors import BakeError
-from promptbake.files import write_json
-from promptbake.interfaces import Model, Objective, Pending, TrainingState
-from promptbake.types import Checkpoint, Datums, Example, Message, Span, Usage
-from promptbake_tinker.datums import data_of, response_logprobs, wide_datum
+from promptbake import (
+    BakeError,
+    Checkpoint,
+    Example,
+    Message,
+    Model,
+    Objective,
+    Pending,
+    Reservation,
+    Span,
+    TrainingState,
+    Usage,
+    write_json,
+)
+from promptbake_tinker.datum_layout import data_of, response_logprobs, wide_datum
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.service import Waiting
 
@@ -26,13 +35,20 @@ PROBE = (Message("user", "?"),)
 
 
 class TinkerTrainer:
-    """A fresh LoRA on a base model, or one that goes on from a state. Opened at first use."""
+    """A LoRA on a base model: fresh, from an earlier bake, or resumed. Opened at first use."""
 
     def __init__(
-        self, model: TinkerModel, backend: str, rank: int, seed: int, datums: Datums
+        self,
+        model: TinkerModel,
+        backend: str,
+        rank: int,
+        seed: int,
+        start: Checkpoint | None = None,
     ) -> None:
         self._model, self._base, self._service = model, model.base, model.base.service
-        self._backend, self._rank, self._seed, self._datums = backend, rank, seed, datums
+        self._backend, self._rank, self._seed = backend, rank, seed
+        self._start = _state_of(start) if start else None
+        self._layout = model.base.settings.datum_layout
         self._resumed_from: str | None = None
         self._sent = 0  # steps, for messages
         self._saves = 0
@@ -43,8 +59,11 @@ class TinkerTrainer:
         """The SDK's client of the training run."""
         service = self._service.client
         if self._resumed_from is not None:
-            what = f"going on from {self._resumed_from}"
+            what = f"resuming from {self._resumed_from}"
             future = service.create_training_client_from_state_with_optimizer(self._resumed_from)
+        elif self._start is not None:
+            what = f"a LoRA that starts from {self._start}"
+            future = service.create_training_client_from_state(self._start)
         else:
             what = f"a LoRA of rank {self._rank} on {self._base.name}"
             future = service.create_lora_training_client(
@@ -79,7 +98,7 @@ class TinkerTrainer:
                 "the service draws no alternative tokens, so the response's own token stands for "
                 "the tail, weighted for the temperature that it was sampled at"
             )
-        if self._datums == "one":
+        if self._layout == "wide":
             self._check_wide()
         return lines
 
@@ -96,7 +115,7 @@ class TinkerTrainer:
             raise BakeError(
                 f"{self._service.where}: makes {tuple(found.shape)} of targets of shape "
                 f"{tuple(ids.shape)}, so it would train on a part of them; set "
-                "train.datums=per_token"
+                "options.backends.tinker.datum_layout=per_token"
             )
 
     def snapshot(self) -> Pending[Model]:
@@ -113,19 +132,19 @@ class TinkerTrainer:
         weighted cross-entropy; another takes a forward pass first, and its gradient here.
         """
         tokens = sum(example.datum.n_response for example in batch)
-        given = [objective.weights(example.columns) for example in batch]
+        given = [objective.weights(example.support) for example in batch]
         weights = [
-            torch.zeros_like(example.columns.logprobs) if weight is None else weight / tokens
+            torch.zeros_like(example.support.logprobs) if weight is None else weight / tokens
             for example, weight in zip(batch, given, strict=True)
         ]
-        data = data_of(batch, weights, self._datums)
+        data = data_of(batch, weights, self._layout)
         linear = all(weight is not None for weight in given)
         settle = self._hold(data, forward=0 if linear else 1, backward=1)
 
         def loss_of(logprobs: Sequence[Tensor]) -> Tensor:
-            found = response_logprobs(batch, logprobs, self._datums)
+            found = response_logprobs(batch, logprobs, self._layout)
             losses = [
-                objective.nats(student, example.columns).sum()
+                objective.nats(student, example.support).sum()
                 for student, example in zip(found, batch, strict=True)
             ]
             return torch.stack(losses).sum() / tokens
@@ -215,3 +234,14 @@ class TinkerTrainer:
         priced = prices.priced(usage) if prices else usage
         hold: Reservation = self._base.budget.reserve("train", priced)
         return lambda: hold.commit(priced)
+
+
+def _state_of(checkpoint: Checkpoint) -> str:
+    """The training state of an earlier bake. Raises BakeError where it is on no record."""
+    state = checkpoint.details.get("state")
+    if not state:
+        raise BakeError(
+            f"{checkpoint.uri}: nothing here says where its training state is, and Tinker does not "
+            "train from what it samples from; start from a run that promptbake baked"
+        )
+    return state

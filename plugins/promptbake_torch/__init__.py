@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from promptbake.interfaces import Backend
-from promptbake.plugins.hookspecs import Factories, hookimpl
+from promptbake import Backend, Factories, hookimpl
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from promptbake.costs import Budget
-from promptbake.errors import BakeError
-from promptbake.interfaces import Model, Trainer
-from promptbake.types import Checkpoint, Datums
+from promptbake import Budget, Checkpoint, Model, Trainer
 from promptbake_torch.loading import Loader
-from promptbake_torch.lora import LoraSettings, LoraTrainer, load_adapter
+from promptbake_torch.lora import LoraSettings, LoraTrainer, export_adapter, load_adapter
 from promptbake_torch.model import TorchModel
 
 
@@ -32,24 +28,22 @@ class TorchBackend:
         """Open a base model, frozen. It costs nothing."""
         return TorchModel(self._loader(name), None, self._sample_batch)
 
-    def new_lora(self, base: Model, *, rank: int, seed: int, datums: Datums = "one") -> Trainer:
-        """A fresh LoRA on `base`."""
-        if datums != "one":
-            raise BakeError(
-                f"train.datums = {datums!r}: the backend {self.name} trains on one datum a "
-                "conversation, and gains nothing by more; leave it at 'one'"
-            )
-        return LoraTrainer(_ours(base), self.name, self._settings, rank, seed)
+    def new_lora(
+        self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None
+    ) -> Trainer:
+        """A LoRA on `base`: fresh, or with an earlier bake's weights."""
+        return LoraTrainer(_ours(base), self.name, self._settings, rank, seed, start)
 
-    def load_adapter(self, base: Model, checkpoint: Checkpoint) -> Model:
+    def load_adapter(self, base: Model, checkpoint: Checkpoint, *, strength: float = 1.0) -> Model:
         """The baked model."""
-        return load_adapter(_ours(base), checkpoint)
+        return load_adapter(_ours(base), checkpoint, strength)
 
-    def export(self, base: Model, checkpoint: Checkpoint, folder: Path) -> None:
-        """The adapter is at home: copy it."""
-        load_adapter(_ours(base), checkpoint)  # refuses a spoiled one
-        for file in Path(checkpoint.uri).iterdir():
-            shutil.copy2(file, folder)
+    def export(
+        self, base: Model, checkpoint: Checkpoint, folder: Path, *, strength: float = 1.0
+    ) -> None:
+        """Copy the adapter, scaled where the strength is not 1."""
+        load_adapter(_ours(base), checkpoint)  # refuses a damaged one
+        export_adapter(checkpoint, folder, strength)
 
 
 def _ours(model: Model) -> TorchModel:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from rich.console import Console
 
-from promptbake.errors import BakeError
-from promptbake.files import atomic_folder, cache, check_free, digest_file
+from promptbake import BakeError, atomic_folder, cache_folder, check_free_space, digest_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,11 +42,11 @@ def folder() -> Path:
 
     Raises BakeError where it cannot be fetched or is not the file that it should be.
     """
-    target = cache() / NAME
+    target = cache_folder() / NAME
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
-            check_free(target.parent, NEEDED)
+            check_free_space(target.parent, NEEDED)
             console = Console(stderr=True, highlight=False)
             with (
                 tempfile.TemporaryDirectory(dir=target.parent) as scratch,

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from promptbake.dataset.chat_template import ChatRenderer
-from promptbake.errors import BakeError
-from promptbake.types import TokenIds
+from promptbake import BakeError, ChatRenderer, TokenIds
 from promptbake_torch import forward
 from promptbake_torch.forward import Rows
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake.types import TokenIds
+from promptbake import TokenIds
 
 
 @dataclass(frozen=True, eq=False)

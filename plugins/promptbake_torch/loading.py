@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from promptbake.dataset.chat_template import ChatRenderer
-from promptbake.errors import BakeError
+from promptbake import BakeError, ChatRenderer
 from promptbake_torch.engine import Engine
 
 EDGE = 2**20  # bytes of each end of a weights file that its digest covers

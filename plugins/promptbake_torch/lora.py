@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from promptbake.errors import BakeError
-from promptbake.files import write_atomic, write_json
-from promptbake.interfaces import Model, Objective, Pending, TrainingState
-from promptbake.types import Checkpoint, Example, ImmediateResult
+from promptbake import (
+    BakeError,
+    Checkpoint,
+    Example,
+    ImmediateResult,
+    Model,
+    Objective,
+    Pending,
+    TrainingState,
+    write_atomic,
+    write_json,
+)
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 from promptbake_torch.model import TorchModel
@@ -47,13 +56,21 @@ class LoraTrainer:
     steps_in_flight = 1
 
     def __init__(
-        self, base: TorchModel, backend: str, settings: LoraSettings, rank: int, seed: int
+        self,
+        base: TorchModel,
+        backend: str,
+        settings: LoraSettings,
+        rank: int,
+        seed: int,
+        start: Checkpoint | None = None,
     ) -> None:
         self._engine: Engine = base.engine
         self._backend = backend
         self._settings = settings
         self._adapter = self._engine.next_adapter()
         _attach(self._engine, self._adapter, settings, rank, seed)
+        if start is not None:
+            self._start_from(start)
         self._model = TorchModel(self._engine, self._adapter, base.sample_batch)
         self._parameters = [
             parameter
@@ -79,7 +96,7 @@ class LoraTrainer:
             cache = forward.repeated(cache, len(batch), keep=False)
             logits = forward.response_logits(module, rows, cache, max(counts))
         losses = [
-            objective.nats(_gathered(row[-count:], example), example.columns).sum()
+            objective.nats(_gathered(row[-count:], example), example.support).sum()
             for row, count, example in zip(logits, counts, batch, strict=True)
         ]
         loss = torch.stack(losses).sum() / sum(counts)
@@ -127,6 +144,18 @@ class LoraTrainer:
         # The address is left empty: the weights are in the folder, wherever that is moved to.
         return Checkpoint(self._backend, self._engine.name, self._engine.digest, uri="")
 
+    def _start_from(self, checkpoint: Checkpoint) -> None:
+        """Take an earlier bake's weights; its layers and its rank must be this one's."""
+        weights = _read_weights(checkpoint)
+        mine = {name: tensor.shape for name, tensor in self._state().items()}
+        theirs = {name: tensor.shape for name, tensor in weights.items()}
+        if mine != theirs:
+            raise BakeError(
+                f"{checkpoint.uri}: its LoRA has other layers or another rank than this run's; "
+                "bake with the train.rank and the options of the backend that it was baked with"
+            )
+        peft.set_peft_model_state_dict(self._engine.module, weights, adapter_name=self._adapter)
+
     def _state(self) -> dict[str, Tensor]:
         state = peft.get_peft_model_state_dict(
             self._engine.module, adapter_name=self._adapter, save_embedding_layers=False
@@ -134,8 +163,12 @@ class LoraTrainer:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def load_adapter(base: TorchModel, checkpoint: Checkpoint) -> TorchModel:
-    """Put a saved adapter on the base model. Raises BakeError for a folder that holds none."""
+def load_adapter(base: TorchModel, checkpoint: Checkpoint, strength: float = 1.0) -> TorchModel:
+    """Put a saved adapter on the base model, scaled by `strength`.
+
+    Raises:
+        BakeError: The folder holds no adapter for this model.
+    """
     engine = base.engine
     adapter = engine.next_adapter()
     try:
@@ -150,7 +183,29 @@ def load_adapter(base: TorchModel, checkpoint: Checkpoint) -> TorchModel:
         reason = " ".join(str(error).split())[:200]
         raise BakeError(f"{checkpoint.uri}: is no adapter for {engine.name}: {reason}") from None
     engine.module.eval()
+    if strength != 1:
+        for layer in engine.module.modules():
+            if isinstance(layer, peft.tuners.lora.LoraLayer) and adapter in layer.scaling:
+                layer.scaling[adapter] *= strength
     return TorchModel(engine, adapter, base.sample_batch)
+
+
+def export_adapter(checkpoint: Checkpoint, folder: Path, strength: float) -> None:
+    """Copy a saved adapter; at another strength than 1 with its B matrices scaled."""
+    for file in Path(checkpoint.uri).iterdir():
+        if file.name != WEIGHTS or strength == 1:
+            shutil.copy2(file, folder)
+    if strength != 1:
+        weights = _read_weights(checkpoint)
+        scaled = {n: w * strength if ".lora_B." in n else w for n, w in weights.items()}
+        write_atomic(folder / WEIGHTS, safetensors.torch.save(scaled, {"format": "pt"}))
+
+
+def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load((Path(checkpoint.uri) / WEIGHTS).read_bytes())
+    except UNUSABLE as error:
+        raise BakeError(f"{checkpoint.uri}: is no adapter: {error}") from None
 
 
 def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, seed: int) -> None:
@@ -189,8 +244,8 @@ def _plain_module(module: Any) -> Any:
 
 
 def _gathered(logits: Tensor, example: Example) -> Tensor:
-    """Log-probabilities [N, C] of the columns, from logits [N, V]."""
-    ids = example.columns.ids.to(logits.device)
+    """Log-probabilities [N, C] of the support, from logits [N, V]."""
+    ids = example.support.ids.to(logits.device)
     return logits.gather(1, ids) - logits.logsumexp(dim=1, keepdim=True)
 
 

@@ -10,18 +10,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from promptbake.dataset.chat_template import ChatRenderer
-from promptbake.distill.objective import tail_importance_weights
-from promptbake.interfaces import no_progress
-from promptbake.types import (
+from promptbake import (
+    ChatRenderer,
     Completion,
     CostEstimate,
     Message,
+    SampleWork,
     Span,
+    StreamChunk,
     TeacherLogprobs,
     TokenIds,
+    TrainWork,
     Usage,
-    Work,
+    WorkItem,
+    no_progress,
+    tail_importance_weights,
 )
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
@@ -90,12 +93,14 @@ class TorchModel:
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
-    ) -> Iterator[int]:
+    ) -> Iterator[StreamChunk]:
         """Sample one response, token by token."""
         for (token,) in self._decode([prompt], max_tokens, [temperature], [seed]):
             if token in self.renderer.stop_ids:
+                yield StreamChunk(stop_reason="stop")
                 return
-            yield token
+            yield StreamChunk((token,))
+        yield StreamChunk(stop_reason="length")
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
@@ -111,8 +116,8 @@ class TorchModel:
             top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
             drawn = _draw_outside(logprobs, top.indices, draws, seed)
             drawn_logprobs = logprobs.gather(1, drawn)
-            measure = tail_importance_weights(top.values, drawn_logprobs)
-            yield index, TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, measure)
+            weights = tail_importance_weights(top.values, drawn_logprobs)
+            yield index, TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, weights)
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
@@ -122,21 +127,22 @@ class TorchModel:
         for index, logprobs in enumerate(self._scores(spans, batch)):
             yield logprobs if ids is None else logprobs.gather(1, ids[index])
 
-    def estimate_cost(self, work: Work) -> CostEstimate:
-        """Free; the seconds follow from timing a short forward pass and a short answer."""
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
+        """Free; the seconds follow from timing a short forward pass and a short response."""
         tokens = sum(read for read, _ in work.rows) * work.times
-        if work.kind == "sample":
+        calls = len(work.rows) * work.times
+        if isinstance(work, SampleWork):
             batches = math.ceil(len(work.rows) / self.sample_batch) * work.times
-            longest = max((answer for _, answer in work.rows), default=0)
+            longest = max((response for _, response in work.rows), default=0)
             seconds = batches * longest * self._seconds_per_decoded_column
-            usage = Usage(
-                len(work.rows) * work.times, input_tokens=tokens, output_tokens=_second(work)
-            )
+            output = sum(response for _, response in work.rows) * work.times
+            usage = Usage(calls, input_tokens=tokens, output_tokens=output)
+        elif isinstance(work, TrainWork):
+            seconds = tokens * TRAINING_PASSES * self._seconds_per_token
+            usage = Usage(work.steps or calls, train_tokens=tokens)
         else:
-            passes = TRAINING_PASSES if work.kind == "train" else 1
-            seconds = tokens * passes * self._seconds_per_token
-            read = {"trained": tokens} if work.kind == "train" else {"prefill": tokens}
-            usage = Usage(work.steps or len(work.rows) * work.times, **read)
+            seconds = tokens * self._seconds_per_token
+            usage = Usage(calls, input_tokens=tokens)
         return CostEstimate(usage, priced=True, seconds=seconds)
 
     @cached_property
@@ -211,7 +217,7 @@ class TorchModel:
         self.engine.check_length(max(map(len, prompts)) + max_tokens)
         device = self.engine.device
         uniform = torch.stack([_uniform(seed, max_tokens) for seed in seeds]).to(device)
-        heat = torch.tensor(temperatures, device=device).unsqueeze(1)
+        temperature = torch.tensor(temperatures, device=device).unsqueeze(1)
         with torch.inference_mode():
             rows = self.engine.pad(prompts)
             cache = self.engine.prefix_cache(self.adapter, rows)
@@ -221,7 +227,9 @@ class TorchModel:
                 output = module(
                     **arguments, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
-                chosen = _choose(output.logits[:, -1].float(), heat, uniform[:, step : step + 1])
+                chosen = _choose(
+                    output.logits[:, -1].float(), temperature, uniform[:, step : step + 1]
+                )
                 cache, mask = output.past_key_values, arguments["attention_mask"]
                 arguments = {
                     "input_ids": chosen,
@@ -229,10 +237,6 @@ class TorchModel:
                     "position_ids": arguments["position_ids"][:, -1:] + 1,
                 }
             yield chosen.squeeze(1).tolist()
-
-
-def _second(work: Work) -> int:
-    return sum(answer for _, answer in work.rows) * work.times
 
 
 def _timed(action: Callable[[], object]) -> float:
@@ -248,13 +252,13 @@ def _uniform(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=generator, dtype=torch.float32)
 
 
-def _choose(logits: Tensor, heat: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row, [B, 1], by inverting the cumulative distribution; greedy at heat 0."""
-    probabilities = (logits / heat.clamp(min=1e-6)).softmax(dim=1)
+def _choose(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row, [B, 1], by inverting the cumulative distribution; greedy at temperature 0."""
+    probabilities = (logits / temperature.clamp(min=1e-6)).softmax(dim=1)
     cumulative = probabilities.cumsum(dim=1)
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
     drawn = drawn.clamp(max=logits.shape[1] - 1)
-    return torch.where(heat > 0, drawn, logits.argmax(dim=1, keepdim=True))
+    return torch.where(temperature > 0, drawn, logits.argmax(dim=1, keepdim=True))
 
 
 def _draw_outside(logprobs: Tensor, top: Tensor, draws: int, seed: int) -> Tensor:

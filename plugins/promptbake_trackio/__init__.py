@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from promptbake.interfaces import Tracker
-from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
+from promptbake import RUNTIME_ONLY, Factories, Tracker, hookimpl, requires
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Text = Annotated[str, RUNTIME_ONLY]
 
 

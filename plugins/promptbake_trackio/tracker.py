@@ -16,8 +16,7 @@ from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any
 
-from promptbake.errors import BakeError
-from promptbake.types import StepMetrics
+from promptbake import BakeError, StepMetrics
 
 
 class TrackioTracker:

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from promptbake.interfaces import Tracker
-from promptbake.plugins.hookspecs import RUNTIME_ONLY, Factories, hookimpl, requires
+from promptbake import RUNTIME_ONLY, Factories, Tracker, hookimpl, requires
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Text = Annotated[str, RUNTIME_ONLY]
 
 

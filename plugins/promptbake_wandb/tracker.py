@@ -14,9 +14,7 @@ from typing import Any, Literal
 import wandb
 from wandb.sdk.lib import wbauth
 
-from promptbake.errors import BakeError
-from promptbake.files import JsonLines, read_json_lines, write_atomic
-from promptbake.types import StepMetrics
+from promptbake import BakeError, JsonLines, StepMetrics, read_json_lines, write_atomic
 
 # Without what W&B does of its own accord: it looks at the machine, the code, the console and the
 # installed packages. Any: the values are for parameters of many types.

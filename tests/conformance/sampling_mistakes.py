@@ -67,7 +67,7 @@ class TakesTheQuerysId(Good):
 
 class FindsQueriesByTheirWords(Good):
     def answered(self, job: GenerationJob, *given: Any) -> Conversation | Rejection:
-        by_words = {request.query.messages: request.query.id for request in job.plan}
+        by_words = {request.query.messages: request.query.id for request in job.requests}
         found = super().answered(job, *given)
         assert isinstance(found, Conversation)
         return replace(found, query_id=by_words[found.messages[:-1]])
@@ -222,7 +222,7 @@ class SeedsByThePlace(Good):
 
 class YieldsWhatIsDone(Good):
     def generate(self, job: GenerationJob) -> Answers:
-        return super().generate(replace(job, done=frozenset()))
+        return super().generate(replace(job, completed_ids=frozenset()))
 
 
 class SamplesWhatIsDone(Good):
@@ -341,19 +341,19 @@ class Prints(Good):
 class TellsPercent(Good):
     def made(self, job: GenerationJob, model: Model) -> Answers:
         for number, each in enumerate(super().made(job, model)):
-            job.progress(100 * number / len(job.plan))
+            job.progress(100 * number / len(job.requests))
             yield each
 
 
 class QuoteSamples(Good):
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        list(self.made(replace(job, plan=job.plan[:1]), job.open_model()))
+        list(self.made(replace(job, requests=job.requests[:1]), job.open_model()))
         return super().estimate_cost(job)
 
 
 class QuotesWhatIsDone(Good):
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        return super().estimate_cost(replace(job, done=frozenset()))
+        return super().estimate_cost(replace(job, completed_ids=frozenset()))
 
 
 class QuotesShortResponses(Good):

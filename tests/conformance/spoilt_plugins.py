@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from promptbake import Factories, Loss, hookimpl
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 
 class Constant:
@@ -98,12 +98,12 @@ IMPORTS = "from promptbake import Factories, Loss, hookimpl\n"
 SPOILT = {
     not_installed: "test_it_is_installed",
     twice_installed: "test_it_is_installed",
-    installed("broken", (IMPORTS, IMPORTS + "import no_such_module\n")): "test_it_is_not_set_aside",
-    installed("newer", ("PROMPTBAKE_API = 1", "PROMPTBAKE_API = 2")): "test_it_is_not_set_aside",
-    installed("silent_on_api", ("PROMPTBAKE_API = 1\n", "")): "test_it_is_not_set_aside",
-    installed("unmarked", ("@hookimpl\n", "")): "test_it_is_not_set_aside",
-    installed("misspelt", ("register_losses", "register_loses")): "test_it_is_not_set_aside",
-    installed("listing", ('{"NAME": NAME}', "[NAME]")): "test_it_is_not_set_aside",
+    installed("broken", (IMPORTS, IMPORTS + "import no_such_module\n")): "test_it_loads",
+    installed("newer", ("PROMPTBAKE_API = 1", "PROMPTBAKE_API = 2")): "test_it_loads",
+    installed("silent_on_api", ("PROMPTBAKE_API = 1\n", "")): "test_it_loads",
+    installed("unmarked", ("@hookimpl\n", "")): "test_it_loads",
+    installed("misspelt", ("register_losses", "register_loses")): "test_it_loads",
+    installed("listing", ('{"NAME": NAME}', "[NAME]")): "test_it_loads",
     installed("heavy", (IMPORTS, IMPORTS + "import torch\n")): "test_its_module_is_light",
     installed("loud", (IMPORTS, IMPORTS + "print('Hello!')\n")): "test_importing_it_prints_nothing",
     clashing: "test_no_other_plugin_offers_its_names",

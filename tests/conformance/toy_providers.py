@@ -48,14 +48,14 @@ class Good:
         return self.made(job, job.open_model())
 
     def made(self, job: GenerationJob, model: Model) -> Answers:
-        size = model.sample_batch or len(job.plan)
-        for start in range(0, len(job.plan), size):
-            batch = job.plan[start : start + size]
+        size = model.sample_batch or len(job.requests)
+        for start in range(0, len(job.requests), size):
+            batch = job.requests[start : start + size]
             if self.wanted(job, batch):
                 yield from self.sampled(job, model, batch)
 
     def wanted(self, job: GenerationJob, batch: Sequence[GenerationRequest]) -> bool:
-        return any(request.id not in job.done for request in batch)
+        return any(request.id not in job.completed_ids for request in batch)
 
     def sampled(
         self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
@@ -69,7 +69,7 @@ class Good:
         )
         for index, completion in completions:
             request = batch[index]
-            if request.id not in job.done:
+            if request.id not in job.completed_ids:
                 yield self.answered(job, model, request, completion)
 
     def answered(
@@ -118,7 +118,7 @@ class GoodBestOfTwo(Good):
         self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
     ) -> Answers:
         for request in batch:
-            if request.id in job.done:
+            if request.id in job.completed_ids:
                 continue
             found = model.sample(
                 [self.prompt(job, model, request)] * 2,
@@ -137,7 +137,7 @@ class GoodStream(Good):
         self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
     ) -> Answers:
         for request in batch:
-            if request.id in job.done:
+            if request.id in job.completed_ids:
                 continue
             tokens = tuple(
                 model.stream(
@@ -346,7 +346,7 @@ class GoodShelf:
         return CostEstimate(Usage(), priced=True, seconds=0.0)
 
     def generate(self, job: GenerationJob) -> Answers:
-        return (each for each in self.stored() if each.id not in job.done)
+        return (each for each in self.stored() if each.id not in job.completed_ids)
 
     def stored(self) -> Sequence[Conversation]:
         return [
@@ -366,7 +366,7 @@ class GoodShelf:
 
 def left(job: GenerationJob) -> list[GenerationRequest]:
     """What is not done."""
-    return [request for request in job.plan if request.id not in job.done]
+    return [request for request in job.requests if request.id not in job.completed_ids]
 
 
 def total(replies: Sequence[Reply]) -> Usage:

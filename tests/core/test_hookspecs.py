@@ -43,11 +43,11 @@ def test_a_hook_is_implemented_by_a_built_in_plugin(kind: str) -> None:
 def test_every_built_in_loads_under_the_distributions_version() -> None:
     points = [p for p in entry_points(group=GROUP) if p.dist and p.dist.name == "promptbake"]
     registry = load(points)
-    assert registry.set_aside == ()
-    assert {offer.plugin for offer in registry.offers} == {point.name for point in points}
-    assert {offer.version for offer in registry.offers} == {points[0].dist.version}
-    names = {(offer.kind, offer.name) for offer in registry.offers}
-    assert len(names) == len(registry.offers)
+    assert registry.load_failures == ()
+    assert {factory.plugin for factory in registry.factories} == {point.name for point in points}
+    assert {factory.version for factory in registry.factories} == {points[0].dist.version}
+    names = {(factory.kind, factory.name) for factory in registry.factories}
+    assert len(names) == len(registry.factories)
 
 
 def test_importing_promptbake_loads_nothing_but_pluggy() -> None:
@@ -83,5 +83,5 @@ def test_listing_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     assert loaded & HEAVY == set()
     assert {"promptbake.cli.main", "pluggy"} <= loaded
     if "--json" in arguments:
-        assert {offer["kind"] for offer in json.loads(done.stdout)["offers"]} == set(HOOKS)
+        assert {factory["kind"] for factory in json.loads(done.stdout)["factories"]} == set(HOOKS)
         assert "promptbake_torch" in loaded

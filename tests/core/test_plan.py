@@ -67,8 +67,8 @@ def prompt(tmp_path: Path) -> Path:
     return file
 
 
-def opened(prompt: Path, *settings: str, offers: Sequence[PluginFactory] = ()) -> Session:
-    """A session with profile `mock` and small settings; `offers` are added to the plugins'."""
+def opened(prompt: Path, *settings: str, factories: Sequence[PluginFactory] = ()) -> Session:
+    """A session with profile `mock` and small settings; `factories` are added to the plugins'."""
     folder = prompt.parent
     files = (f"data.queries={folder}/queries.txt", f"verify.questions={folder}/questions.txt")
     session = open_session(
@@ -82,7 +82,7 @@ def opened(prompt: Path, *settings: str, offers: Sequence[PluginFactory] = ()) -
     return replace(
         session,
         resolved=resolve("mock", settings=(*files, *SETTINGS, *settings)),
-        registry=Registry((*session.registry.offers, *offers)),
+        registry=Registry((*session.registry.factories, *factories)),
     )
 
 
@@ -313,9 +313,9 @@ class MeteredBackend:
 
 def metered(prompt: Path, tariff: Tariff, *settings: str) -> Session:
     """A session on the service."""
-    offer = PluginFactory("backends", "metered", "test", "1", lambda: MeteredBackend(tariff))
+    factory = PluginFactory("backends", "metered", "test", "1", lambda: MeteredBackend(tariff))
     chosen = ("train.backend=metered", "data.provider=self", *settings)
-    return opened(prompt, *chosen, offers=[offer])
+    return opened(prompt, *chosen, factories=[factory])
 
 
 def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) -> None:

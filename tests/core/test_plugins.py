@@ -1,4 +1,4 @@
-"""Plugins load, are set aside with a reason, and are chosen by name."""
+"""Plugins load, are set failure with a reason, and are chosen by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from promptbake.plugins.registry import DISABLE, GROUP, Registry, load
 
 LOSS = """
 from promptbake.plugins.hookspecs import hookimpl
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 class Loss:
     def __init__(self, weight, label):
@@ -68,7 +68,7 @@ def offering(returned: str, hook: str = "promptbake_register_losses") -> str:
 
 
 def reasons(registry: Registry) -> dict[str, str]:
-    return {aside.plugin: aside.reason for aside in registry.set_aside}
+    return {failure.plugin: failure.reason for failure in registry.load_failures}
 
 
 def refusal(registry: Registry, name: str, options: dict[str, Any] | None = None) -> str:
@@ -79,15 +79,20 @@ def refusal(registry: Registry, name: str, options: dict[str, Any] | None = None
 
 def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
     registry = load([install("good", LOSS)])
-    offer = registry.choose("losses", "soft", "train.loss")
-    assert (offer.kind, offer.name, offer.plugin, offer.version) == ("losses", "soft", "good", "?")
-    assert [vars(option) for option in offer.options] == [
+    factory = registry.choose("losses", "soft", "train.loss")
+    assert (factory.kind, factory.name, factory.plugin, factory.version) == (
+        "losses",
+        "soft",
+        "good",
+        "?",
+    )
+    assert [vars(option) for option in factory.options] == [
         {"name": "weight", "type": "float", "default": 0.5, "required": False},
         {"name": "label", "type": "str | None", "default": None, "required": False},
     ]
-    assert vars(offer.make({})) == {"weight": 0.5, "label": None}
-    assert vars(offer.make({"weight": 1, "label": "x"})) == {"weight": 1.0, "label": "x"}
-    assert registry.of("losses") == (offer,)
+    assert vars(factory.make({})) == {"weight": 0.5, "label": None}
+    assert vars(factory.make({"weight": 1, "label": "x"})) == {"weight": 1.0, "label": "x"}
+    assert registry.of("losses") == (factory,)
     assert registry.of("teachers") == ()
 
 
@@ -106,7 +111,7 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         (offering("{3: dict}"), "must return a mapping from name to factory; found {3: "),
         (offering("{}['a']"), "promptbake_register_losses failed: KeyError: 'a'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        (offering("{}"), "promptbake_register_losses offers nothing, or is not marked with @hook"),
+        (offering("{}"), "promptbake_register_losses factories nothing, or is not marked with @hook"),
         ("PROMPTBAKE_API = 1", "it implements none of the hooks: promptbake_register_data_provi"),
         ("", "it does not say which API it was written for; put PROMPTBAKE_API = 1 into its "
          "module"),
@@ -117,19 +122,19 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         ("PROMPTBAKE_API = True", "PROMPTBAKE_API = True: expected a number, 1"),
         ("class Mute(Exception):\n    def __str__(self): 1 / 0\nraise Mute", "Mute: (it cannot"),
         ("raise BaseException('panic')", "BaseException: panic"),
-        (LOSS.replace("@hookimpl", ""), "promptbake_register_losses offers nothing, or is not"),
+        (LOSS.replace("@hookimpl", ""), "promptbake_register_losses factories nothing, or is not"),
         (LOSS.replace('{"soft"', '{"so ft"'), "'so ft' is no name such as skew_kl"),
         (LOSS.replace("weight: float", "weight: 'Nowhere'"), "'soft': its options cannot be"),
-        (TWICE, "promptbake_register_losses offers a name twice: soft"),
+        (TWICE, "promptbake_register_losses factories a name twice: soft"),
     ],
 )  # fmt: skip
-def test_a_broken_plugin_is_set_aside_with_its_reason_and_the_others_work(
+def test_a_broken_plugin_is_load_failures_with_its_reason_and_the_others_work(
     install: Installer, source: str, reason: str
 ) -> None:
     registry = load([install("broken", source), install("good", LOSS)])
     assert reason in reasons(registry)["broken"]
     assert "\n" not in reasons(registry)["broken"]
-    assert [offer.name for offer in registry.offers] == ["soft"]
+    assert [factory.name for factory in registry.factories] == ["soft"]
 
 
 def test_a_hook_without_the_marker_offers_nothing(install: Installer) -> None:
@@ -140,7 +145,7 @@ def test_a_hook_without_the_marker_offers_nothing(install: Installer) -> None:
 def test_a_name_that_two_plugins_offer_is_refused_with_both(install: Installer) -> None:
     points = [install("one", LOSS), install("two", LOSS)]
     assert refusal(load(points), "soft") == (
-        "train.loss = 'soft': the plugins one and two both offer it; leave one out, as with "
+        "train.loss = 'soft': the plugins one and two both factory it; leave one out, as with "
         "PROMPTBAKE_DISABLE_PLUGINS=two"
     )
 
@@ -183,7 +188,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 from promptbake.plugins.hookspecs import hookimpl
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 class Plain: ...
 
@@ -227,9 +232,9 @@ def test_a_factory_may_be_any_callable(
 
 
 def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
-    offer = load([install("many", FACTORIES)]).choose("losses", "plain", "train.loss")
-    assert offer.options == ()
-    assert type(offer.make({})).__name__ == "Plain"
+    factory = load([install("many", FACTORIES)]).choose("losses", "plain", "train.loss")
+    assert factory.options == ()
+    assert type(factory.make({})).__name__ == "Plain"
 
 
 @pytest.mark.parametrize(
@@ -250,8 +255,8 @@ def test_what_a_factory_cannot_take_is_refused(
 
 
 def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:
-    offer = load([install("many", FACTORIES)]).choose("losses", "requires", "train.loss")
-    assert offer.check({}) == {}
+    factory = load([install("many", FACTORIES)]).choose("losses", "requires", "train.loss")
+    assert factory.check({}) == {}
 
 
 def test_the_types_of_options_are_shown_without_their_bounds() -> None:
@@ -279,5 +284,5 @@ def test_an_option_for_tuning_tells_nothing_of_the_result() -> None:
     def factory(*, size: Annotated[int, Gt(0), RUNTIME_ONLY] = 1, mode: str = "a") -> None:
         """Nothing."""
 
-    offer = PluginFactory("losses", "x", "p", "1", factory)
-    assert offer.result_options({"size": 3, "mode": "b"}) == {"mode": "b"}
+    factory = PluginFactory("losses", "x", "p", "1", factory)
+    assert factory.result_options({"size": 3, "mode": "b"}) == {"mode": "b"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from promptbake.progress import DeferredBar, Reporter, RichReporter, SilentReporter
+from promptbake.cli.progress import RichReporter
+from promptbake.progress import DeferredBar, Reporter, SilentReporter
 
 
 class Foreseen:

@@ -16,7 +16,7 @@ import torch
 from promptbake.plugins.hookspecs import hookimpl
 from promptbake.errors import BakeError
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 class Broken:
     targets, linear = "teacher", False
@@ -43,7 +43,7 @@ def promptbake_register_losses():
 EVALUATOR = """
 from promptbake.plugins.hookspecs import hookimpl
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 class Plain:
     def evaluate(self, evidence):
@@ -57,7 +57,7 @@ PROVIDER = """
 from promptbake.plugins.hookspecs import hookimpl
 from promptbake.types import CostEstimate, Usage
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 class Texts:
     def queries(self):
@@ -132,7 +132,7 @@ EVALUATORS = """
 from promptbake.plugins.hookspecs import hookimpl
 from promptbake_jsonl import JsonlTracker
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 class Silent:
     def evaluate(self, evidence):

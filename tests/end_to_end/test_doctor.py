@@ -14,7 +14,7 @@ KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "ACME_KEY")
 ACME = """
 from promptbake import hookimpl, requires
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 
 @requires(modules=("no_such_sdk",), install="acme[client]", keys=("ACME_KEY",))
 def acme(*, model: str):
@@ -52,10 +52,10 @@ def test_it_shows_all_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "free": pytest.approx(found["cache"]["free"]),  # type: ignore[index]
         "writable": True,
     }
-    assert {"name": "jsonl", "version": "0.1.0", "offers": {"trackers": ["jsonl"]}} in found[
+    assert {"name": "jsonl", "version": "0.1.0", "factories": {"trackers": ["jsonl"]}} in found[
         "plugins"
     ]  # type: ignore[operator]
-    assert found["set_aside"] == found["conflicts"] == []
+    assert found["load_failures"] == found["conflicts"] == []
 
 
 def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,11 +93,11 @@ def test_it_names_what_did_not_load_and_what_clashes(site: Site) -> None:
     site.install("acme", ACME)
     site.install("other", SELF)
     found = examined()
-    assert [each["plugin"] for each in found["set_aside"]] == ["broken"]  # type: ignore[attr-defined]
+    assert [each["plugin"] for each in found["load_failures"]] == ["broken"]  # type: ignore[attr-defined]
     assert found["conflicts"] == ["data_providers 'mock' is offered by mock and other"]
     assert found["keys"]["ACME_KEY"] is False  # type: ignore[index]
     (lack,) = found["profiles"]["mock"]  # type: ignore[index]
-    assert "the plugins mock and other both offer it" in lack
+    assert "the plugins mock and other both factory it" in lack
     shown = promptbake("doctor").out
     assert "broken 1.2: needs the module no_such_sdk" in shown
     assert "data_providers 'mock' is offered by mock and other" in shown

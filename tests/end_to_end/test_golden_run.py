@@ -142,10 +142,10 @@ def test_plugins_lists_the_builtins_as_json() -> None:
     result = promptbake("plugins", "--json")
     assert result.code == 0
     listing = json.loads(result.out)
-    assert listing["set_aside"] == []
-    offers = {(offer["kind"], offer["name"]): offer for offer in listing["offers"]}
-    assert ("backends", "mock") in offers
-    files = offers["data_providers", "files"]
+    assert listing["load_failures"] == []
+    factories = {(factory["kind"], factory["name"]): factory for factory in listing["factories"]}
+    assert ("backends", "mock") in factories
+    files = factories["data_providers", "files"]
     assert files["plugin"] == "files"
     assert [option["name"] for option in files["options"]] == ["path"]
 

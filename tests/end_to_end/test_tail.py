@@ -9,7 +9,6 @@ import pytest
 from promptbake.costs import NoBudget
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_queries, plan, split
-from promptbake.dataset.sampling import generate
 from promptbake.distill.held_out_kl import HeldOutKL, gap_closed
 from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss

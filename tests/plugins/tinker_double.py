@@ -14,7 +14,6 @@ import torch
 from promptbake.costs import Budget, NoBudget
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_queries, plan, split
-from promptbake.dataset.sampling import generate
 from promptbake.interfaces import GenerationJob
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
 from promptbake.types import Datum, Example, LossSupport, Message, Prompt

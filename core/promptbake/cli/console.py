@@ -1,9 +1,10 @@
-"""What the command line prints as tables."""
+"""What the command line prints."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,33 +13,41 @@ from rich.table import Table
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import Registry
-from promptbake.types import ARMS
+from promptbake.runs.session import Session
+from promptbake.types import Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.cli.doctor import Health
+    from promptbake.report.verify_result import VerifyResult
     from promptbake.runs.ledger import Ledger
-    from promptbake.runs.run_folder import Run
     from promptbake.stages.plan import Plan
 
 
-def print_plugins(registry: Registry, offers: Sequence[PluginFactory], out: Console) -> None:
+out = Console(highlight=False, markup=False, emoji=False)  # what it prints is data
+
+
+def print_plugins(registry: Registry, factories: Sequence[PluginFactory]) -> None:
     """What is offered, with its options, and what did not load."""
     table = Table("kind", "name", "plugin", "version", "options", box=None, pad_edge=False)
-    for offer in sorted(offers, key=lambda offer: (list(HOOKS).index(offer.kind), offer.name)):
+    for factory in sorted(
+        factories, key=lambda factory: (list(HOOKS).index(factory.kind), factory.name)
+    ):
         options = ", ".join(
             f"{option.name}: {option.type}"
             + (", required" if option.required else f" = {option.default}")
-            for option in offer.options
+            for option in factory.options
         )
-        table.add_row(offer.kind, offer.name, offer.plugin, offer.version, options)
+        table.add_row(factory.kind, factory.name, factory.plugin, factory.version, options)
     out.print(table)
     for line in registry.conflict_lines():
         out.print(line, markup=False)
-    for aside in registry.set_aside:
-        out.print(f"did not load: {aside.plugin} {aside.version}: {aside.reason}", markup=False)
+    for failure in registry.load_failures:
+        out.print(
+            f"did not load: {failure.plugin} {failure.version}: {failure.reason}", markup=False
+        )
 
 
-def print_health(health: Health, out: Console) -> None:
+def print_health(health: Health) -> None:
     """What is installed, set and at hand, and what each profile lacks."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -59,17 +68,17 @@ def print_health(health: Health, out: Console) -> None:
     section("cache", [f"{there.folder}: {size}; {free} free on its disk{state}"])
     section("keys", (f"{key}: {'set' if on else 'not set'}" for key, on in health.keys.items()))
     for plugin in health.plugins:
-        names = "; ".join(f"{kind}: {', '.join(each)}" for kind, each in plugin.offers.items())
+        names = "; ".join(f"{kind}: {', '.join(each)}" for kind, each in plugin.factories.items())
         section("plugins" if plugin is health.plugins[0] else "",
                 [f"{plugin.name} {plugin.version} ({names})"])  # fmt: skip
-    section("did not load", (f"{a.plugin} {a.version}: {a.reason}" for a in health.set_aside))
+    section("did not load", (f"{a.plugin} {a.version}: {a.reason}" for a in health.load_failures))
     section("conflicts", health.conflicts)
     for name, lacks in health.profiles.items():
         section(f"profile {name}", lacks or ("ready",))
     out.print(table)
 
 
-def print_config(values: Mapping[str, Any], sources: Mapping[str, str], out: Console) -> None:
+def print_config(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """Every value, and where it came from."""
     table = Table("key", "value", "source", box=None, pad_edge=False)
     for key, value in values.items():
@@ -77,32 +86,63 @@ def print_config(values: Mapping[str, Any], sources: Mapping[str, str], out: Con
     out.print(table)
 
 
-def print_proof(run: Run, result: Mapping[str, Any], out: Console) -> None:
-    """The arms' KL, and whether the gap that is closed reaches its bar."""
-    kl = result["kl"]
-    low, high = kl["gap_closed_ci95"]
-    table = Table("arm", f"KL from the prompted model ({kl['unit']})", box=None, pad_edge=False)
-    for arm in ("base", "baked", "reprompted"):
-        table.add_row(arm, f"{kl[arm]:.4f}")
-    out.print(table)
-    for name, found in result["evaluators"].items():
-        values = ", ".join(f"{arm} {found[arm]:.4g}" for arm in ARMS if arm in found)
-        out.print(f"{name} ({found['unit']}): {values}", soft_wrap=True)
-    verdict = "passed" if result["passed"] else "FAILED"
-    bar = result["bars"]["kl.gap_closed"]["min"]
+def show_data(session: Session, dataset: Dataset) -> None:
+    """How many conversations there are, and the usage so far."""
     out.print(
-        f"gap closed on {result['held_out']['queries']} held-out queries: "
-        f"{kl['gap_closed']:.3f} (95 % interval {low:.3f} to {high:.3f}); "
-        f"bar {bar:g}: {verdict}",
+        f"{session.run.data}: {len(dataset.training)} conversations to train on, "
+        f"{len(dataset.held_out)} held out",
         soft_wrap=True,
     )
-    out.print(str(run.report), soft_wrap=True)
+    print_spent(session.budget)
 
 
-def print_plan(plan: Plan, out: Console) -> None:
-    """What the job will take, and what it has come to so far."""
-    amounts = {"calls": "calls", "prefill": "prefill", "cached_input_tokens": "cached"}
-    amounts |= {"sampled": "sampled", "trained": "trained"}
+def show_bake(session: Session, checkpoint: Checkpoint) -> None:
+    """Where the adapter is, and the usage so far."""
+    steps = session.run.stage("bake")["steps"]
+    out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
+    print_spent(session.budget)
+
+
+def show_verify(session: Session, result: VerifyResult) -> None:
+    """The arms' KL, and whether the gap closed reaches its threshold."""
+    kl = result.kl
+    low, high = kl.gap_closed_ci95
+    table = Table("arm", f"KL from the prompted model ({kl.unit})", box=None, pad_edge=False)
+    for arm, value in (("base", kl.base), ("baked", kl.baked), ("re-prompted", kl.reprompted)):
+        table.add_row(arm, f"{value:.4f}")
+    out.print(table)
+    for target, each in result.targets.items():
+        gap = "" if each.gap_closed is None else f", gap closed {each.gap_closed:.3f}"
+        line = f"target {target}: base {each.base:.4f}, baked {each.baked:.4f}{gap}"
+        out.print(line, soft_wrap=True)
+    for name, measurement in result.evaluators.items():
+        values = ", ".join(f"{arm} {value:.4g}" for arm, value in measurement.means.items())
+        out.print(f"{name} ({measurement.unit}): {values}", soft_wrap=True)
+    verdict = "passed" if result.passed else "FAILED"
+    threshold = result.thresholds["kl.gap_closed"].min
+    out.print(
+        f"gap closed on {result.held_out.queries} held-out queries: {kl.gap_closed:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}); threshold {threshold:g}: {verdict}",
+        soft_wrap=True,
+    )
+    out.print(str(session.run.report), soft_wrap=True)
+    print_spent(session.budget)
+
+
+def show_report(session: Session, report: Path) -> None:
+    """Where the report is."""
+    out.print(str(report), soft_wrap=True)
+
+
+def show_export(session: Session, folder: Path) -> None:
+    """Where the adapter is."""
+    out.print(f"{folder}: a PEFT adapter for {session.base.name}", soft_wrap=True)
+
+
+def show_plan(session: Session, plan: Plan) -> None:
+    """What the job will cost, and the usage so far."""
+    amounts = {"calls": "calls", "input_tokens": "input", "cached_input_tokens": "cached"}
+    amounts |= {"output_tokens": "output", "train_tokens": "train"}
     table = Table("work", *amounts.values(), "dollars", "minutes", box=None, pad_edge=False)
     for row in plan.rows:
         usage, spent = row.estimate.usage, row.spent
@@ -123,7 +163,7 @@ def print_plan(plan: Plan, out: Console) -> None:
         out.print(f"prices: {source}", soft_wrap=True)
 
 
-def print_spent(ledger: Ledger, out: Console) -> None:
+def print_spent(ledger: Ledger) -> None:
     """What has been spent, where anything has."""
     if ledger.dollars:
         spent = ", ".join(
@@ -134,3 +174,13 @@ def print_spent(ledger: Ledger, out: Console) -> None:
 
 def _minutes(seconds: float | None) -> str:
     return "?" if seconds is None else f"{seconds / 60:.1f}"
+
+
+SHOW: Mapping[str, Callable[[Session, Any], None]] = {
+    "data": show_data,
+    "bake": show_bake,
+    "verify": show_verify,
+    "report": show_report,
+    "plan": show_plan,
+    "export": show_export,
+}

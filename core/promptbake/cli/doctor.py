@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbake.errors import BakeError
-from promptbake.files import cache
+from promptbake.files import cache_folder
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import API_VERSION
 from promptbake.plugins.registry import LoadFailure, Registry, load
@@ -33,11 +33,11 @@ class Cache:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin, and what it offers: names by kind."""
+    """An installed plugin, and what it factories: names by kind."""
 
     name: str
     version: str
-    offers: Mapping[str, tuple[str, ...]]
+    factories: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Health:
     cache: Cache
     keys: Mapping[str, bool]
     plugins: tuple[Plugin, ...]
-    set_aside: tuple[LoadFailure, ...]
+    load_failures: tuple[LoadFailure, ...]
     conflicts: tuple[str, ...]
     profiles: Mapping[str, tuple[str, ...]]  # what each lacks
 
@@ -68,10 +68,10 @@ def examine() -> Health:
         api=API_VERSION,
         versions=versions(missing=True),
         devices=devices,
-        cache=_cache(cache()),
+        cache=_cache(cache_folder()),
         keys={key: bool(os.environ.get(key)) for key in _keys(registry)},
         plugins=tuple(_plugins(registry)),
-        set_aside=registry.set_aside,
+        load_failures=registry.load_failures,
         conflicts=registry.conflict_lines(),
         profiles={name: (*broken, *_lacks(resolve(name).config, registry)) for name in profiles()},
     )
@@ -104,13 +104,13 @@ def _cache(folder: Path) -> Cache:
 
 
 def _keys(registry: Registry) -> list[str]:
-    return sorted({key for offer in registry.offers for key in offer.requirements.keys})
+    return sorted({key for factory in registry.factories for key in factory.requirements.keys})
 
 
 def _plugins(registry: Registry) -> Iterator[Plugin]:
-    for name in sorted({offer.plugin for offer in registry.offers}):
-        mine = [offer for offer in registry.offers if offer.plugin == name]
-        kinds = dict.fromkeys(offer.kind for offer in mine)
+    for name in sorted({factory.plugin for factory in registry.factories}):
+        mine = [factory for factory in registry.factories if factory.plugin == name]
+        kinds = dict.fromkeys(factory.kind for factory in mine)
         yield Plugin(
             name,
             mine[0].version,
@@ -120,24 +120,24 @@ def _plugins(registry: Registry) -> Iterator[Plugin]:
 
 def _lacks(config: Config, registry: Registry) -> Iterator[str]:
     found: dict[str, None] = {}
-    for kind, name, key in config.chosen():
+    for choice in config.choices:
         try:
-            offer = registry.choose(kind, name, key)
+            factory = registry.choose(choice)
         except BakeError as error:
             found[str(error)] = None
             continue
-        found |= dict.fromkeys(_offer_lacks(offer, config.options_of(kind, name)))
+        found |= dict.fromkeys(_factory_lacks(factory, config.options_of(choice)))
     yield from found
 
 
-def _offer_lacks(offer: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
-    if offer.missing_modules:
-        yield f"{', '.join(offer.missing_modules)}: pip install '{offer.requirements.install}'"
-    for option in offer.options:
+def _factory_lacks(factory: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
+    if factory.missing_modules:
+        yield f"{', '.join(factory.missing_modules)}: pip install '{factory.requirements.install}'"
+    for option in factory.options:
         if option.required and option.name not in options:
-            yield f"--set options.{offer.kind}.{offer.name}.{option.name}=..."
-    unless = offer.requirements.unless
+            yield f"--set options.{factory.kind}.{factory.name}.{option.name}=..."
+    unless = factory.requirements.unless
     needless = unless and all(options.get(name) == value for name, value in unless.items())
-    for key in offer.requirements.keys:
+    for key in factory.requirements.keys:
         if not needless and not os.environ.get(key):
             yield f"{key} is not set"

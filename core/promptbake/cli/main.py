@@ -1,213 +1,57 @@
-"""The command line: parse, wire, print."""
+"""The command line: the commands of a run, and those that need none."""
 
 from __future__ import annotations
 
 import errno
-import functools
-import inspect
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 from rich.console import Console
 
-from promptbake.cli import console as tables
+from promptbake.cli import console
+from promptbake.cli.console import out
+from promptbake.cli.run_commands import ConfigFile, Profile, Settings, add_run_command
+from promptbake.commands import COMMANDS
 from promptbake.errors import BakeError
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import load
-from promptbake.progress import RichReporter
 from promptbake.runs.config import flatten
-from promptbake.runs.session import Session, open_session, read_prompt
+from promptbake.runs.session import read_prompt
 from promptbake.version import __version__
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class PluginGroup(typer.core.TyperGroup):
+    """The built-in commands, then those of plugins, which are loaded only where they are needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names: the built-in ones first."""
+        return [*super().list_commands(ctx), *sorted(_plugin_commands())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A built-in command, or a plugin's."""
+        command = super().get_command(ctx, cmd_name)
+        return command or _plugin_commands().get(cmd_name)
+
 
 app = typer.Typer(
     name="promptbake",
-    help="Bake a system prompt into a language model's weights, and prove it.",
+    help="Bake a system prompt into a language model's weights, and measure how closely it worked.",
+    cls=PluginGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, markup=False, emoji=False)  # what it prints is not ours
-
-PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
-Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
-]
-RunFolder = Annotated[
-    Path | None, typer.Option("--run", help="The run's folder.", show_default="runs/<prompt name>")
-]
-SHARED = (
-    ("prompt", PromptFile, inspect.Parameter.empty),
-    ("profile", Profile, "local"),
-    ("config", ConfigFile, None),
-    ("settings", Settings, None),
-    ("run", RunFolder, None),
-)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class ArmName(StrEnum):
-    """Who answers in a chat."""
-
-    BASE = "base"
-    PROMPTED = "prompted"
-    BAKED = "baked"
-
-
-def stage(command: Callable[..., None]) -> Callable[..., None]:
-    """Add a command that works on a run: what names the run comes first, then its own options.
-
-    The command's first parameter is the Session that those name.
-    """
-
-    @functools.wraps(command)
-    def wired(
-        prompt: str,
-        profile: str,
-        config: Path | None,
-        settings: list[str] | None,
-        run: Path | None,
-        **own: Any,
-    ) -> None:
-        session = open_session(
-            prompt,
-            profile=profile,
-            config_file=config,
-            settings=settings or (),
-            run=run,
-            reporter=RichReporter(),
-        )
-        try:
-            with session.attributed():
-                command(session, **own)
-        except KeyboardInterrupt:
-            session.reporter.say("stopped; the same command goes on from here")
-            raise typer.Exit(130) from None
-
-    _, *own = inspect.signature(command, eval_str=True).parameters.values()
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, kind, default in SHARED
-    ]
-    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    wired.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
-    wired.__annotations__ = {each.name: each.annotation for each in [*shared, *own]}
-    return app.command()(wired)
-
-
-@stage
-def data(session: Session) -> None:
-    """Let the prompted model answer the queries, and save the answers without the prompt."""
-    from promptbake.stages import data
-
-    with session.stage_lock("data"):
-        data.run(session)
-    results = session.run.stage("data")
-    out.print(
-        f"{session.run.data}: {results['conversations']} conversations to train on, "
-        f"{results['held_out']} held out",
-        soft_wrap=True,
-    )
-    tables.print_spent(session.budget, out)
-
-
-@stage
-def bake(session: Session) -> None:
-    """Train a LoRA to answer without the prompt as the model does with it."""
-    from promptbake.stages import bake
-
-    with session.stage_lock("bake"):
-        bake.run(session)
-    steps = session.run.stage("bake")["steps"]
-    out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
-    tables.print_spent(session.budget, out)
-
-
-@stage
-def verify(session: Session, as_json: Json = False) -> None:
-    """Measure the four arms on held-out queries; exit 1 where the result misses its bar."""
-    from promptbake.stages import verify
-
-    with session.stage_lock("verify"):
-        result = verify.run(session)
-    if as_json:
-        _print_json(result)
-    else:
-        tables.print_proof(session.run, result, out)
-        tables.print_spent(session.budget, out)
-    if not result["passed"]:
-        raise typer.Exit(1)
-
-
-@stage
-def report(session: Session) -> None:
-    """Write report.html again from verify.json and the metrics."""
-    from promptbake.report import page as report
-
-    session.refuse_address("report")
-    report.write(session.run)
-    out.print(str(session.run.report), soft_wrap=True)
-
-
-@stage
-def plan(session: Session, as_json: Json = False) -> None:
-    """Say what the job will take before anything is sent, and what it has come to so far."""
-    from promptbake.stages import plan
-
-    made = plan.make(session)
-    if as_json:
-        _print_json(made.as_json())
-    else:
-        tables.print_plan(made, out)
-
-
-@stage
-def export(
-    session: Session,
-    to: Annotated[Path, typer.Option(help="The folder to write, which must not be there.")],
-) -> None:
-    """Bring the adapter home: a PEFT adapter in a folder, wherever it was trained."""
-    from promptbake.stages import export
-
-    export.write(session, to)
-    out.print(f"{to}: a PEFT adapter for {session.base.name}", soft_wrap=True)
-
-
-@stage
-def chat(
-    session: Session,
-    message: Annotated[str | None, typer.Option(help="Ask this, print the answer, end.")] = None,
-    arm: Annotated[ArmName, typer.Option(help="Who answers.")] = ArmName.BAKED,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
-) -> None:
-    """Talk to the baked model, with no system prompt.
-
-    PROMPT may also be the address of a checkpoint, such as tinker://.../sampler_weights/...
-    """
-    from promptbake.stages.chat import Chat
-
-    talk = Chat(session, arm.value, max_tokens, temperature)
-    if message is not None:
-        _stream(talk.say(message))
-        return
-    while True:
-        try:
-            text = out.input("you: " if sys.stdin.isatty() else "")
-            if text.strip():
-                _stream(talk.say(text))
-        except (EOFError, KeyboardInterrupt):
-            out.print()
-            return
+for _command in COMMANDS:
+    add_run_command(app, _command)
 
 
 @app.command()
@@ -217,45 +61,47 @@ def plugins(
 ) -> None:
     """List what every plugin offers, and what did not load and why."""
     if kind is not None and kind not in HOOKS:
-        raise BakeError(f"--kind {kind}: there is no such kind; there is: {', '.join(HOOKS)}")
+        raise BakeError(f"--kind {kind}: unknown kind; choose from: {', '.join(HOOKS)}")
     registry = load()
-    offers = [offer for offer in registry.offers if kind in (None, offer.kind)]
+    factories = [factory for factory in registry.factories if kind in (None, factory.kind)]
     if as_json:
         _print_json(
             {
-                "offers": [
+                "factories": [
                     {
-                        "kind": offer.kind,
-                        "name": offer.name,
-                        "plugin": offer.plugin,
-                        "version": offer.version,
-                        "options": [vars(option) for option in offer.options],
+                        "kind": factory.kind,
+                        "name": factory.name,
+                        "plugin": factory.plugin,
+                        "version": factory.version,
+                        "options": [vars(option) for option in factory.options],
                     }
-                    for offer in offers
+                    for factory in factories
                 ],
-                "set_aside": [vars(aside) for aside in registry.set_aside],
+                "load_failures": [vars(failure) for failure in registry.load_failures],
             }
         )
         return
-    tables.print_plugins(registry, offers, out)
+    console.print_plugins(registry, factories)
 
 
 @app.command()
 def doctor(
-    profile: Annotated[str | None, typer.Option(help="Exit 1 if this one lacks anything.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Exit 1 if anything is missing for this one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show versions, devices, keys (never their values), plugins, and what a profile lacks."""
+    """Show versions, devices, keys (never their values), plugins, what is missing per profile."""
     from promptbake.cli.doctor import examine
     from promptbake.runs.config import resolve
 
     if profile is not None:
-        resolve(profile)  # refuses one that there is not
+        resolve(profile)  # refuses an unknown one
     health = examine()
     if as_json:
         _print_json(health.as_json())
     else:
-        tables.print_health(health, out)
+        console.print_health(health)
     if profile is not None and health.profiles[profile]:
         raise typer.Exit(1)
 
@@ -303,7 +149,7 @@ def config(
             {key: {"value": values[key], "source": resolved.sources[key]} for key in values}
         )
         return
-    tables.print_config(values, resolved.sources, out)
+    console.print_config(values, resolved.sources)
 
 
 @app.callback(invoke_without_command=True)
@@ -315,19 +161,37 @@ def _version(
         raise typer.Exit
 
 
+def _plugin_commands() -> dict[str, Any]:
+    """The commands of plugins, but for names that are taken."""
+    built_in = {
+        command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    commands: dict[str, Any] = {}
+    registry = load()
+    conflicts = {each[0].name for each in registry.conflicts if each[0].kind == "commands"}
+    for factory in registry.of("commands"):
+        if factory.name.replace("-", "_") in built_in or factory.name in conflicts:
+            continue
+        own = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        add_run_command(own, factory.function, factory.name, factory.origin)
+        commands[factory.name] = typer.main.get_command(own)
+    return commands
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: exit 2 with one line for what the user can mend."""
+    """Run the command line: exit 2 with one line for errors that the user can fix."""
     try:
         app(arguments)
     except BakeError as error:
         _fail(str(error))
     except OSError as error:
-        no_place = error.errno in NO_PLACE and not hasattr(error, "__notes__")  # of a plugin's own
-        if error.errno not in DISK_FULL and not no_place:
+        by_plugin = hasattr(error, "__notes__")
+        not_writable = error.errno in NOT_WRITABLE and not by_plugin
+        if error.errno not in DISK_FULL and not not_writable:
             raise
         line = f"{error.filename or 'the run folder'}: cannot be written: {error.strerror}"
         if error.errno in DISK_FULL:
-            line += "; make room and run the same command again, it goes on from here"
+            line += "; free some space and run the same command to resume"
         _fail(line)
 
 
@@ -340,10 +204,3 @@ def _fail(line: str) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - no colours, ever
-
-
-def _stream(pieces: Iterator[str]) -> None:
-    for piece in pieces:
-        out.out(piece, end="", highlight=False)
-        out.file.flush()
-    out.print()

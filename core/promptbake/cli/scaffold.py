@@ -73,9 +73,9 @@ def _words(name: str, kind: str) -> dict[str, str]:
     if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", snake) or keyword.iskeyword(snake):
         raise BakeError(f"{name}: expected a name of letters and digits, such as skew-kl")
     plural, setting = KINDS[kind]
-    for offer in load().of(plural):
-        if offer.name == snake:
-            raise BakeError(f"{name}: the plugin {offer.plugin} offers this {kind} already")
+    for factory in load().of(plural):
+        if factory.name == snake:
+            raise BakeError(f"{name}: the plugin {factory.plugin} factories this {kind} already")
     if entry_points(group=GROUP, name=snake) or find_spec(f"promptbake_{snake}"):
         raise BakeError(f"{name}: a plugin of this name is installed already; give another name")
     return {

@@ -7,21 +7,24 @@ from itertools import takewhile
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.types import Conversation, Datum, Message, Prompt, TokenIds
+from promptbake.types import BakeTarget, Conversation, Datum, Message, Prompt, TokenIds
 
 
 def align(
-    conversation: Conversation, prompt: Prompt, model: Model, check_context: bool = True
+    conversation: Conversation, target: BakeTarget, model: Model, check_context: bool = True
 ) -> Datum:
-    """Render a conversation without and with the prompt, and end both with the same response.
+    """Render a conversation for the student and the teacher; both end with the same response.
 
     The response is tokenised by itself, as it is generated: after the rendered turns, not as a
-    part of them. Raises BakeError where a sequence is longer than the model's context.
+    part of them.
+
+    Raises:
+        BakeError: A sequence is longer than the model's context.
     """
     query, response = conversation.messages[:-1], conversation.messages[-1]
     tokens = model.renderer.response(response.content, conversation.complete)
-    student = model.renderer.prompt(query) + tokens
-    teacher = model.renderer.prompt(query, system=prompt.text) + tokens
+    student = model.renderer.prompt(query, target.student.system) + tokens
+    teacher = model.renderer.prompt(query, target.teacher.system) + tokens
     for ids, who in ((student, "without"), (teacher, "with")):
         if check_context and len(ids) > model.context_tokens:
             raise BakeError(
@@ -36,18 +39,33 @@ def align(
         teacher,
         len(tokens),
         1.0 if temperature is None else float(temperature),
+        conversation.target,
     )
 
 
 def align_all(
     conversations: Iterable[Conversation],
-    prompt: Prompt,
+    targets: Sequence[BakeTarget],
     model: Model,
     check_context: bool = True,
 ) -> tuple[Datum, ...]:
-    """Every conversation's datum, in the order of their ids."""
+    """Every conversation's datum, in the order of their ids.
+
+    Raises:
+        BakeError: A conversation belongs to no target, or is longer than the model's context.
+    """
+    by_name = {target.name: target for target in targets}
     ordered = sorted(conversations, key=lambda conversation: conversation.id)
-    return tuple(align(conversation, prompt, model, check_context) for conversation in ordered)
+    for conversation in ordered:
+        if conversation.target not in by_name:
+            raise BakeError(
+                f"conversation {conversation.id}: belongs to the target {conversation.target!r}, "
+                f"and there is: {', '.join(map(repr, by_name))}"
+            )
+    return tuple(
+        align(conversation, by_name[conversation.target], model, check_context)
+        for conversation in ordered
+    )
 
 
 def common_prefix(rows: Sequence[TokenIds]) -> TokenIds:
@@ -58,7 +76,7 @@ def common_prefix(rows: Sequence[TokenIds]) -> TokenIds:
 
 def check_room(prompt: Prompt, model: Model, max_tokens: int) -> None:
     """Raise BakeError where the prompt leaves no room for a response in the model's context."""
-    needed = len(model.renderer.prompt((Message("user", "?"),), system=prompt.text)) + max_tokens
+    needed = len(model.renderer.prompt((Message("user", "?"),), prompt.system)) + max_tokens
     if needed > model.context_tokens:
         raise BakeError(
             f"prompt {prompt.name}: with a response of {max_tokens} tokens it takes {needed} "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbake.errors import BakeError
+from promptbake.files import read_text
 from promptbake.types import Conversation, Message
 
 ROLES = ("system", "user", "assistant")
@@ -21,7 +22,7 @@ def to_line(conversation: Conversation) -> dict[str, Any]:
         "messages": messages_to_json(conversation.messages),
         "complete": conversation.complete,
         "meta": dict(conversation.meta),
-    }
+    } | ({"target": conversation.target} if conversation.target else {})
 
 
 def read(path: Path) -> tuple[Conversation, ...]:
@@ -34,7 +35,12 @@ def read(path: Path) -> tuple[Conversation, ...]:
         messages = check_messages(line, f"{path}:{number}")
         try:
             conversation = Conversation(
-                line["id"], line["query_id"], messages, line["complete"], line["meta"]
+                line["id"],
+                line["query_id"],
+                messages,
+                line["complete"],
+                line["meta"],
+                line.get("target", ""),
             )
         except KeyError as error:
             raise BakeError(f"{path}:{number}: has no {error}") from None
@@ -62,19 +68,6 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(line, dict):
             raise BakeError(f"{path}:{number}: expected a JSON object, found {text[:40]!r}")
         yield number, line
-
-
-def read_text(path: Path) -> str:
-    """A user's text file. Raises BakeError for what cannot be read as UTF-8 text."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise BakeError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BakeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    if "\0" in text:
-        raise BakeError(f"{path}: is not text: it holds a NUL byte at {text.index(chr(0))}")
-    return text
 
 
 def check_messages(line: Mapping[str, Any], where: str) -> tuple[Message, ...]:

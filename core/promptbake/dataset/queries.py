@@ -12,8 +12,9 @@ from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 
-from promptbake.dataset.conversations import check_messages, read_objects, read_text
+from promptbake.dataset.conversations import check_messages, read_objects
 from promptbake.errors import BakeError
+from promptbake.files import read_text
 from promptbake.types import GenerationRequest, Message, Query
 
 BUILTIN = "builtin"
@@ -82,7 +83,7 @@ def split(queries: Sequence[Query], held_out: int, seed: int) -> Split:
     )
 
 
-def plan(split: Split, temperatures: Sequence[float]) -> tuple[GenerationRequest, ...]:
+def requests_for(split: Split, temperatures: Sequence[float]) -> tuple[GenerationRequest, ...]:
     """Every response that is wanted: training queries at each temperature, held-out ones at 1.
 
     The proof is an expectation over the prompted model's own responses (Eq. 3), hence the 1.

@@ -82,16 +82,16 @@ def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str
     """What the provider's model says to order after order."""
     parts = -(-n // AT_ONCE)
     for round_ in range(ROUNDS):
-        plan = tuple(
+        requests = tuple(
             GenerationRequest(f"author-{part}", _order(job.prompt, part), 1.0)
             for part in range(round_ * parts + 1, (round_ + 1) * parts + 1)
         )
         asked = replace(
             job,
             prompt=Prompt("author", TASK),
-            plan=plan,
-            done=frozenset(),
-            seen=frozenset(),
+            requests=requests,
+            completed_ids=frozenset(),
+            seen_responses=frozenset(),
             max_tokens=MAX_TOKENS,
             turns=1,
         )
@@ -100,7 +100,7 @@ def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str
             for found in provider.generate(asked)
             if isinstance(found, Conversation)
         }
-        yield from (answers[request.id] for request in plan if request.id in answers)
+        yield from (answers[request.id] for request in requests if request.id in answers)
 
 
 def _order(prompt: Prompt, part: int) -> Query:

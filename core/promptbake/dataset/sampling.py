@@ -1,22 +1,35 @@
-"""Asking a model: requests in, conversations out."""
+"""Sampling a model: requests in, conversations out; and a stream of tokens as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from promptbake.costs import CostEstimate, SampleWork
 from promptbake.dataset.alignment import check_room, common_prefix
 from promptbake.errors import BakeError
-from promptbake.interfaces import GenerationJob, Model
+from promptbake.interfaces import GenerationJob, Model, Renderer
 from promptbake.seeds import derive
-from promptbake.types import Conversation, CostEstimate, GenerationRequest, Message, Query, Work
+from promptbake.types import (
+    Conversation,
+    GenerationRequest,
+    Message,
+    Query,
+    StopReason,
+    StreamChunk,
+)
+
+PARTIAL_CHARACTER = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
 
 
-def generate(job: GenerationJob) -> Iterator[Conversation]:
-    """Let the prompted model answer what is not done yet.
+def sample_responses(job: GenerationJob) -> Iterator[Conversation]:
+    """Let the prompted base model answer the requests that are not completed.
 
-    The plan is cut into the same batches each time, and a batch of which anything is missing is
-    sampled whole, so that an answer never depends on where an earlier run was killed. What cannot
-    be answered at all is refused at once, by BakeError: no model, or a context that is too short.
+    The requests are cut into the same batches each time, and a batch of which anything is missing
+    is sampled whole, so that a response never depends on where an earlier run was killed.
+
+    Raises:
+        BakeError: At once, where nothing can be sampled: several turns are wanted, there is no
+            model, or its context is too short.
     """
     if job.turns > 1:
         raise BakeError(
@@ -25,36 +38,36 @@ def generate(job: GenerationJob) -> Iterator[Conversation]:
         )
     model = job.open_model()
     check_room(job.prompt, model, job.max_tokens)
-    for request in job.plan:
+    for request in job.requests:
         _check_fits(request, job, model)
     return _generate(job, model)
 
 
 def _generate(job: GenerationJob, model: Model) -> Iterator[Conversation]:
-    plan = sorted(job.plan, key=lambda request: _length(request.query))  # little padding
+    requests = sorted(job.requests, key=lambda request: _length(request.query))  # little padding
     if model.sample_batch is None:
-        missing = [request for request in plan if request.id not in job.done]
+        missing = [request for request in requests if request.id not in job.completed_ids]
         yield from _answer(job, model, missing)
         return
-    for start in range(0, len(plan), model.sample_batch):
-        batch = plan[start : start + model.sample_batch]
-        if all(request.id in job.done for request in batch):
+    for start in range(0, len(requests), model.sample_batch):
+        batch = requests[start : start + model.sample_batch]
+        if all(request.id in job.completed_ids for request in batch):
             continue
         for conversation in _answer(job, model, batch):
-            if conversation.id not in job.done:
+            if conversation.id not in job.completed_ids:
                 yield conversation
 
 
-def estimate_cost(job: GenerationJob) -> CostEstimate:
-    """What `generate` would take of the base model, with every response at its longest."""
+def estimate_responses(job: GenerationJob) -> CostEstimate:
+    """What `sample_responses` would cost, with every response at `max_tokens`."""
     model = job.open_model()
     prompts = [
-        model.renderer.prompt(request.query.messages, job.prompt.text)
-        for request in job.plan
-        if request.id not in job.done
+        model.renderer.prompt(request.query.messages, job.prompt.system)
+        for request in job.requests
+        if request.id not in job.completed_ids
     ]
     rows = tuple((len(prompt), job.max_tokens) for prompt in prompts)
-    return model.estimate_cost(Work("sample", rows, len(common_prefix(prompts))))
+    return model.estimate_cost(SampleWork(rows, len(common_prefix(prompts))))
 
 
 def answer(
@@ -82,11 +95,28 @@ def answer(
     return tuple(model.renderer.text(completions[i].tokens) for i in range(len(queries)))
 
 
+def decode_stream(
+    renderer: Renderer, chunks: Iterable[StreamChunk]
+) -> Iterator[tuple[str, StopReason | None]]:
+    """A stream of tokens as pieces of text, none of which ends within a character.
+
+    The last pair, and no other, has the reason why the response ended.
+    """
+    shown, ids = "", list[int]()
+    for chunk in chunks:
+        ids += chunk.tokens
+        text = renderer.text(ids)
+        if chunk.stop_reason is None and text.endswith(PARTIAL_CHARACTER):
+            continue
+        yield text[len(shown) :], chunk.stop_reason
+        shown = text
+
+
 def _answer(
     job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
 ) -> Iterator[Conversation]:
     completions = model.sample(
-        [model.renderer.prompt(request.query.messages, job.prompt.text) for request in batch],
+        [model.renderer.prompt(request.query.messages, job.prompt.system) for request in batch],
         max_tokens=job.max_tokens,
         temperatures=[request.temperature for request in batch],
         seeds=[derive(job.seed, "response", request.id) for request in batch],
@@ -110,7 +140,7 @@ def _answer(
 
 
 def _check_fits(request: GenerationRequest, job: GenerationJob, model: Model) -> None:
-    tokens = model.renderer.prompt(request.query.messages, job.prompt.text)
+    tokens = model.renderer.prompt(request.query.messages, job.prompt.system)
     needed = len(tokens) + job.max_tokens
     if needed > model.context_tokens:
         raise BakeError(

@@ -8,18 +8,25 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
-from promptbake.interfaces import Model, Objective, Pending, Trainer, TrainingState
-from promptbake.types import Example, StepMetrics
+from promptbake.interfaces import (
+    BatchSource,
+    Model,
+    Objective,
+    Pending,
+    Trainer,
+    TrainingState,
+)
+from promptbake.types import StepMetrics
 
 
 @dataclass(frozen=True)
 class Step:
-    """An optimiser step under way, and what is wanted of the student as it stands behind it."""
+    """An optimizer step in flight, and what is requested of the student as it stands after it."""
 
     metrics: StepMetrics
     loss: Pending[float]
@@ -28,7 +35,7 @@ class Step:
     state: Pending[TrainingState] | None = None
 
     def wait(self, since: float) -> Step:
-        """The step taken, with its loss, and the seconds since the loop turned to it."""
+        """Wait for the step: with its loss, and the seconds since the loop began it."""
         loss = self.loss.result()  # first: where it has failed, the step may never come
         self.stepped.result()
         seconds = time.monotonic() - since
@@ -41,7 +48,7 @@ class Step:
 
 def steps(
     student: Trainer,
-    examples: Sequence[Example],
+    batches: BatchSource,
     objective: Objective,
     schedule: Schedule,
     first: int = 0,
@@ -50,22 +57,33 @@ def steps(
 ) -> Iterator[Step]:
     """The loop of prompt baking, from step `first` on: a gradient, a step, again.
 
-    The next step is sent before the last one is waited for, as far as the trainer has use for
-    it. Where the budget is reached, what was sent is waited for before BudgetError goes on.
+    The next step is sent before the last one is waited for, up to the trainer's `steps_in_flight`.
+
+    Args:
+        student: The LoRA in training.
+        batches: Where each step's batch comes from.
+        objective: What is minimised.
+        schedule: How many steps, and at which learning rate.
+        first: The steps that were taken before.
+        eval_every: Steps between snapshots of the student; 0 for none.
+        save_every: Steps between states to resume from; 0 for none.
+
+    Raises:
+        BudgetError: The budget is reached; what was sent has been waited for.
     """
-    under_way: deque[Step] = deque()
+    in_flight: deque[Step] = deque()
     over_budget: BudgetError | None = None
     for step in range(first, schedule.steps):
         since = time.monotonic()  # what happens between two steps counts for neither
-        batch = [examples[index] for index in schedule.batch(step)]
         try:
+            batch = batches.next_batch(step, student)
             loss = student.forward_backward(batch, objective)
         except BudgetError as reached:
             over_budget = reached
             break
         stepped = student.optim_step(schedule.learning_rate(step))
         taken, last = step + 1, step + 1 == schedule.steps
-        under_way.append(
+        in_flight.append(
             Step(
                 StepMetrics(
                     step=taken,
@@ -80,9 +98,9 @@ def steps(
                 student.save_state(taken) if save_every and taken % save_every == 0 else None,
             )
         )
-        while len(under_way) >= student.steps_in_flight:
-            yield under_way.popleft().wait(since)
-    while under_way:
-        yield under_way.popleft().wait(time.monotonic())
+        while len(in_flight) >= student.steps_in_flight:
+            yield in_flight.popleft().wait(since)
+    while in_flight:
+        yield in_flight.popleft().wait(time.monotonic())
     if over_budget:
         raise over_budget

@@ -1,7 +1,7 @@
 """What is minimised: a loss over the teacher's top K tokens, and what stands for the others.
 
 The forward KL of Eq. 3 (arXiv 2409.13697) is a sum over the whole vocabulary. The teacher's top K
-tokens are summed exactly; `tail` says what becomes of the others:
+tokens are summed exactly; `tail` says how the others are treated:
 
 - `sampled`: M tokens drawn by the teacher stand for it, each with its importance weight: P_tail /
   (M p) where they come from the tail alone. Linear where the loss is, and unbiased.
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptbake.errors import BakeError, ContractError
+from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
+from promptbake.plugins.attribution import contract_error
 from promptbake.types import Datum, LossSupport, Span, Tail, TeacherLogprobs
 
 FLOOR = -40.0  # nats: below this a mass is rounding error in float32, and in effect zero
@@ -35,67 +36,87 @@ class TailedLoss:
     tail: Tail
 
     @property
-    def asks_teacher(self) -> bool:
+    def requires_teacher(self) -> bool:
         """Whether the teacher's distribution is needed."""
-        return self.loss.targets == "teacher"
+        return self.loss.support != "response"
 
     def draws(self, tail_draws: int) -> int:
-        """How many draws for the tail are needed at each position, of `train.tail_draws`."""
-        return tail_draws if self.asks_teacher and self.tail == "sampled" else 0
+        """How many of `train.tail_draws` draws from the tail are needed at each position."""
+        return tail_draws if self.requires_teacher and self.tail == "sampled" else 0
 
     @property
-    def linear(self) -> bool:
+    def is_linear(self) -> bool:
         """Whether it is linear in the student's log-probabilities."""
-        bends = self.asks_teacher and self.tail in ("bucket", "renormalize")
-        return self.loss.linear and not bends
+        nonlinear_tail = self.requires_teacher and self.tail in ("bucket", "renormalize")
+        return self.loss.linear and not nonlinear_tail
 
-    def columns(self, datum: Datum, targets: TeacherLogprobs | None) -> LossSupport:
-        """The columns [N, C] that the loss needs the student's log-probabilities of."""
-        if not self.asks_teacher:
+    def support(
+        self, datum: Datum, scores: TeacherLogprobs | None, weight: float = 1.0
+    ) -> LossSupport:
+        """The token ids [N, C] that the loss is evaluated on, as the teacher scored them.
+
+        Args:
+            datum: The conversation.
+            scores: The teacher's top K and draws; None where the loss needs no teacher. For a loss
+                on the student's own tokens, the student's ids with the teacher's log-probabilities.
+            weight: Of the example's loss.
+        """
+        if not self.requires_teacher:
             ids = torch.tensor(datum.response_ids).unsqueeze(1)
-            return LossSupport(ids, torch.zeros(ids.shape), torch.ones(ids.shape))
-        if targets is None:
-            raise ValueError(f"{datum.conversation_id}: the loss needs the teacher's targets")
+            return LossSupport(ids, torch.zeros(ids.shape), torch.ones(ids.shape), weight)
+        if scores is None:
+            raise ValueError(f"{datum.conversation_id}: the loss needs the teacher's scores")
+        ones = torch.ones_like(scores.logprobs)
         if self.tail != "sampled":
-            return LossSupport(targets.ids, targets.logprobs, torch.ones_like(targets.logprobs))
+            return LossSupport(scores.ids, scores.logprobs, ones, weight)
         return LossSupport(
-            torch.cat([targets.ids, targets.drawn_ids], dim=1),
-            torch.cat([targets.logprobs, targets.drawn_logprobs], dim=1),
-            torch.cat([torch.ones_like(targets.logprobs), targets.drawn_importance_weights], dim=1),
+            torch.cat([scores.ids, scores.drawn_ids], dim=1),
+            torch.cat([scores.logprobs, scores.drawn_logprobs], dim=1),
+            torch.cat([ones, scores.drawn_importance_weights], dim=1),
+            weight,
         )
 
-    def nats(self, student: Tensor, columns: LossSupport) -> Tensor:
+    def nats(self, student: Tensor, support: LossSupport) -> Tensor:
         """The loss at each response position, nats [N], of log-probabilities [N, C]."""
-        teacher, measure = columns.logprobs.to(student), columns.measure.to(student)
-        if self.asks_teacher and self.tail == "bucket":
+        teacher = support.logprobs.to(student)
+        importance_weights = support.importance_weights.to(student)
+        if self.requires_teacher and self.tail == "bucket":
             student = torch.cat([student, rest(student)], dim=1)
             teacher = torch.cat([teacher, rest(teacher)], dim=1)
-            measure = torch.cat([measure, torch.ones_like(measure[:, :1])], dim=1)
-        if self.asks_teacher and self.tail == "renormalize":
+            one = torch.ones_like(importance_weights[:, :1])
+            importance_weights = torch.cat([importance_weights, one], dim=1)
+        if self.requires_teacher and self.tail == "renormalize":
             student, teacher = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
-        nats = self.loss(student, teacher, measure)
+        nats = self.loss(student, teacher, importance_weights)
         shape = tuple(getattr(nats, "shape", ()))
         if shape != (len(student),):
-            raise ContractError(
+            raise contract_error(
                 self.loss, f"gave a result of shape {shape} for N = {len(student)}: expected [N]"
             )
-        return nats
+        return nats if support.weight == 1 else support.weight * nats
 
-    def weights(self, columns: LossSupport) -> Tensor | None:
+    def weights(self, support: LossSupport) -> Tensor | None:
         """The weights [N, C] of a weighted cross-entropy with this gradient, if there are any.
 
         A loss that is linear in the student's log-probabilities is one, up to a constant, unless
-        the tail's treatment bends it.
+        the tail's treatment is not.
         """
-        if not self.linear:
+        if not self.is_linear:
             return None
-        student = torch.zeros_like(columns.logprobs, requires_grad=True)
-        (gradient,) = torch.autograd.grad(self.nats(student, columns).sum(), student)
+        _, gradient = self.loss_and_gradient(torch.zeros_like(support.logprobs), support)
         return -gradient
+
+    def loss_and_gradient(self, student: Tensor, support: LossSupport) -> tuple[Tensor, Tensor]:
+        """The loss, nats [N], and its gradient [N, C], for a backend without autograd."""
+        student = student.detach().requires_grad_()
+        with torch.enable_grad():
+            nats = self.nats(student, support)
+            (gradient,) = torch.autograd.grad(nats.sum(), student)
+        return nats.detach(), gradient
 
 
 def tail_importance_weights(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
-    """The measure [N, M] of draws from outside the top K [N, K]: P_tail / (M p) each."""
+    """The importance weights [N, M] of draws from outside the top K [N, K]: P_tail / (M p)."""
     n_draws = max(drawn_logprobs.shape[1], 1)
     return (rest(logprobs) - math.log(n_draws) - drawn_logprobs).exp()
 
@@ -103,15 +124,22 @@ def tail_importance_weights(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
 def response_token_as_draw(
     span: Span, logprobs: Tensor, top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The response as one draw from the teacher: ids, log-probabilities, measure, each [N, 1].
+    """The response as one draw from the teacher, for a teacher that draws nothing itself.
 
-    For a teacher that draws nothing itself. `logprobs` [N] are those of the response's own tokens,
-    `top` [N, K] those of the top K, most likely first. A token y was drawn with p_T(y) =
-    p(y)^(1/T) / Z, of the span's temperature T, so its measure is 1 / p_T(y). Of Z, the sum of
-    p^(1/T) over the vocabulary, the top K's part is known; the tail's is taken as if its tokens
-    were half as likely as the K-th. At T = 1 that is exact.
+    A token y was drawn with p_T(y) = p(y)^(1/T) / Z, of the span's temperature T, so its importance
+    weight is 1 / p_T(y). Of Z, the sum of p^(1/T) over the vocabulary, the top K's part is known;
+    the tail's is taken as if its tokens were half as likely as the K-th. At T = 1 that is exact.
 
-    Raises BakeError for a response that this model would not have given.
+    Args:
+        span: The sequence.
+        logprobs: float32 [N], of the response's own tokens, in nats.
+        top: float32 [N, K], of the top K, most likely first, in nats.
+
+    Returns:
+        Ids, log-probabilities and importance weights, each [N, 1].
+
+    Raises:
+        BakeError: This model would not have given the response.
     """
     ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
     logprobs = logprobs.unsqueeze(1)
@@ -131,18 +159,18 @@ def response_token_as_draw(
 
 
 def mask_top_k_draws(
-    top_ids: Tensor, ids: Tensor, logprobs: Tensor, measure: Tensor
+    top_ids: Tensor, ids: Tensor, logprobs: Tensor, importance_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws [N, M] from the whole vocabulary as draws for what is outside the top K [N, K].
+    """Draws [N, M] from the whole vocabulary as draws from outside the top K [N, K].
 
-    The same draws, with measure 0 for those that fell into the top K.
+    The same draws, with importance weight 0 for those inside the top K.
     """
     inside = (ids.unsqueeze(2) == top_ids.unsqueeze(1)).any(dim=2)
-    return ids, logprobs, measure.masked_fill(inside, 0.0)
+    return ids, logprobs, importance_weights.masked_fill(inside, 0.0)
 
 
 def rest(logprobs: Tensor) -> Tensor:
-    """Log of the mass that is not in the columns: [N, C] to [N, 1], never below FLOOR."""
+    """Log of the mass that is not on the support: [N, C] to [N, 1], never below FLOOR."""
     total = logprobs.logsumexp(dim=1, keepdim=True)
     # log(1 - e^total); where rounding leaves nothing, the mass is in effect zero.
     return torch.log((-torch.expm1(total)).clamp(min=math.exp(FLOOR)))

@@ -1,23 +1,22 @@
-"""The store of the teacher's targets: asked for once, read in every epoch."""
+"""The store of the teacher's log-probabilities: computed once, read in every epoch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from promptbake.distill.held_out_kl import HeldOutKL
-from promptbake.distill.objective import TailedLoss
-from promptbake.errors import ContractError
 from promptbake.files import write_atomic
-from promptbake.interfaces import Teacher
-from promptbake.runs.session import Session
+from promptbake.interfaces import Model, Teacher
+from promptbake.plugins.attribution import contract_error
+from promptbake.progress import Reporter
 from promptbake.seeds import derive
-from promptbake.types import Datum, Example, TeacherLogprobs
+from promptbake.types import Datum, TeacherLogprobs
 
 
 class TargetStore:
@@ -39,15 +38,19 @@ class TargetStore:
     def __contains__(self, datum: Datum) -> bool:
         return self._path(datum).exists()
 
-    def put(self, datum: Datum, targets: TeacherLogprobs) -> None:
-        """Store one datum's targets, whole or not at all. Raises ValueError if misshapen."""
-        check(datum, targets)
+    def put(self, datum: Datum, scores: TeacherLogprobs) -> None:
+        """Store one datum's log-probabilities, whole or not at all.
+
+        Raises:
+            ValueError: They have a wrong shape, or are no log-probabilities.
+        """
+        check(datum, scores)
         tensors = {
-            "ids": targets.ids.to(torch.int32),
-            "logprobs": targets.logprobs.float(),
-            "drawn_ids": targets.drawn_ids.to(torch.int32),
-            "drawn_logprobs": targets.drawn_logprobs.float(),
-            "drawn_importance_weights": targets.drawn_importance_weights.float(),
+            "ids": scores.ids.to(torch.int32),
+            "logprobs": scores.logprobs.float(),
+            "drawn_ids": scores.drawn_ids.to(torch.int32),
+            "drawn_logprobs": scores.drawn_logprobs.float(),
+            "drawn_importance_weights": scores.drawn_importance_weights.float(),
         }
         # A teacher may give views of one table; a file holds each tensor for itself.
         whole = {name: part.clone(memory_format=torch.contiguous_format)
@@ -55,7 +58,7 @@ class TargetStore:
         write_atomic(self._path(datum), safetensors.torch.save(whole))
 
     def get(self, datum: Datum) -> TeacherLogprobs:
-        """One datum's targets."""
+        """One datum's log-probabilities."""
         tensors = safetensors.torch.load(self._path(datum).read_bytes())
         return TeacherLogprobs(
             tensors["ids"].long(),
@@ -69,85 +72,76 @@ class TargetStore:
         return self._folder / f"{self.key(datum)}.safetensors"
 
 
-def check(datum: Datum, targets: TeacherLogprobs) -> None:
-    """Raise ValueError for targets that are no N rows of sorted log-probabilities."""
-    drawn = targets.drawn_ids, targets.drawn_logprobs, targets.drawn_importance_weights
-    rows = {len(part) for part in (targets.ids, targets.logprobs, *drawn)}
-    shapes_fit = targets.ids.shape == targets.logprobs.shape
+def check(datum: Datum, scores: TeacherLogprobs) -> None:
+    """Raise ValueError for what is not N rows of sorted log-probabilities."""
+    drawn = scores.drawn_ids, scores.drawn_logprobs, scores.drawn_importance_weights
+    rows = {len(part) for part in (scores.ids, scores.logprobs, *drawn)}
+    shapes_fit = scores.ids.shape == scores.logprobs.shape
     shapes_fit &= len({part.shape for part in drawn}) == 1
     if rows != {datum.n_response} or not shapes_fit:
         raise ValueError(
-            f"{datum.conversation_id}: the teacher gave {tuple(targets.ids.shape)} ids and "
-            f"{tuple(targets.logprobs.shape)} log-probabilities for {datum.n_response} tokens, "
+            f"{datum.conversation_id}: the teacher gave {tuple(scores.ids.shape)} ids and "
+            f"{tuple(scores.logprobs.shape)} log-probabilities for {datum.n_response} tokens, "
             f"and {tuple(drawn[0].shape)} draws with {tuple(drawn[1].shape)}"
         )
-    if not all(bool(part.isfinite().all()) for part in (targets.logprobs, *drawn[1:])):
+    if not all(bool(part.isfinite().all()) for part in (scores.logprobs, *drawn[1:])):
         raise ValueError(f"{datum.conversation_id}: a log-probability of the teacher is not finite")
-    if bool((targets.logprobs > 1e-4).any()) or bool((targets.logprobs.diff(dim=1) > 0).any()):
+    if bool((scores.logprobs > 1e-4).any()) or bool((scores.logprobs.diff(dim=1) > 0).any()):
         raise ValueError(
             f"{datum.conversation_id}: the teacher's log-probabilities are not sorted nats below 0"
         )
 
 
-def ask_teacher(session: Session, objective: TailedLoss, datums: Sequence[Datum]) -> list[Example]:
-    """Every datum with its columns; the teacher is asked for what the store does not hold."""
-    if not objective.asks_teacher:
-        return [Example(datum, objective.columns(datum, None)) for datum in datums]
-    targets = stored_targets(session, datums, objective.draws(session.config.train.tail_draws))
-    return [
-        Example(datum, objective.columns(datum, found))
-        for datum, found in zip(datums, targets, strict=True)
-    ]
+@dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher that is asked once for each conversation: what it answers is stored.
 
+    Attributes:
+        create: Makes the teacher; called where something is missing from the store.
+        open_model: Opens the model that the teacher is.
+        folder: Of the store.
+        depends_on: What an answer depends on beside the tokens, K, the draws and the seed.
+        k: K.
+        seed: The run's.
+        reporter: Shows the progress.
+    """
 
-def yardstick(session: Session, datums: Sequence[Datum]) -> HeldOutKL:
-    """What held-out KL is measured with: the teacher is asked once, where it is paid for."""
-    if session.base.full_vocabulary:
-        return HeldOutKL(session.base, datums)
-    return HeldOutKL(session.base, datums, list(stored_targets(session, datums, draws=0)))
+    create: Callable[[], Teacher]
+    open_model: Callable[[], Model]
+    folder: Path
+    depends_on: Mapping[str, object]
+    k: int
+    seed: int
+    reporter: Reporter
 
+    def scores(self, datums: Sequence[Datum], draws: int) -> Iterator[TeacherLogprobs]:
+        """Every datum's log-probabilities, in order; the teacher is asked for the missing ones."""
+        store = TargetStore(self.folder, **self.depends_on, k=self.k, draws=draws, seed=self.seed)
+        self._fill(store, datums, draws)
+        return (store.get(datum) for datum in datums)
 
-def stored_targets(
-    session: Session, datums: Sequence[Datum], draws: int
-) -> Iterator[TeacherLogprobs]:
-    """Every datum's targets, in order; the teacher is asked for what the store does not hold."""
-    config = session.config
-    store = TargetStore(
-        session.run.targets,
-        teacher=config.teacher.source,
-        options=session.result_options("teachers", config.teacher.source, "teacher.source"),
-        model=session.base.digest,
-        k=config.teacher.top_k,
-        draws=draws,
-        seed=config.seed,
-    )
-    _fill(session, store, datums, draws)
-    return (store.get(datum) for datum in datums)
-
-
-def _fill(session: Session, store: TargetStore, datums: Sequence[Datum], draws: int) -> None:
-    config = session.config
-    wanted = [datum for datum in datums if datum not in store]
-    if not wanted:
-        return
-    if len(wanted) < len(datums):
-        stored = len(datums) - len(wanted)
-        session.reporter.say(f"teacher: {stored} of {len(datums)} are stored already")
-    teacher: Teacher = session.make("teachers", config.teacher.source, "teacher.source")
-    answers = teacher.targets(
-        [datum.teacher for datum in wanted],
-        k=config.teacher.top_k,
-        draws=draws,
-        seeds=[derive(config.seed, "draws", store.key(datum)) for datum in wanted],
-        open_model=session.open_model,
-    )
-    with session.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:
-        for index, answer in answers:
-            try:
-                store.put(wanted[index], answer)
-            except ValueError as problem:
-                raise ContractError(teacher, str(problem)) from problem
-            bar.advance()
-    missing = [datum.conversation_id for datum in wanted if datum not in store]
-    if missing:
-        raise ContractError(teacher, f"gave no targets for {', '.join(missing)}")
+    def _fill(self, store: TargetStore, datums: Sequence[Datum], draws: int) -> None:
+        wanted = [datum for datum in datums if datum not in store]
+        if not wanted:
+            return
+        if len(wanted) < len(datums):
+            stored = len(datums) - len(wanted)
+            self.reporter.say(f"teacher: {stored} of {len(datums)} are stored already")
+        teacher = self.create()
+        answers = teacher.score(
+            [datum.teacher for datum in wanted],
+            k=self.k,
+            draws=draws,
+            seeds=[derive(self.seed, "draws", store.key(datum)) for datum in wanted],
+            open_model=self.open_model,
+        )
+        with self.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:
+            for index, scores in answers:
+                try:
+                    store.put(wanted[index], scores)
+                except ValueError as problem:
+                    raise contract_error(teacher, str(problem)) from problem
+                bar.advance()
+        missing = [datum.conversation_id for datum in wanted if datum not in store]
+        if missing:
+            raise contract_error(teacher, f"gave no scores for {', '.join(missing)}")

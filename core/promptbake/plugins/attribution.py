@@ -1,89 +1,123 @@
-"""Whose code failed: a note on an error that came out of a plugin."""
+"""Which plugin failed: each plugin's object is called through a wrapper that knows its factory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar, cast
 
 from promptbake.errors import BakeError, ContractError
-from promptbake.plugins.factories import PluginFactory
+
+T = TypeVar("T")
+# Members whose values do a plugin's work in their turn, so that they are wrapped, too.
+WRAPPED = frozenset(
+    {
+        "forward_backward",
+        "load_adapter",
+        "new_lora",
+        "open_model",
+        "optim_step",
+        "renderer",
+        "save_state",
+        "snapshot",
+    }
+)
 
 
-@dataclass
-class Use:
-    """An offer that is in use, with the options that it was made with."""
-
-    offer: PluginFactory
-    options: Mapping[str, object]
-    product: object = None  # what its factory made; None while it is at it
-
-    @property
-    def origin(self) -> str:
-        """Which plugin, hook, version and options."""
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{self.offer.origin}, options: {options or 'none'}"
-
-    @property
-    def packages(self) -> frozenset[str]:
-        """The packages that its code is in."""
-        modules = (self.offer.module, type(self.product).__module__)
-        return frozenset(module.partition(".")[0] for module in modules) - {"", "builtins"}
+def attributed(product: T, origin: str) -> T:
+    """The plugin's object, behind a wrapper that notes `origin` on each error that it raises."""
+    return cast(T, _Attributed(product, origin))
 
 
-def attribute(error: BaseException, uses: Sequence[Use]) -> None:
-    """Note on an error in which plugin it was raised, or which one was at work.
+@contextmanager
+def attribute(origin: str) -> Iterator[None]:
+    """Note on an error that this is the plugin which raised it; the innermost plugin counts.
 
-    A ContractError knows whose it is. Else it is the plugin whose object's method was innermost,
-    or whose package's function was; else the one whose object our innermost function had in
-    hand. A BakeError speaks for itself.
+    A BakeError speaks for itself. A SystemExit becomes a RuntimeError: a plugin does not end the
+    program.
     """
-    if isinstance(error, BakeError):
-        return
-    frames = list(_frames(error))[::-1]  # the innermost first
-    what = "this is a plugin's"
-    if isinstance(error, ContractError):
-        guilty = [use for use in uses if use.product is error.product]
-    else:
-        guilty = _raised_in(frames, uses)
-    if not guilty:
-        guilty, what = _at_work(frames, uses), "a plugin was at work"
-    if guilty:
-        origins = "; or ".join(use.origin for use in guilty)
-        with suppress(Exception):  # a stranger's exception may refuse
-            error.add_note(f"promptbake: {what}: {origins}")
+    try:
+        yield
+    except BakeError:
+        raise
+    except SystemExit as end:
+        error = RuntimeError(f"SystemExit: {end}").with_traceback(end.__traceback__)
+        note(error, origin)
+        raise error from None
+    except Exception as error:
+        note(error, origin)
+        raise
 
 
-def _raised_in(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
-    """The plugins in whose code it was raised."""
-    for frame in frames:
-        if called := _called(frame, uses):  # maybe by a method that it inherits from another
-            return called
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if found := [use for use in uses if package in use.packages]:
-            # A package may offer several things: one of them may be the object that was called.
-            outer = (_called(each, found) for each in frames)
-            return next(filter(None, outer), found)
-    return []
+def note(error: BaseException, origin: str) -> None:
+    """Add the note, unless there is one of a plugin further in."""
+    with suppress(Exception):  # a third-party exception may refuse notes
+        if not any(line.startswith("promptbake:") for line in getattr(error, "__notes__", ())):
+            error.add_note(f"promptbake: raised by {origin}")
 
 
-def _called(frame: FrameType, uses: Sequence[Use]) -> list[Use]:
-    product = frame.f_locals.get("self")
-    return [use for use in uses if product is not None and use.product is product]
+def contract_error(product: object, problem: str) -> ContractError:
+    """The error for what a plugin's object returned, with a note that names the plugin."""
+    error = ContractError(product, problem)
+    if isinstance(origin := getattr(product, "promptbake_origin", None), str):
+        note(error, origin)
+    return error
 
 
-def _at_work(frames: Sequence[FrameType], uses: Sequence[Use]) -> list[Use]:
-    """The plugin whose object the innermost function has in a variable."""
-    values = list(frames[0].f_locals.values()) if frames else []
-    for use in uses:
-        if use.product is not None and any(value is use.product for value in values):
-            return [use]
-    return []
+class _Attributed:
+    """Forwards everything; `isinstance` sees the class of the object behind it."""
+
+    def __init__(self, product: object, origin: str) -> None:
+        object.__setattr__(self, "_product", product)
+        object.__setattr__(self, "promptbake_origin", origin)
+
+    @property
+    def __class__(self) -> Any:  # a backend may ask for its own class of model
+        return self._product.__class__
+
+    @__class__.setter
+    def __class__(self, _: Any) -> None:
+        raise AttributeError("the class of a plugin's object is its own")
+
+    def __getattr__(self, name: str) -> Any:
+        product, origin = self._product, self.promptbake_origin
+        with attribute(origin):
+            value = getattr(product, name)
+        if name.startswith("_"):
+            return value
+        if name in ("result", "promptbake_origin") or callable(value):
+            return _called(value, origin, name) if callable(value) else value
+        return _Attributed(value, origin) if name in WRAPPED else value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._product, name, value)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        with attribute(self.promptbake_origin):
+            return self._product(*arguments, **options)
+
+    def __repr__(self) -> str:
+        return repr(self._product)
 
 
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next
+def _called(function: Callable[..., Any], origin: str, name: str) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        with attribute(origin):
+            value = function(*arguments, **options)
+        if isinstance(value, Iterator):
+            return _iterated(value, origin)
+        # What a pending snapshot gives is a model.
+        wrapped = name in WRAPPED or (name == "result" and hasattr(value, "top_k"))
+        return _Attributed(value, origin) if wrapped else value
+
+    return call
+
+
+def _iterated(items: Iterator[T], origin: str) -> Iterator[T]:
+    while True:
+        with attribute(origin):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

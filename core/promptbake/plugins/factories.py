@@ -1,4 +1,4 @@
-"""One name that a plugin offers: its options, what it needs, and how it is made."""
+"""One name that a plugin offers: its options, what it requires, and how it is created."""
 
 from __future__ import annotations
 
@@ -34,31 +34,33 @@ class PluginFactory:
     name: str
     plugin: str
     version: str
-    factory: Any  # a callable whose keyword arguments only its own plugin knows
+    function: Any  # a callable whose keyword arguments only its own plugin knows
     module: str = ""  # of the entry point
 
     @property
     def origin(self) -> str:
-        """Where it is from, for a message."""
+        """Plugin, version, hook and name, for a message."""
         return f"plugin {self.plugin} {self.version}, hook {HOOKS[self.kind]}, {self.name!r}"
 
     @property
     def requirements(self) -> Requirements:
-        """What it needs beside its plugin."""
+        """What it requires beside its plugin."""
         found: Requirements = getattr(
-            _innermost(self.factory), "promptbake_requirements", Requirements()
+            _innermost(self.function), "promptbake_requirements", Requirements()
         )
         return found
 
     @property
     def missing_modules(self) -> tuple[str, ...]:
-        """The modules that it needs and that cannot be found."""
+        """The modules that it requires and that cannot be found."""
         return tuple(name for name in self.requirements.modules if not _is_installed(name))
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The factory's keyword arguments."""
-        annotations = _parameter_types(self.factory)
+        """The factory's keyword arguments; a command has none."""
+        if self.kind == "commands":
+            return ()
+        annotations = _parameter_types(self.function)
         return tuple(
             Option(
                 parameter.name,
@@ -66,7 +68,7 @@ class PluginFactory:
                 None if parameter.default is parameter.empty else parameter.default,
                 parameter.default is parameter.empty,
             )
-            for parameter in inspect.signature(self.factory).parameters.values()
+            for parameter in inspect.signature(self.function).parameters.values()
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         )
 
@@ -80,7 +82,7 @@ class PluginFactory:
                     f"{key}.{name}: {self.kind} {self.name!r} (plugin {self.plugin}) has no such "
                     f"option; it takes: {', '.join(known) or 'none'}{nearest(name, known)}"
                 )
-        annotations = _parameter_types(self.factory)
+        annotations = _parameter_types(self.function)
         checked: dict[str, object] = {}
         for name, value in options.items():
             try:
@@ -94,15 +96,15 @@ class PluginFactory:
         return checked
 
     def result_options(self, options: Mapping[str, object]) -> dict[str, object]:
-        """The options that the result depends on: all but those that are annotated as tuning."""
-        annotations = _parameter_types(self.factory)
+        """The options that the result depends on: all but those that are annotated RUNTIME_ONLY."""
+        annotations = _parameter_types(self.function)
         return {
             name: value
             for name, value in options.items()
             if RUNTIME_ONLY not in getattr(annotations.get(name), "__metadata__", ())
         }
 
-    def make(self, options: Mapping[str, object]) -> Any:
+    def create(self, options: Mapping[str, object]) -> Any:
         """Call the factory with checked options.
 
         Raises BakeError where an option is missing, too, or a module that it needs.
@@ -116,7 +118,7 @@ class PluginFactory:
             if option.required and option.name not in options:
                 key = f"options.{self.kind}.{self.name}.{option.name}"
                 raise BakeError(f"{key}: is missing; expected {option.type}: --set {key}=...")
-        return self.factory(**self.check(options))
+        return self.function(**self.check(options))
 
 
 def _is_installed(module: str) -> bool:

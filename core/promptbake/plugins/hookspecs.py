@@ -1,11 +1,11 @@
-"""The hooks. Each returns a mapping from a name to a factory.
+"""The hooks. Each returns a mapping from a name to a factory; a command's is the command itself.
 
 A factory's keyword arguments, with their annotations and defaults, are the options that a user
-sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. A run is made
-anew where an option differs from the one that it was made with, unless the option is annotated as
-`Annotated[..., RUNTIME_ONLY]`. Keep the
-module that holds the hooks light: import heavy packages inside the factories. The module says
-which version of all this it was written for: `PROMPTBAKE_API = 1`.
+sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. A stage is
+run again where an option differs from the one that it was run with, unless the option is annotated
+as `Annotated[..., RUNTIME_ONLY]`. Keep the module that holds the hooks light: import heavy packages
+inside the factories. The module says which version of the plugin API it was written for:
+`PROMPTBAKE_API = 2`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from promptbake.interfaces import Backend, DataProvider, Evaluator, Loss, Teache
 hookspec = pluggy.HookspecMarker("promptbake")
 hookimpl = pluggy.HookimplMarker("promptbake")
 
-API_VERSION = 1  # of the hooks and the interfaces: raised where a plugin of before would break
+API_VERSION = 2  # of the hooks and the interfaces: raised where an earlier plugin would break
 
-RUNTIME_ONLY = object()  # annotates an option that changes how work is done, not what comes of it
+RUNTIME_ONLY = object()  # annotates an option that the result does not depend on
 
 T = TypeVar("T")
 Factories = Mapping[str, Callable[..., T]]
@@ -32,12 +32,12 @@ Factory = TypeVar("Factory", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Requirements:
-    """What an offer needs beside its plugin."""
+    """What a factory requires beside its plugin."""
 
     modules: tuple[str, ...] = ()  # that can be imported
     install: str = ""  # what pip is to be given for them
     keys: tuple[str, ...] = ()  # environment variables with a secret
-    unless: Mapping[str, object] = field(default_factory=dict)  # options that make keys needless
+    unless: Mapping[str, object] = field(default_factory=dict)  # options that need no keys
 
 
 def requires(
@@ -47,16 +47,22 @@ def requires(
     keys: tuple[str, ...] = (),
     unless: Mapping[str, object] | None = None,
 ) -> Callable[[Factory], Factory]:
-    """Declare what a factory's object needs, so that a user hears of it before it is missed.
+    """Declare what a factory requires, so that a user hears of it before the work begins.
 
-    A factory is not called while one of the `modules` is missing; the user is told to
-    `pip install` what `install` says. `promptbake doctor` shows which of the `keys`, environment
-    variables, are set; with the options in `unless` they are not needed.
+    Args:
+        modules: Modules that must be importable: the factory is not called while one is missing.
+        install: What to `pip install` for them; the modules' names where it is not given.
+        keys: Environment variables that hold its keys; `promptbake doctor` shows which are set.
+        unless: Options with which no key is needed, such as `{"mode": "offline"}`.
+
+    Example:
+        @requires(modules=("acme",), install="promptbake-acme[client]", keys=("ACME_API_KEY",))
+        def acme(*, model: str) -> DataProvider: ...
     """
 
     def declare(factory: Factory) -> Factory:
-        found = Requirements(modules, install or " ".join(modules), keys, unless or {})
-        factory.promptbake_requirements = found  # type: ignore[attr-defined]
+        requirements = Requirements(modules, install or " ".join(modules), keys, unless or {})
+        factory.promptbake_requirements = requirements  # type: ignore[attr-defined]
         return factory
 
     return declare
@@ -69,34 +75,43 @@ HOOKS = {
     "backends": "promptbake_register_backends",
     "evaluators": "promptbake_register_evaluators",
     "trackers": "promptbake_register_trackers",
+    "commands": "promptbake_register_commands",
 }
 
 
 @hookspec
 def promptbake_register_data_providers() -> Factories[DataProvider]:  # type: ignore[empty-body]
-    """PluginFactory sources of conversations: yield one for each request that is not done yet."""
+    """Offer sources of conversations: they yield one for each request that is not completed."""
 
 
 @hookspec
 def promptbake_register_teachers() -> Factories[Teacher]:  # type: ignore[empty-body]
-    """PluginFactory sources of the prompted model's log-probabilities at the response positions."""
+    """Offer sources of the prompted model's log-probabilities at the response positions."""
 
 
 @hookspec
 def promptbake_register_losses() -> Factories[Loss]:  # type: ignore[empty-body]
-    """PluginFactory losses: (student, teacher, measure), each [N, C], to nats [N]."""
+    """Offer losses: (student, teacher, importance_weights), each [N, C], to nats [N]."""
 
 
 @hookspec
 def promptbake_register_backends() -> Factories[Backend]:  # type: ignore[empty-body]
-    """PluginFactory engines that open a base model, train a LoRA on it and load a checkpoint."""
+    """Offer engines that open a base model, train a LoRA on it and load a checkpoint."""
 
 
 @hookspec
 def promptbake_register_evaluators() -> Factories[Evaluator]:  # type: ignore[empty-body]
-    """PluginFactory measurements of the four arms: base, prompted, baked, re-prompted."""
+    """Offer measurements of the four arms: base, prompted, baked, re-prompted."""
 
 
 @hookspec
 def promptbake_register_trackers() -> Factories[Tracker]:  # type: ignore[empty-body]
-    """PluginFactory receivers of a run's metrics."""
+    """Offer receivers of a run's metrics."""
+
+
+@hookspec
+def promptbake_register_commands() -> Factories[None]:  # type: ignore[empty-body]
+    """Offer commands of `promptbake`: functions whose annotations are typer's.
+
+    A first parameter that is annotated as `Session` stands for PROMPT and the options of a run.
+    """

@@ -1,4 +1,4 @@
-"""Plugins: load, set aside what is broken, choose by name, list."""
+"""The registry: loads what is installed, chooses a factory by name, lists what failed to load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -19,6 +19,16 @@ from promptbake.plugins.hookspecs import API_VERSION, HOOKS
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
+MIGRATION = "'Moving to API 2' in plugins/README.md lists what to change"
+
+
+@dataclass(frozen=True)
+class PluginChoice:
+    """The plugin that a setting names."""
+
+    kind: str  # as in HOOKS
+    name: str
+    key: str  # the setting, for a message
 
 
 @dataclass(frozen=True)
@@ -32,85 +42,93 @@ class LoadFailure:
 
 @dataclass(frozen=True)
 class Registry:
-    """All that the installed plugins offer."""
+    """The factories of all installed plugins."""
 
-    offers: tuple[PluginFactory, ...]
-    set_aside: tuple[LoadFailure, ...] = field(default=())
+    factories: tuple[PluginFactory, ...]
+    load_failures: tuple[LoadFailure, ...] = ()
 
     @property
     def conflicts(self) -> tuple[tuple[PluginFactory, ...], ...]:
-        """The offers of each name that more than one plugin offers."""
-        found: dict[tuple[str, str], list[PluginFactory]] = {}
-        for offer in self.offers:
-            found.setdefault((offer.kind, offer.name), []).append(offer)
-        return tuple(tuple(offers) for offers in found.values() if len(offers) > 1)
+        """The factories of each name that more than one plugin offers."""
+        by_name: dict[tuple[str, str], list[PluginFactory]] = {}
+        for factory in self.factories:
+            by_name.setdefault((factory.kind, factory.name), []).append(factory)
+        return tuple(tuple(same) for same in by_name.values() if len(same) > 1)
 
     def conflict_lines(self) -> tuple[str, ...]:
         """A line for each name that more than one plugin offers."""
         return tuple(
-            f"{clash[0].kind} {clash[0].name!r} is offered by "
-            + " and ".join(offer.plugin for offer in clash)
-            for clash in self.conflicts
+            f"{conflict[0].kind} {conflict[0].name!r} is offered by "
+            + " and ".join(factory.plugin for factory in conflict)
+            for conflict in self.conflicts
         )
 
     def of(self, kind: str) -> tuple[PluginFactory, ...]:
-        """The offers of one kind, by name."""
-        return tuple(offer for offer in self.offers if offer.kind == kind)
+        """The factories of one kind."""
+        return tuple(factory for factory in self.factories if factory.kind == kind)
 
-    def choose(self, kind: str, name: str, key: str) -> PluginFactory:
-        """The one offer of that name; `key` is the config key that named it.
+    def choose(self, choice: PluginChoice) -> PluginFactory:
+        """The factory that a setting names.
 
-        Raises BakeError for an unknown name (with the choices, the nearest one and what did not
-        load) and for one that two plugins offer.
+        Raises:
+            BakeError: The name is unknown (with the available ones, the nearest one and what did
+                not load), or two plugins offer it.
         """
-        found = [offer for offer in self.of(kind) if offer.name == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            plugins = " and ".join(offer.plugin for offer in found)
+        kind, name, key = choice.kind, choice.name, choice.key
+        matching = [factory for factory in self.of(kind) if factory.name == name]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            plugins = " and ".join(factory.plugin for factory in matching)
             raise BakeError(
                 f"{key} = {name!r}: the plugins {plugins} both offer it; leave one out, as with "
-                f"{DISABLE}={found[-1].plugin}"
+                f"{DISABLE}={matching[-1].plugin}"
             )
-        names = sorted({offer.name for offer in self.of(kind)})
-        there = ", ".join(names) or "none"
-        message = f"{key}: there is no {name!r} among the {kind}; there is: {there}"
-        message += nearest(name, names)
-        if self.set_aside:
-            broken = "; ".join(f"{aside.plugin} ({aside.reason})" for aside in self.set_aside)
-            message += f". Did not load: {broken}"
+        names = sorted({factory.name for factory in self.of(kind)})
+        message = (
+            f"{key}: unknown {SINGULAR[kind]} {name!r}; available: {', '.join(names) or 'none'}"
+            f"{nearest(name, names)}"
+        )
+        if self.load_failures:
+            failures = (f"{failure.plugin} ({failure.reason})" for failure in self.load_failures)
+            message += f". Did not load: {'; '.join(failures)}"
         raise BakeError(message)
 
 
-def load(found: Iterable[EntryPoint] | None = None) -> Registry:
+SINGULAR = {
+    kind: kind.replace("_", " ").removesuffix("s").replace("losse", "loss") for kind in HOOKS
+}
+
+
+def load(points: Iterable[EntryPoint] | None = None) -> Registry:
     """Load every installed plugin except those that PROMPTBAKE_DISABLE_PLUGINS names.
 
-    A plugin that fails is set aside with its reason; the others work.
+    A plugin that fails is listed with its reason; the others work.
     """
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    offers: list[PluginFactory] = []
-    aside: list[LoadFailure] = []
-    points = entry_points(group=GROUP) if found is None else found
+    factories: list[PluginFactory] = []
+    failures: list[LoadFailure] = []
+    points = entry_points(group=GROUP) if points is None else points
     for point in sorted(points, key=lambda point: point.name):
         version = point.dist.version if point.dist else "?"
         if point.name in disabled:
-            aside.append(LoadFailure(point.name, version, f"left out by {DISABLE}"))
+            failures.append(LoadFailure(point.name, version, f"left out by {DISABLE}"))
             continue
         try:
             with redirect_stdout(sys.stderr):  # what it prints is no answer to --json
-                offers += _offers(point, version, point.load())
+                factories += _factories(point, version, point.load())
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a stranger's module may raise anything
-            aside.append(LoadFailure(point.name, version, _reason(error)))
-    return Registry(tuple(offers), tuple(aside))
+        except BaseException as error:  # a third-party module may raise anything
+            failures.append(LoadFailure(point.name, version, _reason(error)))
+    return Registry(tuple(factories), tuple(failures))
 
 
-class _UnfitError(Exception):
+class _InvalidPluginError(Exception):
     """What is wrong with a plugin, in words."""
 
 
-def _offers(point: EntryPoint, version: str, module: object) -> list[PluginFactory]:
+def _factories(point: EntryPoint, version: str, module: object) -> list[PluginFactory]:
     _check_api(module)
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -118,76 +136,81 @@ def _offers(point: EntryPoint, version: str, module: object) -> list[PluginFacto
     try:
         manager.check_pending()  # an unknown hook is a typing mistake
     except pluggy.PluginValidationError as error:
-        raise _UnfitError(f"{error}; there is: {', '.join(HOOKS.values())}") from None
-    offers = []
+        raise _InvalidPluginError(f"{error}; available: {', '.join(HOOKS.values())}") from None
+    factories = []
     for kind, hook in HOOKS.items():
-        named: set[str] = set()
-        for factories in _answers(hook, getattr(manager.hook, hook)):
-            if twice := named & factories.keys():
-                raise _UnfitError(f"{hook} offers a name twice: {', '.join(sorted(twice))}")
-            named |= factories.keys()
-            offers += [
-                PluginFactory(kind, name, point.name, version, make, point.module)
-                for name, make in factories.items()
+        names: set[str] = set()
+        for offered in _offered(hook, getattr(manager.hook, hook)):
+            if twice := names & offered.keys():
+                raise _InvalidPluginError(f"{hook} offers a name twice: {', '.join(sorted(twice))}")
+            names |= offered.keys()
+            factories += [
+                PluginFactory(kind, name, point.name, version, function, point.module)
+                for name, function in offered.items()
             ]
     unmarked = [hook for hook in HOOKS.values() if hasattr(module, hook)]
-    if not offers and unmarked:
-        raise _UnfitError(f"{unmarked[0]} offers nothing, or is not marked with @hookimpl")
-    if not offers:
-        raise _UnfitError("it implements none of the hooks: " + ", ".join(HOOKS.values()))
-    for offer in offers:
-        _check_options(offer)
-    return offers
+    if not factories and unmarked:
+        raise _InvalidPluginError(f"{unmarked[0]} offers nothing, or is not marked with @hookimpl")
+    if not factories:
+        raise _InvalidPluginError(f"it implements none of the hooks: {', '.join(HOOKS.values())}")
+    for factory in factories:
+        _check_options(factory)
+    return factories
 
 
-def _check_options(offer: PluginFactory) -> None:
-    if not offer.name.isidentifier():
-        raise _UnfitError(f"{HOOKS[offer.kind]}: {offer.name!r} is no name such as skew_kl")
+def _check_options(factory: PluginFactory) -> None:
+    name = factory.name.replace("-", "_") if factory.kind == "commands" else factory.name
+    if not name.isidentifier():
+        raise _InvalidPluginError(
+            f"{HOOKS[factory.kind]}: {factory.name!r} is no name such as skew_kl"
+        )
     try:
-        repr(offer.options)
+        repr(factory.options)
     except Exception as error:
-        raise _UnfitError(
-            f"{offer.name!r}: its options cannot be read: {_reason(error)}; annotations are looked "
-            "up when it loads, so import what they name outside `if TYPE_CHECKING`"
+        raise _InvalidPluginError(
+            f"{factory.name!r}: its options cannot be read: {_reason(error)}; annotations are "
+            "looked up when it loads, so import what they name outside `if TYPE_CHECKING`"
         ) from error
 
 
 def _check_api(module: object) -> None:
     declared = getattr(module, "PROMPTBAKE_API", None)
     if declared is None:
-        raise _UnfitError(
+        raise _InvalidPluginError(
             "it does not say which API it was written for; put PROMPTBAKE_API = "
             f"{API_VERSION} into its module"
         )
     if type(declared) is not int:
-        raise _UnfitError(f"PROMPTBAKE_API = {declared!r}: expected a number, {API_VERSION}")
+        raise _InvalidPluginError(
+            f"PROMPTBAKE_API = {declared!r}: expected a number, {API_VERSION}"
+        )
     if declared != API_VERSION:
-        older = declared < API_VERSION
-        raise _UnfitError(
+        advice = f"upgrade the plugin: {MIGRATION}" if declared < API_VERSION else ""
+        raise _InvalidPluginError(
             f"it was written for version {declared!r} of the plugin API, and this promptbake has "
-            f"version {API_VERSION}; " + ("upgrade the plugin" if older else "upgrade promptbake")
+            f"version {API_VERSION}; {advice or 'upgrade promptbake'}"
         )
 
 
-def _answers(hook: str, caller: Any) -> list[Mapping[str, Any]]:
+def _offered(hook: str, caller: Any) -> list[Mapping[str, Any]]:
     try:
-        found: list[Any] = caller()  # pluggy leaves out what returned None
+        answers: list[Any] = caller()  # pluggy leaves out what returned None
     except Exception as error:
-        raise _UnfitError(f"{hook} failed: {_reason(error)}") from error
-    if caller.get_hookimpls() and not found:
-        found = [None]
-    for factories in found:
-        if not isinstance(factories, Mapping) or not all(
-            isinstance(name, str) and callable(factory) for name, factory in factories.items()
+        raise _InvalidPluginError(f"{hook} failed: {_reason(error)}") from error
+    if caller.get_hookimpls() and not answers:
+        answers = [None]
+    for offered in answers:
+        if not isinstance(offered, Mapping) or not all(
+            isinstance(name, str) and callable(function) for name, function in offered.items()
         ):
-            raise _UnfitError(
-                f"{hook} must return a mapping from name to factory; found {factories!r}"
+            raise _InvalidPluginError(
+                f"{hook} must return a mapping from name to factory; found {offered!r}"
             )
-    return found
+    return answers
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, _UnfitError):
+    if isinstance(error, _InvalidPluginError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         return f"needs the module {error.name}: pip install {error.name}"

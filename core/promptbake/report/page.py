@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -11,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from promptbake.errors import BakeError
 from promptbake.files import read_json_lines, write_atomic
+from promptbake.report.verify_result import VerifyResult
 from promptbake.runs.config import flatten
 from promptbake.runs.run_folder import Run
 
@@ -36,32 +35,18 @@ def write(run: Run) -> None:
 
     The same inputs give the same bytes. Raises BakeError where there is no readable verify.json.
     """
-    proof, record = _read_proof(run), run.record
+    result, record = VerifyResult.load(run.verify), run.record
     template = _environment().from_string(_template())
     html = template.render(
-        proof=proof,
+        result=result,
         arm_names=ARM_NAMES,
-        kl_chart=_kl_chart(proof["kl"]),
+        kl_chart=_kl_chart(result),
         training=_training(read_json_lines(run.metrics)),
         config=record.get("config", {}),
-        facts=_facts(proof, record),
+        facts=_facts(result, record),
         settings=_settings(record.get("config", {})),
     )
     write_atomic(run.report, html)
-
-
-def _read_proof(run: Run) -> dict[str, Any]:
-    try:
-        proof: dict[str, Any] = json.loads(run.verify.read_bytes())
-    except FileNotFoundError:
-        raise BakeError(
-            f"{run.verify}: is not there; run `promptbake verify` (or `make verify`) first"
-        ) from None
-    except ValueError as error:
-        raise BakeError(
-            f"{run.verify}: is not JSON ({error}); run `promptbake verify` again"
-        ) from None
-    return proof
 
 
 def _template() -> str:
@@ -81,12 +66,12 @@ def _environment() -> Environment:
     return environment
 
 
-def _kl_chart(kl: Mapping[str, Any]) -> Markup:
-    from promptbake.report import (
-        charts,  # matplotlib takes a while to import, and only a report needs it
-    )
+def _kl_chart(result: VerifyResult) -> Markup:
+    from promptbake.report import charts  # matplotlib takes a while to import
 
-    return charts.kl_bars({ARM_NAMES[arm]: kl[arm] for arm in ("base", "baked", "reprompted")})
+    kl = result.kl
+    bars = {"base": kl.base, "baked": kl.baked, "reprompted": kl.reprompted}
+    return charts.kl_bars({ARM_NAMES[arm]: value for arm, value in bars.items()})
 
 
 def _training(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -111,19 +96,19 @@ def _points(lines: Iterable[Mapping[str, Any]], key: str) -> tuple[list[tuple[in
     return finite, len(points) - len(finite)
 
 
-def _facts(proof: Mapping[str, Any], record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(result: VerifyResult, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was run, as rows of a table; what is not on record has no row."""
     stages, config = record.get("stages", {}), record.get("config", {})
     data, bake = stages.get("data", {}), stages.get("bake", {})
-    seconds = proof["seconds"]
+    seconds = {stage: spent for stage, spent in result.seconds if spent is not None}
     rows = {
-        "Model": proof["model"],
-        "Backend": proof["backend"],
-        "Adapter": proof["adapter"],
-        "Prompt": proof["prompt"] + _digest(data.get("inputs", {}).get("prompt")),
+        "Model": result.model,
+        "Backend": result.backend,
+        "Adapter": result.adapter,
+        "Prompt": result.prompt + _digest(data.get("inputs", {}).get("prompt")),
         "Trained on": _count(data.get("conversations"), "conversation"),
-        "Held out": f"{_count(proof['held_out']['queries'], 'query', 'queries')}, "
-        f"{_count(proof['held_out']['tokens'], 'response token')}",
+        "Held out": f"{_count(result.held_out.queries, 'query', 'queries')}, "
+        f"{_count(result.held_out.tokens, 'response token')}",
         "Steps": _count(bake.get("steps"), "step"),
         **{f"Time, {stage}": _duration(spent) for stage, spent in seconds.items()},
         "Time, in all": _duration(sum(seconds.values())),

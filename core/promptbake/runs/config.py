@@ -17,10 +17,11 @@ import pydantic
 import tomli
 from pydantic import BaseModel, ConfigDict, Field
 
-from promptbake.dataset.conversations import read_text
 from promptbake.errors import BakeError, nearest
+from promptbake.files import read_text
 from promptbake.plugins.hookspecs import HOOKS
-from promptbake.types import Datums, Tail
+from promptbake.plugins.registry import PluginChoice
+from promptbake.types import Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 SHAPES = {  # what pydantic says in Python's words
@@ -71,10 +72,6 @@ class TrainSection(_Section):
     loss: str = Field(description="what is minimised")
     tail: Tail = Field("sampled", description="what stands for the tokens outside the top K")
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
-    datums: Datums = Field(
-        "one",
-        description="'one' a conversation, or 'per_token': one for each of the top K and the draws",
-    )
     rank: Count = Field(32, description="the LoRA's rank")
     lr: float = Field(
         1e-4, gt=0, strict=True, description="the first step's learning rate; it falls to 0"
@@ -84,6 +81,16 @@ class TrainSection(_Section):
     save_every: Count = Field(10, description="steps between checkpoints")
     eval_every: Count = Field(10, description="steps between points of the held-out curve")
     trackers: tuple[str, ...] = Field(("jsonl",), description="who is told the metrics")
+
+
+class TargetSection(_Section):
+    """One thing to learn, where a run has several: with `student`, answer as with `teacher`."""
+
+    name: str = Field(pattern=r"^[\w-]+$", description="what the report calls it")
+    teacher: str = Field(description="file of what the teacher is told; '' for nothing")
+    student: str = Field("", description="file of what the student is told; '' for nothing")
+    weight: float = Field(1.0, gt=0, description="of its loss, beside the other targets'")
+    queries: str = Field("", description="as data.queries, which it replaces")
 
 
 class BudgetSection(_Section):
@@ -125,24 +132,54 @@ class Config(_Section):
     train: TrainSection
     verify: VerifySection
     budget: BudgetSection = BudgetSection()  # type: ignore[call-arg]
+    targets: tuple[TargetSection, ...] = Field(
+        (), description="what is learned; the prompt for the teacher alone where there is none"
+    )
     options: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict, description="the plugins' own, under <kind>.<name>.<option>"
     )
 
-    def chosen(self) -> list[tuple[str, str, str]]:
-        """What it names of plugins: the kind, the name and the key that names it."""
-        return [
-            ("data_providers", self.data.provider, "data.provider"),
-            ("teachers", self.teacher.source, "teacher.source"),
-            ("losses", self.train.loss, "train.loss"),
-            ("backends", self.train.backend, "train.backend"),
-            *(("evaluators", name, "verify.evaluators") for name in self.verify.evaluators),
-            *(("trackers", name, "train.trackers") for name in self.train.trackers),
-        ]
+    @property
+    def provider(self) -> PluginChoice:
+        """The data provider that is chosen."""
+        return PluginChoice("data_providers", self.data.provider, "data.provider")
 
-    def options_of(self, kind: str, name: str) -> Mapping[str, object]:
-        """The options that were set for one plugin's offer."""
-        return self.options.get(kind, {}).get(name, {})
+    @property
+    def teacher_source(self) -> PluginChoice:
+        """The teacher that is chosen."""
+        return PluginChoice("teachers", self.teacher.source, "teacher.source")
+
+    @property
+    def loss(self) -> PluginChoice:
+        """The loss that is chosen."""
+        return PluginChoice("losses", self.train.loss, "train.loss")
+
+    @property
+    def backend(self) -> PluginChoice:
+        """The backend that is chosen."""
+        return PluginChoice("backends", self.train.backend, "train.backend")
+
+    @property
+    def evaluators(self) -> list[PluginChoice]:
+        """The evaluators that are chosen, each once."""
+        names = dict.fromkeys(self.verify.evaluators)
+        return [PluginChoice("evaluators", name, "verify.evaluators") for name in names]
+
+    @property
+    def trackers(self) -> list[PluginChoice]:
+        """The trackers that are chosen, each once."""
+        names = dict.fromkeys(self.train.trackers)
+        return [PluginChoice("trackers", name, "train.trackers") for name in names]
+
+    @property
+    def choices(self) -> list[PluginChoice]:
+        """Every plugin that is chosen."""
+        single = [self.provider, self.teacher_source, self.loss, self.backend]
+        return [*single, *self.evaluators, *self.trackers]
+
+    def options_of(self, choice: PluginChoice) -> Mapping[str, object]:
+        """The options that were set for one plugin."""
+        return self.options.get(choice.kind, {}).get(choice.name, {})
 
 
 @dataclass(frozen=True)
@@ -159,6 +196,7 @@ class Resolved:
 
     config: Config
     sources: Mapping[str, str]
+    hints: tuple[str, ...] = ()  # for the user: settings that have moved
 
 
 def resolve(
@@ -187,6 +225,7 @@ def resolve(
         _deep_update(values, layer.values)
         sources |= dict.fromkeys((key for key, _ in flatten(layer.values)), layer.source)
         sources = {key: sources[key] for key, _ in flatten(values)}  # without what was replaced
+    hints = _move_renamed(values, sources)
     try:
         config = Config.model_validate(values)
     except pydantic.ValidationError as error:
@@ -195,13 +234,28 @@ def resolve(
         if kind not in HOOKS:
             key = f"options.{kind}"
             raise BakeError(
-                f"{_source_of(key, sources)}: {key}: there is no such kind of plugin; there is: "
+                f"{_source_of(key, sources)}: {key}: unknown kind of plugin; choose from: "
                 f"{', '.join(HOOKS)}{nearest(kind, HOOKS)}"
             )
     resolved = {
         key: sources.get(key, "default") for key, _ in flatten(config.model_dump(mode="json"))
     }
-    return Resolved(config, resolved)
+    return Resolved(config, resolved, hints)
+
+
+def _move_renamed(values: dict[str, Any], sources: dict[str, str]) -> tuple[str, ...]:
+    """Put settings of the last release where they are now, with a hint for each."""
+    train = values.get("train")
+    if not isinstance(train, dict) or "datums" not in train:
+        return ()
+    layout = {"one": "wide", "per_token": "per_token"}.get(train["datums"], train["datums"])
+    del train["datums"]
+    source = sources.pop("train.datums", "config")
+    key = f"options.backends.{train.get('backend')}.datum_layout"
+    if layout != "wide":  # which is the default everywhere
+        _deep_update(values, _nested(key, layout, source).values)
+        sources[key] = source
+    return (f"{source}: train.datums is now {key} = 'wide' or 'per_token'",)
 
 
 def profiles() -> list[str]:
@@ -226,7 +280,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _profile(name: str) -> Layer:
     if name not in profiles():
         raise BakeError(
-            f"--profile {name}: there is no such profile; there is: {', '.join(profiles())}"
+            f"--profile {name}: unknown profile; available: {', '.join(profiles())}"
             f"{nearest(name, profiles())}"
         )
     text = (files("promptbake") / "profiles" / f"{name}.toml").read_text("utf-8")
@@ -276,7 +330,7 @@ def _explain(error: pydantic.ValidationError, sources: Mapping[str, str]) -> str
     key = ".".join(map(str, first["loc"]))
     text = f"{_source_of(key, sources)}: {key}: "
     if first["type"] == "extra_forbidden":
-        text += f"there is no such key{nearest(key, [*known_keys(), *Config.model_fields])}"
+        text += f"unknown setting{nearest(key, [*known_keys(), *Config.model_fields])}"
     elif first["type"] == "missing":
         text += "is missing"
     else:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from promptbake.errors import BakeError
 from promptbake.files import delete_partial, write_json
 
-State = Literal["fresh", "resumed", "done"]
+StageState = Literal["fresh", "resumed", "done"]
 
 
 class Run:
@@ -35,7 +35,7 @@ class Run:
         self.held_out = path / "held_out.jsonl"
         self.queries = path / "queries.jsonl"
         self.rejected = path / "rejected.jsonl"
-        self.targets = path / "targets"
+        self.teacher_logprobs = path / "teacher_logprobs"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.costs = path / "costs.jsonl"
@@ -77,7 +77,7 @@ class Run:
         stage: dict[str, Any] = self.record.get("stages", {}).get(name, {})
         return stage
 
-    def state(self, name: str, inputs: Mapping[str, Any]) -> tuple[State, list[str]]:
+    def state(self, name: str, inputs: Mapping[str, Any]) -> tuple[StageState, list[str]]:
         """Whether a stage is to begin, to go on or is done, and which inputs have changed."""
         stage = self.stage(name)
         if not stage:
@@ -122,7 +122,7 @@ class Run:
         stage |= {"done": True, "seconds": round(stage["seconds"] + seconds, 1), **results}
         write_json(self.record_file, record)
 
-    def set_aside(self) -> Path:
+    def archive(self) -> Path:
         """Move the run out of the way, so that nothing that was paid for is lost."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}~{number}")).exists():

@@ -1,37 +1,46 @@
-"""What the stages share: a prompt, its config, its run folder, the plugins, the open model."""
+"""A session: opens what a command needs of a run, each at first use."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from promptbake.plugins.attribution import Use, attribute
 from promptbake.distill.checkpoints import read_adapter
+from promptbake.errors import BakeError
+from promptbake.files import read_text
+from promptbake.interfaces import (
+    Backend,
+    DataProvider,
+    Evaluator,
+    Loss,
+    Model,
+    Teacher,
+    Tracker,
+)
+from promptbake.plugins.attribution import attribute, attributed, contract_error
+from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.runs.config import Config, Resolved, resolve
-from promptbake.dataset.conversations import read_text
-from promptbake.errors import BakeError, ContractError
-from promptbake.interfaces import Backend, Model
 from promptbake.runs.ledger import Ledger
-from promptbake.plugins.registry import Registry, load
 from promptbake.progress import Reporter
 from promptbake.runs.run_folder import Run
-from promptbake.types import Checkpoint, Prompt
+from promptbake.types import BakeTarget, Checkpoint, Prompt
 
 REQUIRED_MEMBERS = {  # what an object of each kind is asked for in any run
-    "data_providers": ("queries", "quote", "generate"),
-    "teachers": ("targets",),
-    "losses": ("targets", "linear", "__call__"),
+    "data_providers": ("queries", "estimate_cost", "generate"),
+    "teachers": ("score",),
+    "losses": ("support", "linear", "__call__"),
     "backends": ("open_model",),
-    "evaluators": ("evaluate",),
+    "evaluators": ("estimate_cost", "evaluate"),
     "trackers": ("start", "log", "finish"),
 }
 SCHEME = "://"
 LONGEST_NAME = 200  # bytes
+NO_PROMPT = Prompt("", "")
 
 
 def read_prompt(path: Path) -> Prompt:
@@ -44,15 +53,25 @@ def read_prompt(path: Path) -> Prompt:
 
 @dataclass(frozen=True)
 class Session:
-    """One command's view of a run."""
+    """What a command opens of a run: its plugins, its models, its checkpoint.
+
+    Attributes:
+        prompt: What is baked.
+        targets: What is learned: one target, made from the prompt, unless the settings list more.
+        resolved: The settings, with their sources.
+        run: The run's folder.
+        registry: The installed plugins.
+        reporter: Shows progress and notes to the user.
+        address: Of a checkpoint, where one was given in place of a prompt.
+    """
 
     prompt: Prompt
+    targets: tuple[BakeTarget, ...]
     resolved: Resolved
     run: Run
     registry: Registry
     reporter: Reporter
-    address: str | None = None  # of a checkpoint, where one was given in the place of a prompt
-    uses: list[Use] = field(default_factory=list)  # what was made so far
+    address: str | None = None
 
     @property
     def config(self) -> Config:
@@ -61,7 +80,7 @@ class Session:
 
     @contextmanager
     def stage_lock(self, stage: str) -> Iterator[None]:
-        """Keep others out while a stage works in the run; what it pays for is on its account."""
+        """Keep other processes out while a stage works in the run, and account for its costs."""
         self.refuse_address(stage)
         with self.run.locked():
             self.budget.stage = stage
@@ -71,68 +90,91 @@ class Session:
                 self.budget.stage = ""
                 self.budget.close()
 
-    @contextmanager
-    def attributed(self) -> Iterator[None]:
-        """Note on an error that came out of a plugin which one it was."""
-        try:
-            yield
-        except SystemExit as end:  # of a plugin: a program does not end by it without a word
-            error = RuntimeError(f"SystemExit: {end}").with_traceback(end.__traceback__)
-            attribute(error, self.uses)
-            raise error from None
-        except Exception as error:
-            attribute(error, self.uses)
-            raise
-
-    def refuse_address(self, what_for: str) -> None:
-        """Raise BakeError where there is a checkpoint's address in the place of a prompt."""
+    def refuse_address(self, command: str) -> None:
+        """Raise BakeError where a checkpoint's address was given in place of a prompt."""
         if self.address:
-            raise BakeError(f"{self.address}: is a checkpoint; to {what_for}, give a prompt's file")
+            raise BakeError(f"{self.address}: is a checkpoint; to {command}, give a prompt's file")
 
     @property
-    def plugins(self) -> dict[str, str]:
+    def plugin_versions(self) -> dict[str, str]:
         """The versions of the plugins that the config names."""
-        offers = [self.registry.choose(*named) for named in self.config.chosen()]
-        return {offer.plugin: offer.version for offer in offers}
+        factories = [self.registry.choose(choice) for choice in self.config.choices]
+        return {factory.plugin: factory.version for factory in factories}
 
-    def result_options(self, kind: str, name: str, key: str) -> dict[str, object]:
-        """The options of that plugin that its result depends on."""
-        offer = self.registry.choose(kind, name, key)
-        return offer.result_options(self.config.options_of(kind, name))
+    def result_options(self, choice: PluginChoice) -> dict[str, object]:
+        """The options of a plugin that its result depends on."""
+        return self.registry.choose(choice).result_options(self.config.options_of(choice))
 
-    def make(self, kind: str, name: str, key: str) -> Any:
-        """The plugin's object of that kind and name, with its options; `key` named it."""
-        offer = self.registry.choose(kind, name, key)
-        use = Use(offer, self.config.options_of(kind, name))
-        self.uses.append(use)
-        use.product = offer.make(use.options)
-        if missing := [name for name in REQUIRED_MEMBERS[kind] if not hasattr(use.product, name)]:
-            raise ContractError(use.product, f"has no {', '.join(missing)}")
-        return use.product
+    def create(self, choice: PluginChoice) -> Any:
+        """A plugin's object, with its options. An error that it raises names the plugin."""
+        factory = self.registry.choose(choice)
+        options = self.config.options_of(choice)
+        listed = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        origin = f"{factory.origin}, options: {listed or 'none'}"
+        with attribute(origin):
+            product = factory.create(options)
+        wrapped = attributed(product, origin)
+        required = REQUIRED_MEMBERS[choice.kind]
+        if missing := [name for name in required if not hasattr(product, name)]:
+            raise contract_error(wrapped, f"has no {', '.join(missing)}")
+        return wrapped
+
+    @cached_property
+    def provider(self) -> DataProvider:
+        """The data provider that `data.provider` names."""
+        provider: DataProvider = self.create(self.config.provider)
+        return provider
+
+    def teacher(self) -> Teacher:
+        """The teacher that `teacher.source` names."""
+        teacher: Teacher = self.create(self.config.teacher_source)
+        return teacher
+
+    @cached_property
+    def loss(self) -> Loss:
+        """The loss that `train.loss` names."""
+        loss: Loss = self.create(self.config.loss)
+        return loss
+
+    def evaluators(self) -> dict[str, Evaluator]:
+        """The evaluators that `verify.evaluators` names, by name."""
+        return {choice.name: self.create(choice) for choice in self.config.evaluators}
+
+    def trackers(self) -> list[Tracker]:
+        """The trackers that `train.trackers` names."""
+        return [self.create(choice) for choice in self.config.trackers]
 
     @cached_property
     def backend(self) -> Backend:
         """The backend that `train.backend` names."""
-        backend: Backend = self.make("backends", self.config.train.backend, "train.backend")
+        backend: Backend = self.create(self.config.backend)
         return backend
 
     @cached_property
     def budget(self) -> Ledger:
-        """What the run has spent, and may spend; outside the stages nothing is kept of it."""
+        """What the run has spent, and may spend; outside the stages nothing is recorded."""
         return Ledger(self.run.costs, self.config.budget.max_dollars)
 
     @cached_property
     def base(self) -> Model:
         """The base model, opened at first use."""
         base = self.backend.open_model(self.config.model.name, self.budget)
-        for notice in base.warnings:
-            self.reporter.say(f"model {base.name}: {notice}")
+        for warning in base.warnings:
+            self.reporter.say(f"model {base.name}: {warning}")
         return base
+
+    def open_base(self) -> Model:
+        """The base model, for plugins that may not need it."""
+        return self.base
 
     @cached_property
     def baked(self) -> Model:
         """The baked model: of the run's adapter, or of the address that was given."""
-        return self.backend.load_adapter(self.base, self.checkpoint)
+        return self.load_adapter(1.0)
+
+    def load_adapter(self, strength: float) -> Model:
+        """The baked model, with the adapter's change of the weights multiplied by `strength`."""
+        return self.backend.load_adapter(self.base, self.checkpoint, strength=strength)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -140,10 +182,6 @@ class Session:
         if self.address:
             return Checkpoint(self.backend.name, self.base.name, self.base.digest, self.address)
         return read_adapter(self.run.adapter, self.backend.name, self.base)
-
-    def open_model(self) -> Model:
-        """The base model, for plugins that may not need it."""
-        return self.base
 
 
 def open_session(
@@ -157,23 +195,49 @@ def open_session(
 ) -> Session:
     """Read the prompt, resolve the config, load the plugins; open no model yet.
 
-    In the place of a prompt's file there may be a checkpoint's address, SCHEME://..., which has
-    neither prompt nor run.
+    Args:
+        prompt: A file, a Prompt, or a checkpoint's address (SCHEME://...), which has no run.
+        profile: A set of defaults.
+        config_file: A TOML file of settings.
+        settings: section.key=value lines, or values by dotted key.
+        run: The run's folder; runs/<prompt's name> where it is None.
+        reporter: Shows progress and notes to the user.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sidecar, address, folder = None, None, Path()
     if isinstance(prompt, Prompt):
-        found, sidecar, address = _checked(prompt), None, None
+        prompt = _checked(prompt)
     elif SCHEME in str(prompt):
-        found, sidecar, address = Prompt("", ""), None, str(prompt)
+        prompt, address = NO_PROMPT, str(prompt)
     else:
-        file, address = Path(prompt), None
-        found, sidecar = read_prompt(file), file.with_suffix(".toml")
+        file = Path(prompt)
+        prompt, sidecar, folder = read_prompt(file), file.with_suffix(".toml"), file.parent
     resolved = resolve(profile, sidecar, config_file, settings)
-    folder = Run(run or Path("runs") / found.name)
-    session = Session(found, resolved, folder, load(), reporter, address)
+    targets = _targets(resolved.config, prompt, folder)
+    run_folder = Run(run or Path("runs") / prompt.name)
+    session = Session(prompt, targets, resolved, run_folder, load(), reporter, address)
     _check_names(session)
+    for hint in resolved.hints:
+        reporter.say(hint)
     return session
+
+
+def _targets(config: Config, prompt: Prompt, folder: Path) -> tuple[BakeTarget, ...]:
+    """What is learned; files are looked for beside the prompt's."""
+    if not config.targets:
+        return (BakeTarget("", prompt),)
+
+    def read(file: str) -> Prompt:
+        return read_prompt(folder / file) if file else NO_PROMPT
+
+    targets = tuple(
+        BakeTarget(each.name, read(each.teacher), read(each.student), each.weight, each.queries)
+        for each in config.targets
+    )
+    if len({target.name for target in targets}) < len(targets):
+        raise BakeError("targets: two of them have one name")
+    return targets
 
 
 def _checked(prompt: Prompt) -> Prompt:
@@ -193,8 +257,9 @@ def _checked(prompt: Prompt) -> Prompt:
 def _check_names(session: Session) -> None:
     """Refuse every unknown plugin name and option before any work is done."""
     config = session.config
-    for kind, name, key in config.chosen():
-        session.registry.choose(kind, name, key)
+    for choice in config.choices:
+        session.registry.choose(choice)
     for kind, names in config.options.items():
         for name, options in names.items():
-            session.registry.choose(kind, name, f"options.{kind}.{name}").check(options)
+            choice = PluginChoice(kind, name, f"options.{kind}.{name}")
+            session.registry.choose(choice).check(options)

@@ -9,82 +9,149 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from promptbake.dataset.alignment import align_all, check_room
 from promptbake.distill import checkpoints
+from promptbake.distill.batches import StoredBatches, score_conversations
 from promptbake.distill.checkpoints import CHECKPOINT
 from promptbake.distill.held_out_kl import HeldOutKL
-from promptbake.distill.loop import steps
+from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
-from promptbake.distill.target_store import ask_teacher, yardstick
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import atomic_folder, digest_file, write_json
-from promptbake.interfaces import Model, Objective, Pending, Tracker, Trainer, TrainingState
+from promptbake.interfaces import (
+    BatchContext,
+    BatchSource,
+    Model,
+    Pending,
+    Tracker,
+    Trainer,
+    TrainingState,
+)
+from promptbake.runs.generation import load_dataset, prepare
+from promptbake.runs.scoring import held_out_kl, stored_teacher, training_examples
 from promptbake.runs.session import Session
-from promptbake.stages import data
-from promptbake.types import Example, StepMetrics
+from promptbake.types import Checkpoint, Datum, StepMetrics
 
 
-def run(session: Session) -> None:
-    """Train the adapter on the run's data, or go on where an earlier run was cut short."""
+@dataclass(frozen=True)
+class BakeOptions:
+    """What a bake may start from and learn from, beside the run's settings.
+
+    Attributes:
+        start: An earlier bake that the student starts from.
+        teacher: The bake that the prompted teacher is; None for the bare base model.
+        batches: Makes the source of batches; None for the stored conversations.
+    """
+
+    start: Checkpoint | None = None
+    teacher: Checkpoint | None = None
+    batches: Callable[[BatchContext], BatchSource] | None = None
+
+
+def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
+    """Train the adapter on the run's data, or resume where an earlier run stopped."""
     config, folder, base = session.config, session.run, session.base
-    dataset = data.load(session)
-    check_room(session.prompt, base, config.data.max_tokens)
-    inputs = _inputs(session)
+    dataset = load_dataset(session)
+    for target in session.targets:
+        check_room(target.teacher, base, config.data.max_tokens)
+    inputs = _inputs(session, options)
     state, changed = folder.state("bake", inputs)
     if state == "done" and folder.adapter.exists():
         session.reporter.say(f"bake: {folder.adapter} is baked already")
         return
     started = time.monotonic()
-    loss = session.make("losses", config.train.loss, "train.loss")
-    objective = TailedLoss(loss, config.train.tail)
-    training = align_all(dataset.training, session.prompt, base)
-    held_out = align_all(dataset.held_out, session.prompt, base)
+    objective = TailedLoss(session.loss, config.train.tail)
+    training = align_all(dataset.training, session.targets, base)
+    held_out = align_all(dataset.held_out, session.targets, base)
 
     student = session.backend.new_lora(
-        base, rank=config.train.rank, seed=config.seed, datums=config.train.datums
+        base, rank=config.train.rank, seed=config.seed, start=options.start
     )
-    names = dict.fromkeys(config.train.trackers)
-    trackers: list[Tracker] = [session.make("trackers", name, "train.trackers") for name in names]
+    trackers = session.trackers()
     first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student)
     _preflight(session, student, objective)
-    if state == "fresh":  # what can be refused has been: the earlier adapter goes only now
+    if state == "fresh":  # what can be refused has been: the earlier adapter is deleted only now
         _clear(session, changed)
-    folder.begin("bake", inputs, config.model_dump(mode="json"), session.plugins)
+    folder.begin("bake", inputs, config.model_dump(mode="json"), session.plugin_versions)
     schedule = Schedule(
         len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
-    with _following(
-        session, trackers, first
-    ):  # from here on: one may refuse, and the teacher costs
-        examples = ask_teacher(session, objective, training)
-        measure = yardstick(session, held_out)
-        _train(session, student, examples, objective, schedule, measure, first, trackers)
+    with _tracked(session, trackers, first):  # a tracker may refuse, and the teacher costs
+        batches = _batches(session, options, objective, training, schedule)
+        kl = held_out_kl(session, held_out)
+        every = config.train.eval_every, config.train.save_every
+        loop = steps(student, batches, objective, schedule, first, *every)
+        _train(session, student, loop, schedule, kl, first, trackers)
         with atomic_folder(folder.adapter) as new:
             checkpoint = student.save_adapter(new)
             write_json(new / CHECKPOINT, vars(checkpoint))
     folder.finish("bake", time.monotonic() - started, steps=schedule.steps)
 
 
+def _batches(
+    session: Session,
+    options: BakeOptions,
+    objective: TailedLoss,
+    training: Sequence[Datum],
+    schedule: Schedule,
+) -> BatchSource:
+    """The stored conversations, scored by the teacher; or the source that `options` gives."""
+    base, config = session.base, session.config
+    open_teacher = session.open_base
+    if options.teacher is not None:
+        baked = session.backend.load_adapter(base, options.teacher)
+
+        def open_teacher() -> Model:
+            return baked
+
+    stored = objective.loss.support != "student"
+    if not stored and options.batches is None:
+        raise BakeError(
+            f"train.loss = {config.train.loss!r}: is evaluated on the student's own tokens, which "
+            "stored conversations do not have; it needs a source of batches on policy"
+        )
+    teacher = stored_teacher(session, open_teacher, options.teacher)
+    examples = training_examples(session, teacher, objective, training) if stored else []
+    if options.batches is None:
+        return StoredBatches(examples, schedule)
+    return options.batches(
+        BatchContext(
+            examples=tuple(examples),
+            targets=session.targets,
+            queries=prepare(session).training,
+            open_model=session.open_base,
+            score=lambda conversations, student: score_conversations(
+                conversations,
+                session.targets,
+                objective,
+                teacher,
+                student,
+                config.train.tail_draws,
+            ),
+            batch_size=config.train.batch_size,
+            max_tokens=config.data.max_tokens,
+            seed=config.seed,
+        )
+    )
+
+
 def _train(
     session: Session,
     student: Trainer,
-    examples: Sequence[Example],
-    objective: Objective,
+    loop: Iterator[Step],
     schedule: Schedule,
-    measure: HeldOutKL,
+    kl: HeldOutKL,
     first: int,
     trackers: Sequence[Tracker],
 ) -> None:
-    config = session.config.train
-
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
-            metrics = replace(metrics, held_out_kl=_held_out_kl(session, measure, snapshot))
+            metrics = replace(metrics, held_out_kl=_held_out_kl(session, kl, snapshot))
         for tracker in trackers:
             tracker.log(metrics)
 
@@ -92,23 +159,22 @@ def _train(
     with session.reporter.bar("bake", schedule.steps, first) as bar:
         if not first:
             log(StepMetrics(step=0, steps=schedule.steps, epoch=0), student.snapshot())
-        every = config.eval_every, config.save_every
         try:
-            for step in steps(student, examples, objective, schedule, first, *every):
+            for step in loop:
                 taken = step.metrics.step
                 log(step.metrics, step.snapshot)
                 if step.state is not None and _save(session, taken, step.state):
                     saved = taken
                 bar.advance(note=f"{step.metrics.loss:.3f} nats/token")
-        except BudgetError:  # nothing is under way any more: what was paid for is kept
+        except BudgetError:  # nothing is in flight any more: what was paid for is kept
             if taken > saved:
                 _save(session, taken, student.save_state(taken))
             raise
 
 
 @contextmanager
-def _following(session: Session, trackers: Sequence[Tracker], first: int) -> Iterator[None]:
-    """The trackers follow the run from step `first` on, until it has ended or was cut short."""
+def _tracked(session: Session, trackers: Sequence[Tracker], first: int) -> Iterator[None]:
+    """The trackers follow the run from step `first` on, until it has ended or failed."""
     with ExitStack() as ending:
         for tracker in trackers:
             tracker.start(session.run.path, session.config.model_dump(mode="json"), first)
@@ -117,7 +183,7 @@ def _following(session: Session, trackers: Sequence[Tracker], first: int) -> Ite
 
 
 def _save(session: Session, step: int, state: Pending[TrainingState]) -> bool:
-    """Keep a state to go on from; training does not end because one could not be had."""
+    """Keep a state to resume from; training does not end because one could not be saved."""
     try:
         files = state.result()
     except BakeError as error:
@@ -129,15 +195,15 @@ def _save(session: Session, step: int, state: Pending[TrainingState]) -> bool:
 
 def _preflight(session: Session, student: Trainer, objective: TailedLoss) -> None:
     config = session.config
-    k = config.teacher.top_k if objective.asks_teacher else 0
+    k = config.teacher.top_k if objective.requires_teacher else 0
     for line in student.preflight(k=k, draws=objective.draws(config.train.tail_draws)):
         session.reporter.say(f"train.backend = {config.train.backend}: {line}")
 
 
-def _held_out_kl(session: Session, measure: HeldOutKL, snapshot: Pending[Model]) -> float | None:
+def _held_out_kl(session: Session, kl: HeldOutKL, snapshot: Pending[Model]) -> float | None:
     """Nats per response token; None where the budget has no room for it."""
     try:
-        return measure.unprompted(snapshot.result()).per_token
+        return kl.unprompted(snapshot.result()).per_token
     except BudgetError as reached:
         session.reporter.say(f"held-out KL not measured: {reached}")
         return None
@@ -153,23 +219,26 @@ def _clear(session: Session, changed: list[str]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _inputs(session: Session) -> dict[str, object]:
+def _inputs(session: Session, options: BakeOptions) -> dict[str, object]:
     config = session.config
     train = config.train
-    options = {
-        kind: session.result_options(kind, name, key)
-        for kind, name, key in (
-            ("teachers", config.teacher.source, "teacher.source"),
-            ("losses", train.loss, "train.loss"),
-            ("backends", train.backend, "train.backend"),
-        )
-    }
-    return {
+    inputs: dict[str, object] = {
         "data": session.run.stage("data")["inputs"],
         "conversations": digest_file(session.run.data),
         "model": session.base.digest,
         "seed": config.seed,
         "teacher": config.teacher.model_dump(mode="json"),
         "train": train.model_dump(mode="json", exclude={"save_every", "eval_every", "trackers"}),
-        "options": options,
+        "options": {
+            choice.kind: session.result_options(choice)
+            for choice in (config.teacher_source, config.loss, config.backend)
+        },
     }
+    if config.targets:
+        inputs["targets"] = [target.weight for target in session.targets]
+    for name, checkpoint in (("start", options.start), ("teacher_bake", options.teacher)):
+        if checkpoint is not None:
+            inputs[name] = checkpoint.uri
+    if options.batches is not None:
+        inputs["batches"] = getattr(options.batches, "__qualname__", repr(options.batches))
+    return inputs

@@ -5,76 +5,30 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from promptbake.dataset import conversations
-from promptbake.dataset.queries import BUILTIN, GENERATE, Split, digest, load_queries, plan, split
-from promptbake.dataset.query_generation import read_queries, store_queries, write_queries
-from promptbake.errors import BakeError, ContractError
-from promptbake.files import JsonLines, digest_file, read_json_lines
-from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.dataset.query_generation import store_queries
+from promptbake.errors import BakeError
+from promptbake.files import JsonLines, read_json_lines
+from promptbake.interfaces import DataProvider
+from promptbake.plugins.attribution import contract_error
 from promptbake.progress import Bar, DeferredBar
+from promptbake.runs.generation import PreparedData, data_inputs, prepare, query_record
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
-from promptbake.types import Conversation, Dataset, Prompt, Query, Rejection
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Who answers which queries."""
-
-    provider: DataProvider
-    brought: bool  # whether the provider brings its own queries
-    queries: tuple[Query, ...]
-    split: Split
-    job: GenerationJob
-    written: bool = False  # whether the queries were written just now, and are on no disk yet
-
-
-def prepare(session: Session, relay: DeferredBar | None = None, write: bool = False) -> Prepared:
-    """Load the queries, split them, and say what is to be answered.
-
-    Nothing is sent, unless `write` allows queries to be written that are not there yet; without
-    it, the built-in ones stand for them.
-    """
-    config, relay = session.config, relay or DeferredBar()
-    provider: DataProvider = session.make("data_providers", config.data.provider, "data.provider")
-    brought = tuple(provider.queries())
-    job = GenerationJob(
-        prompt=session.prompt,
-        plan=(),
-        done=frozenset(),
-        max_tokens=config.data.max_tokens,
-        seed=config.seed,
-        open_model=session.open_model,
-        budget=session.budget,
-        progress=relay.advance_estimate,
-        note=relay.note,
-        turns=config.data.turns,
-    )
-    queries, written = brought, False
-    if not brought and config.data.queries == GENERATE:
-        queries = read_queries(session.run.queries, _author(session))
-        if not queries and write:
-            queries, written = _write_queries(session, provider, job), True
-    queries = queries or load_queries(
-        BUILTIN if config.data.queries == GENERATE else config.data.queries,
-        column=config.data.column,
-    )
-    parts = split(queries, config.data.held_out, config.seed)
-    job = replace(job, plan=plan(parts, config.data.temperatures))
-    return Prepared(provider, bool(brought), queries, parts, job, written)
+from promptbake.types import Conversation, Prompt, Rejection
 
 
 def run(session: Session) -> None:
-    """Fill data.jsonl and held_out.jsonl with what is not in them yet.
+    """Fill data.jsonl and held_out.jsonl with what is missing from them.
 
-    Raises BakeError for wrong input; what was generated before it stays, and the next run goes on.
+    Raises:
+        BakeError: The input is wrong. What was generated before is kept, and the next run resumes.
     """
-    relay = DeferredBar()
-    prepared = prepare(session, relay, write=True)
-    inputs = inputs_of(session, prepared.queries)
+    deferred = DeferredBar()
+    prepared = prepare(session, deferred, write=True)
+    inputs = data_inputs(session, prepared)
     state, changed = session.run.state("data", inputs)
     if state == "done" and session.run.data.exists() and session.run.held_out.exists():
         session.reporter.say(f"data: {session.run.data} is complete already")
@@ -82,54 +36,38 @@ def run(session: Session) -> None:
     if state == "fresh" and not changed:
         _refuse_unrecorded_files(session.run)
     started = time.monotonic()
-    job = prepared.job
     if state != "fresh":
-        job = replace(job, done=_stored(session.run), seen=_seen(session.run))
+        prepared = prepared.resumed(_stored(session.run), _seen(session.run))
     # What cannot work is refused here, while nothing is written yet.
-    answers = prepared.provider.generate(job)
+    answers = [prepared.provider.generate(job) for job in prepared.jobs]
     if changed:
-        aside = session.run.set_aside()
+        archived = session.run.archive()
         session.budget.start_anew()
         session.reporter.say(
             f"data: {', '.join(changed)} changed since {session.run.path} was made; "
-            f"that run is kept as {aside}, and a new one begins"
+            f"that run is kept as {archived}, and a new one begins"
         )
-    session.run.begin("data", inputs, session.config.model_dump(mode="json"), session.plugins)
+    session.run.begin(
+        "data", inputs, session.config.model_dump(mode="json"), session.plugin_versions
+    )
     if prepared.written:
-        store_queries(session.run.queries, _author(session), prepared.queries)
-    held_out = {query.id for query in prepared.split.held_out}
+        store_queries(session.run.queries, query_record(session), prepared.queries)
     # A provider with queries of its own may know better how many there will be.
-    total = None if prepared.brought else len(job.plan)
-    with session.reporter.bar("data", total, len(job.done)) as bar:
-        relay.bar = bar
-        counts = _store(session, job, _checked(prepared.provider, answers), held_out, bar)
+    total = None if prepared.has_own_queries else len(prepared.requests)
+    with session.reporter.bar("data", total, len(prepared.completed_ids)) as bar:
+        deferred.bar = bar
+        counts = _store(session, prepared, _checked(prepared, answers), bar)
     _check_any(session.run)
     session.run.finish("data", time.monotonic() - started, **counts)
 
 
-def load(session: Session) -> Dataset:
-    """The conversations of a finished data stage. Raises BakeError where they are not there."""
-    run = session.run
-    stage = run.stage("data")
-    if not stage.get("done"):
-        raise BakeError(
-            f"{run.path}: holds no complete data; run `promptbake data` (or `make data`) first, "
-            "with the same prompt and the same --run"
-        )
-    if stage["inputs"]["prompt"] != session.prompt.digest:
-        raise BakeError(
-            f"{run.path}: its data was made with another text of the prompt "
-            f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
-        )
-    return Dataset(conversations.read(run.data), conversations.read(run.held_out))
-
-
-def rejects(conversation: Conversation, prompt: Prompt) -> str | None:
+def rejects(conversation: Conversation, prompts: list[Prompt]) -> str | None:
     """Why a conversation cannot be trained on, or None where it can."""
     if not conversation.response.strip():
         return "the response is empty"
-    if any(_quotes(prompt, message.content) for message in conversation.messages):
-        return "it quotes the whole prompt"
+    for prompt in prompts:
+        if any(_quotes(prompt, message.content) for message in conversation.messages):
+            return "it quotes the whole prompt"
     return None
 
 
@@ -138,37 +76,35 @@ def _quotes(prompt: Prompt, text: str) -> bool:
 
 
 def _store(
-    session: Session,
-    job: GenerationJob,
-    answers: Iterator[Conversation | Rejection],
-    held_out: set[str],
-    bar: Bar,
+    session: Session, prepared: PreparedData, answers: Iterator[Conversation | Rejection], bar: Bar
 ) -> dict[str, int]:
     run, reporter = session.run, session.reporter
+    held_out = {query.id for query in prepared.held_out}
+    prompts = [target.teacher for target in session.targets if target.teacher.text]
     reasons: Counter[str] = Counter()
     answered = 0
     with (
         JsonLines(run.data) as training,
-        JsonLines(run.held_out) as proof,
+        JsonLines(run.held_out) as test,
         JsonLines(run.rejected) as rejected,
     ):
-        torn = training.torn + proof.torn + rejected.torn
-        if torn:
-            reporter.say(f"data: cut off {torn} line(s) that an earlier run left torn")
-        if job.done:
-            reporter.say(f"data: going on after {len(job.done)} earlier responses")
-        for found in answers:
+        truncated = training.truncated + test.truncated + rejected.truncated
+        if truncated:
+            reporter.say(f"data: removed {truncated} incomplete line(s) that an earlier run left")
+        if prepared.completed_ids:
+            reporter.say(f"data: resuming after {len(prepared.completed_ids)} earlier responses")
+        for item in answers:
             answered += 1
-            if isinstance(found, Conversation):
-                reason = rejects(found, session.prompt)
-                found = Rejection(found.id, found.query_id, reason) if reason else found
-            if isinstance(found, Rejection):
-                reasons[found.reason] += 1
-                text = "" if _quotes(session.prompt, found.text) else found.text
-                rejected.append(vars(replace(found, text=text)))
+            if isinstance(item, Conversation):
+                reason = rejects(item, prompts)
+                item = Rejection(item.id, item.query_id, reason) if reason else item
+            if isinstance(item, Rejection):
+                reasons[item.reason] += 1
+                quotes = any(_quotes(prompt, item.text) for prompt in prompts)
+                rejected.append(vars(replace(item, text="" if quotes else item.text)))
             else:
-                file = proof if found.query_id in held_out else training
-                file.append(conversations.to_line(found))
+                file = test if item.query_id in held_out else training
+                file.append(conversations.to_line(item))
             bar.advance()
     for reason, count in reasons.items():
         reporter.say(f"data: left out {count} of {answered} responses: {reason}")
@@ -180,12 +116,16 @@ def _store(
 
 
 def _checked(
-    provider: DataProvider, answers: Iterator[Conversation | Rejection]
+    prepared: PreparedData, answers: list[Iterator[Conversation | Rejection]]
 ) -> Iterator[Conversation | Rejection]:
-    for found in answers:
-        if not isinstance(found, Conversation | Rejection):
-            raise ContractError(provider, f"gave {found!r}: expected a Conversation")
-        yield found
+    provider: DataProvider = prepared.provider
+    for target, each in zip(prepared.targets, answers, strict=True):
+        for item in each:
+            if not isinstance(item, Conversation | Rejection):
+                raise contract_error(provider, f"gave {item!r}: expected a Conversation")
+            if isinstance(item, Conversation) and target.name:
+                item = replace(item, target=target.name)
+            yield item
 
 
 def _on_one_line(text: str) -> str:
@@ -206,7 +146,7 @@ def _refuse_unrecorded_files(run: Run) -> None:
     for file in (run.data, run.held_out):
         if file.exists():
             raise BakeError(
-                f"{file}: is there already, and no {run.record_file.name} tells what made it; move "
+                f"{file}: already exists, and no {run.record_file.name} says what made it; move "
                 "it away, or give --run another folder"
             )
 
@@ -215,51 +155,3 @@ def _check_any(run: Run) -> None:
     for file, what in ((run.data, "to train on"), (run.held_out, "that is held out")):
         if not read_json_lines(file):
             raise BakeError(f"{file}: not one conversation {what} is left")
-
-
-def _author(session: Session) -> dict[str, object]:
-    """What written queries depend on: the first line of their file."""
-    data = session.config.data
-    key = "data.provider"
-    return {
-        "prompt": session.prompt.digest,
-        "provider": data.provider,
-        "options": session.result_options("data_providers", data.provider, key),
-        "model": session.config.model.name,
-        "n_queries": data.n_queries,
-        "seed": session.config.seed,
-    }
-
-
-def _write_queries(
-    session: Session, provider: DataProvider, job: GenerationJob
-) -> tuple[Query, ...]:
-    n = session.config.data.n_queries
-    queries, repeated, quoting = write_queries(provider, job, n)
-    left_out = f"; left out {repeated} repeated and {quoting} that quote the prompt"
-    session.reporter.say(
-        f"data: {len(queries)} queries written for this prompt"
-        + (left_out if repeated or quoting else "")
-    )
-    return queries
-
-
-def inputs_of(session: Session, queries: tuple[Query, ...]) -> dict[str, object]:
-    """What the stage's result depends on, for run.json."""
-    config = session.config
-    provider = config.data.provider
-    options = config.options_of("data_providers", provider)
-    checked = session.registry.choose("data_providers", provider, "data.provider").check(options)
-    return {
-        "prompt": session.prompt.digest,
-        "seed": config.seed,
-        "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json"),
-        "queries": digest(queries),
-        "options": session.result_options("data_providers", provider, "data.provider"),
-        "files": {
-            name: digest_file(value)
-            for name, value in checked.items()
-            if isinstance(value, Path) and value.is_file()
-        },
-    }

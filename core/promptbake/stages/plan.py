@@ -1,22 +1,32 @@
-"""What a job will take, before anything is sent: calls, tokens by kind, dollars, minutes."""
+"""What a job will cost, before anything is sent: calls, tokens by kind, dollars, minutes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from promptbake.costs import (
+    NO_COST,
+    CostEstimate,
+    LogprobsWork,
+    SampleWork,
+    TopKWork,
+    TrainWork,
+    Usage,
+)
 from promptbake.dataset.alignment import align_all, common_prefix
 from promptbake.dataset.queries import load_questions
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
-from promptbake.interfaces import Model
+from promptbake.evaluate.arms import four_arms
+from promptbake.interfaces import EvalContext, Model
+from promptbake.runs.generation import PreparedData, data_inputs, load_dataset, prepare
 from promptbake.runs.session import Session
-from promptbake.stages import data
-from promptbake.types import ARMS, CostEstimate, GenerationRequest, Message, Usage, Work
+from promptbake.types import ARMS, Conversation, GenerationRequest, Message
 
-ANSWERS_ARE_KNOWN = "responses as they are in the run folder"
-ANSWERS_AT_THEIR_LONGEST = "responses at their longest"
+RESPONSES_ARE_KNOWN = "responses as they are in the run folder"
+WORST_CASE = "worst case (max_tokens)"
 
 
 @dataclass(frozen=True)
@@ -84,71 +94,93 @@ class Plan:
         }
 
 
+Lengths = tuple[int, int]  # tokens of a sequence, and tokens of its response
+
+
 @dataclass(frozen=True)
 class _Sequences:
     """The conversations of one side of the split, as the student and the teacher read them."""
 
-    student: tuple[tuple[int, int], ...]  # tokens, and tokens of the response
-    teacher: tuple[tuple[int, int], ...]
+    student: tuple[Lengths, ...]
+    teacher: tuple[Lengths, ...]
+
+    def __add__(self, other: _Sequences) -> _Sequences:
+        return _Sequences(self.student + other.student, self.teacher + other.teacher)
+
+
+NO_SEQUENCES = _Sequences((), ())
 
 
 def make(session: Session) -> Plan:
     """Plan the job that `data`, `bake` and `verify` would do with this config."""
     session.refuse_address("plan")
-    prepared = data.prepare(session)
-    state, _ = session.run.state("data", data.inputs_of(session, prepared.queries))
+    prepared = prepare(session)
+    state, _ = session.run.state("data", data_inputs(session, prepared))
     known = state == "done"
-    if known:
-        dataset = data.load(session)
-        parts = [
-            _Sequences(
-                tuple((len(datum.student_ids), datum.n_response) for datum in datums),
-                tuple((len(datum.teacher_ids), datum.n_response) for datum in datums),
-            )
-            for datums in (
-                align_all(found, session.prompt, session.base, check_context=False)
-                for found in (dataset.training, dataset.held_out)
-            )
-        ]
-    else:
-        held_out = {query.id for query in prepared.split.held_out}
-        requests = _expected(prepared)
-        parts = [
-            _Sequences(
-                tuple(_longest(session, messages, None) for messages in side),
-                tuple(_longest(session, messages, session.prompt.text) for messages in side),
-            )
-            for side in (
-                [r.query.messages for r in requests if r.query.id not in held_out],
-                [r.query.messages for r in requests if r.query.id in held_out],
-            )
-        ]
+    parts = _known(session) if known else _worst_case(session, prepared)
     spent = session.budget.by_work()
+    data = prepared.provider.estimate_cost(prepared.jobs[0])
+    for job in prepared.jobs[1:]:
+        data += prepared.provider.estimate_cost(job)
     rows = [
         Row(stage, work, estimate, spent.get(f"{stage}: {work}"))
         for stage, work, estimate in (
-            ("data", "sample", prepared.provider.estimate_cost(prepared.job)),
+            ("data", "sample", data),
             *_bake(session, *parts),
             *_verify(session, parts[1]),
         )
     ]
     return Plan(
         tuple(rows),
-        ANSWERS_ARE_KNOWN if known else ANSWERS_AT_THEIR_LONGEST,
+        RESPONSES_ARE_KNOWN if known else WORST_CASE,
         session.budget.dollars,
         session.config.budget.max_dollars,
     )
 
 
-def _expected(prepared: data.Prepared) -> list[GenerationRequest]:
+def _known(session: Session) -> tuple[_Sequences, _Sequences]:
+    """Training and held-out sequences, of the responses in the run folder."""
+    dataset = load_dataset(session)
+
+    def sequences(conversations: tuple[Conversation, ...]) -> _Sequences:
+        datums = align_all(conversations, session.targets, session.base, check_context=False)
+        return _Sequences(
+            tuple((len(datum.student_ids), datum.n_response) for datum in datums),
+            tuple((len(datum.teacher_ids), datum.n_response) for datum in datums),
+        )
+
+    return sequences(dataset.training), sequences(dataset.held_out)
+
+
+def _worst_case(session: Session, prepared: PreparedData) -> tuple[_Sequences, _Sequences]:
+    """Training and held-out sequences, with every response at `data.max_tokens`."""
+    held_out_ids = {query.id for query in prepared.held_out}
+    training = held_out = NO_SEQUENCES
+    for target, job in zip(prepared.targets, prepared.jobs, strict=True):
+        for request in _expected(prepared, job.requests):
+            messages = request.query.messages
+            row = _Sequences(
+                (_longest(session, messages, target.student.system),),
+                (_longest(session, messages, target.teacher.system),),
+            )
+            if request.query.id in held_out_ids:
+                held_out += row
+            else:
+                training += row
+    return training, held_out
+
+
+def _expected(
+    prepared: PreparedData, requests: tuple[GenerationRequest, ...]
+) -> list[GenerationRequest]:
     """The requests; one alone for a query to which the provider brings the answer."""
-    job, found = prepared.job, dict[str, GenerationRequest]()
-    if not prepared.brought:
-        return list(job.plan)
-    for request in job.plan:
-        asked = prepared.provider.estimate_cost(replace(job, plan=(request,))).usage.calls
-        found.setdefault(request.id if asked else request.query.id, request)
-    return list(found.values())
+    if not prepared.has_own_queries:
+        return list(requests)
+    job, expected = prepared.jobs[0], dict[str, GenerationRequest]()
+    for request in requests:
+        calls = prepared.provider.estimate_cost(replace(job, requests=(request,))).usage.calls
+        expected.setdefault(request.id if calls else request.query.id, request)
+    return list(expected.values())
 
 
 def _bake(
@@ -156,44 +188,41 @@ def _bake(
 ) -> Iterator[tuple[str, str, CostEstimate]]:
     base, config = session.base, session.config
     train = config.train
-    objective = TailedLoss(session.make("losses", train.loss, "train.loss"), train.tail)
+    objective = TailedLoss(session.loss, train.tail)
     schedule = Schedule(
         len(training.student), train.batch_size, train.epochs, train.lr, config.seed
     )
-    prompted = _prefix(session, session.prompt.text)
+    prompted = _prefix(session, "teacher")
     draws = objective.draws(train.tail_draws)
-    asked = training.teacher if objective.asks_teacher else ()
-    top_k = base.estimate_cost(Work("top_k", asked, prompted, draws=draws))
+    asked = training.teacher if objective.requires_teacher else ()
+    top_k = base.estimate_cost(TopKWork(asked, prompted, draws=draws))
     reference = _reference(base, held_out, prompted)
     if not base.full_vocabulary:  # asked once, and read again by verify
-        top_k = _sum(top_k, reference)
+        top_k += reference
     yield "bake", "top_k", top_k
-    columns = config.teacher.top_k if objective.asks_teacher else 1
-    columns += objective.draws(train.tail_draws)
-    trained = Work(
-        "train",
+    support = config.teacher.top_k if objective.requires_teacher else 1
+    support += objective.draws(train.tail_draws)
+    trained = TrainWork(
         training.student,
         times=train.epochs,
         steps=schedule.steps,
-        datums=1 if train.datums == "one" else columns,
-        forward_first=not objective.linear,
+        support=support,
+        forward_first=not objective.is_linear,
     )
     yield "bake", "train", base.estimate_cost(trained)
     measured = {0, schedule.steps, *range(0, schedule.steps, train.eval_every)}
-    curve = Work("logprobs", held_out.student, _prefix(session, None), times=len(measured))
-    measure = base.estimate_cost(curve)
-    yield "bake", "logprobs", _sum(measure, reference) if base.full_vocabulary else measure
+    curve = LogprobsWork(held_out.student, _prefix(session, "student"), times=len(measured))
+    points = base.estimate_cost(curve)
+    yield "bake", "logprobs", points + reference if base.full_vocabulary else points
 
 
 def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, CostEstimate]]:
     base, config = session.base, session.config.verify
-    bare, prompted = _prefix(session, None), _prefix(session, session.prompt.text)
-    arms = _sum(
-        base.estimate_cost(Work("logprobs", held_out.student, bare, times=2)),
-        base.estimate_cost(Work("logprobs", held_out.teacher, prompted)),
-    )
+    bare, prompted = _prefix(session, "student"), _prefix(session, "teacher")
+    arms = base.estimate_cost(LogprobsWork(held_out.student, bare, times=2))
+    arms += base.estimate_cost(LogprobsWork(held_out.teacher, prompted))
     if base.full_vocabulary:
-        arms = _sum(arms, _reference(base, held_out, prompted))
+        arms += _reference(base, held_out, prompted)
     yield "verify", "logprobs", arms
     questions = load_questions(config.questions)
     rows = tuple(
@@ -201,31 +230,34 @@ def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, 
         for system in (None, session.prompt.text)
         for question in questions
     )
-    yield "verify", "sample", base.estimate_cost(Work("sample", rows, bare, times=len(ARMS) // 2))
+    yield "verify", "sample", base.estimate_cost(SampleWork(rows, bare, times=len(ARMS) // 2))
+    arms_of = four_arms(session.targets[0], session.open_base, session.open_base)
+    context = EvalContext(session.prompt, (), arms_of, questions=len(questions))
+    for name, evaluator in session.evaluators().items():
+        estimate = evaluator.estimate_cost(context)
+        if estimate != NO_COST:
+            yield "verify", name, estimate
 
 
 def _reference(base: Model, held_out: _Sequences, prompted: int) -> CostEstimate:
-    """The yardstick's teacher, over the whole vocabulary where it can be had."""
-    return base.estimate_cost(
-        Work("logprobs" if base.full_vocabulary else "top_k", held_out.teacher, prompted)
-    )
+    """The held-out KL's teacher, over the whole vocabulary where it can be had."""
+    if base.full_vocabulary:
+        return base.estimate_cost(LogprobsWork(held_out.teacher, prompted))
+    return base.estimate_cost(TopKWork(held_out.teacher, prompted))
 
 
-def _longest(session: Session, messages: Any, system: str | None) -> tuple[int, int]:
+def _longest(session: Session, messages: tuple[Message, ...], system: str | None) -> Lengths:
     most = session.config.data.max_tokens
     return len(session.base.renderer.prompt(messages, system)) + most, most
 
 
-def _prefix(session: Session, system: str | None) -> int:
-    """Tokens that every rendering with this system prompt begins with."""
+def _prefix(session: Session, side: Literal["student", "teacher"]) -> int:
+    """Tokens that every rendering for the student, or for the teacher, begins with."""
     renderer = session.base.renderer
-    rows = [renderer.prompt((Message("user", text),), system) for text in ("a", "Z")]
+    prompts = [getattr(target, side).system for target in session.targets]
+    rows = [
+        renderer.prompt((Message("user", text),), system)
+        for text in ("a", "Z")
+        for system in prompts
+    ]
     return len(common_prefix(rows))
-
-
-def _sum(one: CostEstimate, other: CostEstimate) -> CostEstimate:
-    seconds = None
-    if one.seconds is not None and other.seconds is not None:
-        seconds = one.seconds + other.seconds
-    usage = one.usage + other.usage
-    return CostEstimate(usage, one.priced and other.priced, seconds, one.source or other.source)

@@ -1,167 +1,171 @@
-"""Stage 3: the proof. Four arms on queries that were never trained on."""
+"""Stage 3: measure the four arms on queries that were never trained on."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_questions
-from promptbake.dataset.sampling import answer
-from promptbake.distill.held_out_kl import gap_closed, gap_closed_ci95
-from promptbake.distill.target_store import yardstick
-from promptbake.errors import BakeError, ContractError
-from promptbake.files import write_json
-from promptbake.interfaces import EvalContext, Evaluator, Model
-from promptbake.report import page as report
+from promptbake.errors import BakeError
+from promptbake.evaluate.arms import ask_arms, four_arms, measure_kl
+from promptbake.evaluate.statistics import gap_closed, gap_closed_ci95, paired_difference
+from promptbake.interfaces import EvalContext, Evaluator
+from promptbake.plugins.attribution import contract_error
+from promptbake.report import page
+from promptbake.report.verify_result import (
+    AnswerResult,
+    DifferenceResult,
+    HeldOut,
+    KLResult,
+    MeasurementResult,
+    Seconds,
+    TargetKL,
+    Threshold,
+    VerifyResult,
+)
+from promptbake.runs.generation import load_dataset
+from promptbake.runs.scoring import held_out_kl
 from promptbake.runs.session import Session
-from promptbake.stages import data
-from promptbake.types import ARMS, Arm, ArmAnswers, Datum, Measurement, Message, Query, VerifyResult
+from promptbake.types import (
+    Arm,
+    BakeTarget,
+    Conversation,
+    Datum,
+    KLByConversation,
+    Measurement,
+)
 
 
-def run(session: Session) -> dict[str, Any]:
+def run(session: Session) -> VerifyResult:
     """Measure the arms, write verify.json and report.html, and return what verify.json holds."""
     folder, config = session.run, session.config
     started = time.monotonic()
-    dataset = data.load(session)
-    base = session.base
-    checkpoint, baked = session.checkpoint, session.baked
-    datums = align_all(dataset.held_out, session.prompt, base)
-    evaluators: list[Evaluator] = [
-        session.make("evaluators", name, "verify.evaluators")
-        for name in dict.fromkeys(config.verify.evaluators)
-    ]
-
-    kl = measure_kl(session, base, baked, datums)
-    answers = ask_arms(session, base, baked)
-    evidence = EvalContext(session.prompt, answers)
-    measurements = [found for each in evaluators for found in _measured(each, evidence)]
-    _refuse_one_name_twice(measurements)
-
-    bar = config.verify.min_gap_closed
-    passed = kl["gap_closed"] >= bar
-    result = {
-        "schema": 1,
-        "prompt": session.prompt.name,
-        "backend": session.backend.name,
-        "model": base.name,
-        "adapter": checkpoint.uri,
-        "held_out": {
-            "queries": len({datum.query_id for datum in datums}),
-            "tokens": sum(datum.n_response for datum in datums),
-        },
-        "kl": kl,
-        "evaluators": {item.name: {"unit": item.unit, **item.values} for item in measurements},
-        "bars": {"kl.gap_closed": {"min": bar, "value": kl["gap_closed"], "passed": passed}},
-        "passed": passed,
-        "answers": [_answer_line(item) for item in answers],
-        "seconds": {
-            "data": folder.stage("data").get("seconds"),
-            "bake": folder.stage("bake").get("seconds"),
-            "verify": round(time.monotonic() - started, 1),
-        },
+    held_out = load_dataset(session).held_out
+    base, baked, checkpoint = session.base, session.baked, session.checkpoint
+    evaluators = session.evaluators()
+    target = _main_target(session.targets)
+    by_target = {
+        name: _kl_of_arms(session, held_out, each) for name, each in _by_name(session).items()
     }
-    write_json(folder.verify, result)
-    report.write(folder)
+    datums, kl_of_arms = by_target[target.name]
+    kl = _kl_result(session, datums, kl_of_arms)
+    arms = four_arms(target, session.open_base, lambda: baked)
+    answers = ask_arms(
+        arms,
+        load_questions(config.verify.questions),
+        max_tokens=config.verify.max_tokens,
+        temperature=config.verify.temperature,
+        seed=config.seed,
+        reporter=session.reporter,
+    )
+    context = EvalContext(
+        prompt=session.prompt,
+        answers=answers,
+        arms=arms,
+        held_out=tuple(each for each in held_out if each.target == target.name),
+        held_out_kl=kl_of_arms,
+        questions=len(answers),
+        seed=config.seed,
+        budget=session.budget,
+    )
+    measurements = _evaluate(session, evaluators, context)
+
+    threshold = config.verify.min_gap_closed
+    passed = kl.gap_closed >= threshold
+    result = VerifyResult(
+        prompt=session.prompt.name,
+        backend=session.backend.name,
+        model=base.name,
+        adapter=checkpoint.uri,
+        held_out=HeldOut(
+            queries=len({datum.query_id for datum in datums}),
+            tokens=sum(datum.n_response for datum in datums),
+        ),
+        kl=kl,
+        targets=_target_results(by_target),
+        evaluators={each.name: _measurement_result(each) for each in measurements},
+        thresholds={"kl.gap_closed": Threshold(min=threshold, value=kl.gap_closed, passed=passed)},
+        passed=passed,
+        answers=[AnswerResult.of(each) for each in answers],
+        seconds=Seconds(
+            data=folder.stage("data").get("seconds"),
+            bake=folder.stage("bake").get("seconds"),
+            verify=round(time.monotonic() - started, 1),
+        ),
+    )
+    result.save(folder.verify)
+    page.write(folder)
     return result
 
 
-def proof_of(record: dict[str, Any]) -> VerifyResult:
-    """What verify.json holds, as a noun."""
-    kl = record["kl"]
-    measured = record["evaluators"].items()
-    return VerifyResult(
-        kl={arm: kl[arm] for arm in ARMS if arm in kl},
-        kl_kind=kl["kind"],
-        gap_closed=kl["gap_closed"],
-        gap_closed_ci95=tuple(kl["gap_closed_ci95"]),
-        min_gap_closed=record["bars"]["kl.gap_closed"]["min"],
-        measurements=tuple(
-            Measurement(name, found["unit"], {arm: found[arm] for arm in ARMS if arm in found})
-            for name, found in measured
-        ),
-        answers=tuple(
-            ArmAnswers(
-                Query(line["id"], (Message("user", line["question"]),)),
-                {arm: line[arm] for arm in ARMS if arm in line},
-            )
-            for line in record["answers"]
-        ),
-    )
+def _by_name(session: Session) -> dict[str, BakeTarget]:
+    return {target.name: target for target in session.targets}
 
 
-def measure_kl(
-    session: Session, base: Model, baked: Model, datums: Sequence[Datum]
-) -> dict[str, Any]:
-    """KL(prompted || arm) on held-out responses, and how much of the gap is closed."""
-    measure = yardstick(session, datums)
-    with session.reporter.bar("held-out KL", 3) as bar:
-        before = measure.unprompted(base)
-        bar.advance(note="base")
-        after = measure.unprompted(baked)
-        bar.advance(note="baked")
-        again = measure.prompted(baked)
-        bar.advance(note="re-prompted")
-    if before.per_token == 0:
+def _main_target(targets: Sequence[BakeTarget]) -> BakeTarget:
+    """The first whose prompts differ: the others keep the model as it is."""
+    return next((each for each in targets if each.teacher.text != each.student.text), targets[0])
+
+
+def _kl_of_arms(
+    session: Session, held_out: Sequence[Conversation], target: BakeTarget
+) -> tuple[Sequence[Datum], dict[Arm, KLByConversation]]:
+    """One target's held-out datums, and the KL of the three arms on them."""
+    mine = [conversation for conversation in held_out if conversation.target == target.name]
+    datums = align_all(mine, session.targets, session.base)
+    kl = held_out_kl(session, datums)
+    return datums, measure_kl(kl, session.base, session.baked, session.reporter)
+
+
+def _kl_result(
+    session: Session, datums: Sequence[Datum], arms: Mapping[Arm, KLByConversation]
+) -> KLResult:
+    if arms["base"].per_token == 0:
         raise BakeError(
             f"prompt {session.prompt.name}: it changes nothing in the model's held-out responses, "
             "so there is no gap to close"
         )
     groups = [datum.query_id for datum in datums]
-    return {
-        "unit": "nats/token",
-        "kind": measure.kind,
-        "base": before.per_token,
-        "baked": after.per_token,
-        "reprompted": again.per_token,
-        "gap_closed": gap_closed(before, after),
-        "gap_closed_ci95": list(gap_closed_ci95(before, after, groups, session.config.seed)),
-    }
-
-
-def ask_arms(session: Session, base: Model, baked: Model) -> tuple[ArmAnswers, ...]:
-    """The test questions, answered by all four arms."""
-    config = session.config.verify
-    questions = load_questions(config.questions)
-    arms: dict[Arm, tuple[Model, str | None]] = {
-        "base": (base, None),
-        "prompted": (base, session.prompt.text),
-        "baked": (baked, None),
-        "reprompted": (baked, session.prompt.text),
-    }
-    texts: dict[Arm, tuple[str, ...]] = {}
-    with session.reporter.bar("test questions", len(arms)) as bar:
-        for arm, (model, system) in arms.items():
-            texts[arm] = answer(
-                model,
-                questions,
-                system=system,
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                seed=session.config.seed,
-            )
-            bar.advance(note=arm)
-    return tuple(
-        ArmAnswers(question, {arm: texts[arm][index] for arm in arms})
-        for index, question in enumerate(questions)
+    return KLResult(
+        kind="full" if session.base.full_vocabulary else "top_k_bucket",
+        base=arms["base"].per_token,
+        baked=arms["baked"].per_token,
+        reprompted=arms["reprompted"].per_token,
+        gap_closed=gap_closed(arms["base"], arms["baked"]),
+        gap_closed_ci95=gap_closed_ci95(arms["base"], arms["baked"], groups, session.config.seed),
     )
 
 
-def _measured(evaluator: Evaluator, evidence: EvalContext) -> Sequence[Measurement]:
-    found = list(evaluator.evaluate(evidence))
-    for each in found:
-        if not isinstance(each, Measurement):
-            raise ContractError(evaluator, f"gave {each!r}: expected a Measurement")
-        numbers = each.values.values()
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-            raise ContractError(evaluator, f"gave {each!r}: expected finite numbers")
-    return found
+def _target_results(
+    by_target: Mapping[str, tuple[Sequence[Datum], Mapping[Arm, KLByConversation]]],
+) -> dict[str, TargetKL]:
+    if len(by_target) == 1:
+        return {}
+    return {
+        name: TargetKL(
+            **{arm: each.per_token for arm, each in arms.items()},
+            gap_closed=(
+                gap_closed(arms["base"], arms["baked"]) if arms["base"].per_token else None
+            ),
+        )
+        for name, (_, arms) in by_target.items()
+    }
 
 
-def _refuse_one_name_twice(measurements: Sequence[Measurement]) -> None:
+def _evaluate(
+    session: Session, evaluators: Mapping[str, Evaluator], context: EvalContext
+) -> list[Measurement]:
+    measurements: list[Measurement] = []
+    for name, evaluator in evaluators.items():
+        cache = session.run.path / "evaluators" / name
+        with session.reporter.bar(name, 1) as bar:
+            given = replace(context, cache=cache, progress=bar.advance_estimate)
+            measurements += _checked(evaluator, evaluator.evaluate(given))
+            bar.advance()
     names = Counter(each.name for each in measurements)
     for name, count in names.items():
         if count > 1:
@@ -169,8 +173,33 @@ def _refuse_one_name_twice(measurements: Sequence[Measurement]) -> None:
                 f"verify.evaluators: {count} measurements are called {name!r}, and verify.json can "
                 "hold one of that name; leave one of their evaluators out"
             )
+    return measurements
 
 
-def _answer_line(item: ArmAnswers) -> dict[str, Any]:
-    question = item.query.messages[-1].content
-    return {"id": item.query.id, "question": question, **dict(item.texts.items())}
+def _checked(evaluator: Evaluator, measurements: Sequence[Measurement]) -> list[Measurement]:
+    for each in measurements:
+        if not isinstance(each, Measurement):
+            raise contract_error(evaluator, f"gave {each!r}: expected a Measurement")
+        numbers = [value for scores in each.scores.values() for value in scores.values()]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            raise contract_error(evaluator, f"gave {each!r}: expected finite numbers")
+    return list(measurements)
+
+
+def _measurement_result(measurement: Measurement) -> MeasurementResult:
+    scores = measurement.scores
+    return MeasurementResult(
+        unit=measurement.unit,
+        better=measurement.better,
+        **measurement.means,
+        baked_minus_prompted=_difference(scores.get("baked", {}), scores.get("prompted", {})),
+        baked_minus_base=_difference(scores.get("baked", {}), scores.get("base", {})),
+        scores={arm: dict(each) for arm, each in scores.items()},
+    )
+
+
+def _difference(
+    scores: Mapping[str, float], others: Mapping[str, float]
+) -> DifferenceResult | None:
+    difference = paired_difference(scores, others)
+    return DifferenceResult(**asdict(difference)) if difference else None

@@ -1,4 +1,4 @@
-"""The conformance suite for an installed plugin: how it is found, and what it offers."""
+"""The conformance suite for an installed plugin: how it is found, and what it factories."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class PluginSuite(Suite):
             f"{', '.join(point.value for point in found)}; rename yours"
         )
 
-    def test_it_is_not_set_aside(self, plugin: str) -> None:
-        reasons = [aside.reason for aside in _registry(plugin).set_aside]
+    def test_it_loads(self, plugin: str) -> None:
+        reasons = [failure.reason for failure in _registry(plugin).load_failures]
         assert not reasons, f"it did not load: {'; '.join(reasons)}"
 
     def test_its_module_is_light(self, plugin: str) -> None:
@@ -56,40 +56,40 @@ class PluginSuite(Suite):
         assert not said, f"importing it prints {said[:200]!r}"
 
     def test_no_other_plugin_offers_its_names(self, plugin: str) -> None:
-        mine = {(offer.kind, offer.name) for offer in _offers(plugin)}
-        for clash in load().conflicts:
-            if (clash[0].kind, clash[0].name) in mine:
-                names = " and ".join(offer.plugin for offer in clash)
-                raise AssertionError(f"{clash[0].kind} {clash[0].name!r}: offered by {names}")
+        mine = {(factory.kind, factory.name) for factory in _factories(plugin)}
+        for conflict in load().conflicts:
+            if (conflict[0].kind, conflict[0].name) in mine:
+                names = " and ".join(factory.plugin for factory in conflict)
+                raise AssertionError(f"{conflict[0].kind} {conflict[0].name!r}: offered by {names}")
 
     def test_its_factories_say_what_they_make(self, plugin: str) -> None:
-        silent = [offer.name for offer in _offers(plugin) if not _docstring(offer)]
+        silent = [factory.name for factory in _factories(plugin) if not _docstring(factory)]
         assert not silent, (
             f"{', '.join(silent)}: the factory has no docstring; users read it where options are "
             "explained"
         )
 
     def test_its_options_are_annotated(self, plugin: str) -> None:
-        for offer in _offers(plugin):
-            bare = [option.name for option in offer.options if option.type == "Any"]
+        for factory in _factories(plugin):
+            bare = [option.name for option in factory.options if option.type == "Any"]
             assert not bare, (
-                f"{offer.name}: the options {', '.join(bare)} have no type, so that --set cannot "
+                f"{factory.name}: the options {', '.join(bare)} have no type, so that --set cannot "
                 "check what a user gives"
             )
 
     def test_the_defaults_of_its_options_are_of_their_types(self, plugin: str) -> None:
-        for offer in _offers(plugin):
-            defaults = {each.name: each.default for each in offer.options if not each.required}
+        for factory in _factories(plugin):
+            defaults = {each.name: each.default for each in factory.options if not each.required}
             try:
-                offer.check(defaults)
+                factory.check(defaults)
             except BakeError as error:
                 raise AssertionError(f"a default is not of its option's type: {error}") from None
 
     def test_what_it_needs_is_there(self, plugin: str) -> None:
-        for offer in _offers(plugin):
-            missing = ", ".join(offer.missing_modules)
+        for factory in _factories(plugin):
+            missing = ", ".join(factory.missing_modules)
             assert not missing, (
-                f"{offer.name} needs {missing}: pip install {offer.requirements.install}"
+                f"{factory.name} needs {missing}: pip install {factory.requirements.install}"
             )
 
 
@@ -108,12 +108,12 @@ def _registry(plugin: str) -> Registry:
     return load(_points(plugin))
 
 
-def _offers(plugin: str) -> tuple[PluginFactory, ...]:
-    offers = _registry(plugin).offers
-    assert offers, f"the plugin {plugin!r} offers nothing: see the other tests"
-    return offers
+def _factories(plugin: str) -> tuple[PluginFactory, ...]:
+    factories = _registry(plugin).factories
+    assert factories, f"the plugin {plugin!r} factories nothing: see the other tests"
+    return factories
 
 
-def _docstring(offer: PluginFactory) -> str:
-    text = getattr(offer.factory, "__doc__", None)
+def _docstring(factory: PluginFactory) -> str:
+    text = getattr(factory.factory, "__doc__", None)
     return text.strip() if isinstance(text, str) else ""

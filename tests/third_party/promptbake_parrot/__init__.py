@@ -18,7 +18,7 @@ from promptbake import (
     hookimpl,
 )
 
-PROMPTBAKE_API = 1
+PROMPTBAKE_API = 2
 Count = Annotated[int, Gt(0)]
 
 

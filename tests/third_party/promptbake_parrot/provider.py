@@ -45,7 +45,7 @@ class Longest:
         return (self._answer(model, job, request) for request in self._wanted(job))
 
     def _wanted(self, job: GenerationJob) -> list[GenerationRequest]:
-        return [request for request in job.plan if request.id not in job.done]
+        return [request for request in job.requests if request.id not in job.completed_ids]
 
     def _answer(self, model: Model, job: GenerationJob, request: GenerationRequest) -> Conversation:
         prompt = model.renderer.prompt(request.query.messages, job.prompt.text)

@@ -64,7 +64,7 @@ class SampleSuite(TrialSuite):
             )
             return
         for trial in trials:
-            for request in trial.job.plan:
+            for request in trial.job.requests:
                 advice = "give it renderer.prompt(query.messages, job.prompt.text)"
                 rows = trial.rows(request)
                 assert rows, (
@@ -84,7 +84,7 @@ class SampleSuite(TrialSuite):
         trial = self._trial(provider).run()
         advice = "give each request's own, and look for `or`, which takes 0 for nothing"
         if self.uses_base_model:
-            for request in trial.job.plan:
+            for request in trial.job.requests:
                 found = {row.temperature for row in trial.rows(request, prompted=False)}
                 assert request.temperature in found, (
                     f"{request.id}: sampled at {sorted(found)}, where the request says "
@@ -93,7 +93,7 @@ class SampleSuite(TrialSuite):
             return
         self.capable_of("seeded")
         heats = sorted({*self.temperatures, HELD_OUT})
-        plans = [tuple(replace(each, temperature=heat) for each in trial.job.plan)
+        plans = [tuple(replace(each, temperature=heat) for each in trial.job.requests)
                  for heat in heats]  # fmt: skip
         words = [self._trial(provider, plan=plan).run().words for plan in plans]
         for one, other in combinations(range(len(heats)), 2):
@@ -130,7 +130,7 @@ class SampleSuite(TrialSuite):
         model = odd()
         limit = model.context_tokens // 2
         trial = self._trial(provider, model=model, max_tokens=limit).run()
-        for request in trial.job.plan:
+        for request in trial.job.requests:
             found = {row.max_tokens for row in trial.rows(request, prompted=False)}
             assert limit in found, (
                 f"{request.id}: the model was given the limits {sorted(found)}, where "
@@ -209,8 +209,8 @@ class SampleSuite(TrialSuite):
         self.capable_of("uses_base_model")
         trial = self._trial(provider).run()
         seeds = {row.seed for row in trial.model.sampled}
-        assert len(seeds) >= len(trial.job.plan), (
-            f"{len(seeds)} seeds for {len(trial.job.plan)} requests: derive each from job.seed and "
+        assert len(seeds) >= len(trial.job.requests), (
+            f"{len(seeds)} seeds for {len(trial.job.requests)} requests: derive each from job.seed and "
             "the request's id, or the same words get the same answer"
         )
 

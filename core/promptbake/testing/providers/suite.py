@@ -99,14 +99,14 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
             "its request where it has one, which is not its query's"
         )
         if self.brings_queries:  # answers of its own may have ids of their own
-            wanted = {request.query.id for request in trial.job.plan}
+            wanted = {request.query.id for request in trial.job.requests}
             missing = wanted - {each.query_id for each in trial.found}
         else:
             strangers = times.keys() - trial.asked.keys()
             assert not strangers, f"{min(strangers)!r} came, and is no request's id"
             missing = trial.asked.keys() - times.keys()
         assert not missing, (
-            f"nothing came for {len(missing)} of {len(trial.job.plan)}, such as {min(missing)!r}: "
+            f"nothing came for {len(missing)} of {len(trial.job.requests)}, such as {min(missing)!r}: "
             "yield a Conversation, or a Rejection with its reason, for each"
         )
 
@@ -166,9 +166,9 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
         stored, left = whole.found[::2], whole.found[1::2]
         again = {each.id for each in whole.after(stored).run().found}
         repeated = sorted(again & {each.id for each in stored})
-        assert not repeated, f"{repeated[0]!r} was in job.done, and came again"
+        assert not repeated, f"{repeated[0]!r} was in job.completed_ids, and came again"
         missing = sorted({each.id for each in left} - again)
-        assert not missing, f"{missing[0]!r} was not in job.done, and did not come"
+        assert not missing, f"{missing[0]!r} was not in job.completed_ids, and did not come"
 
     def test_where_all_is_done_nothing_is_asked_for(self, provider: DataProvider) -> None:
         whole = self._trial(provider).run()
@@ -233,7 +233,7 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
         trial = self._trial(provider).run()
         wrong = [told for told in trial.progress if not told >= 0]
         assert not wrong, f"job.progress was told {wrong[0]!r}: expected 0 or above"
-        total, most = sum(trial.progress), len(trial.job.plan)
+        total, most = sum(trial.progress), len(trial.job.requests)
         assert total <= most + 0.01, (
             f"job.progress was told of {total:.1f} responses, and {most} were asked for: tell what "
             "was done since the last call, in responses and parts of one"

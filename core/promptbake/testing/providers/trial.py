@@ -110,7 +110,7 @@ class Trial:
         """The same job where these are stored."""
         return Trial(
             self.provider,
-            plan=self.job.plan,
+            plan=self.job.requests,
             done=frozenset(each.id for each in stored),
             seen=frozenset((each.query_id, each.response) for each in kept(stored)),
             **options,
@@ -122,7 +122,7 @@ class Trial:
         found = kept(self.found)
         reasons = {each.reason for each in self.found if isinstance(each, Rejection)}
         assert found, (
-            f"{len(self.found)} items came for {len(self.job.plan)} requests, and no conversation "
+            f"{len(self.found)} items came for {len(self.job.requests)} requests, and no conversation "
             f"is among them ({'; '.join(sorted(reasons)) or 'no rejection, either'}): look for "
             "what is kept between calls. A service's double must give answers that are kept, of "
             f"up to {TOKENS} tokens"
@@ -137,7 +137,7 @@ class Trial:
     @property
     def asked(self) -> dict[str, GenerationRequest]:
         """The requests by their ids."""
-        return {request.id: request for request in self.job.plan}
+        return {request.id: request for request in self.job.requests}
 
     def rows(self, request: GenerationRequest, prompted: bool = True) -> list[Sampled]:
         """What the base model was asked with the last words of a request's query.

@@ -116,7 +116,7 @@ def test_runs_are_set_aside_one_after_another(run: Run) -> None:
     for number in (1, 2):
         run.begin("data", INPUTS, CONFIG)
         (run.path / "mark").write_text(str(number))
-        aside = run.set_aside()
+        aside = run.archive()
         assert aside == run.path.with_name(f"yoda~{number}")
         assert (aside / "mark").read_text() == str(number)
         assert not run.path.exists()
@@ -168,7 +168,7 @@ def test_a_run_may_be_named_from_within(
     with run.locked():
         run.begin("data", INPUTS, CONFIG)
     assert (folder / "run.json").exists()
-    assert run.set_aside().resolve() == tmp_path / "yoda~1"
+    assert run.archive().resolve() == tmp_path / "yoda~1"
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.suffix != ".lock") == [
         "yoda~1"
     ]

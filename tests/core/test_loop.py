@@ -313,7 +313,7 @@ class PricedBackend:
 @pytest.fixture(scope="module")
 def registry() -> Registry:
     return Registry(
-        (*load().offers, PluginFactory("backends", "priced", "test", "1", PricedBackend))
+        (*load().factories, PluginFactory("backends", "priced", "test", "1", PricedBackend))
     )
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from promptbake.concurrency import gather, started
+from promptbake.concurrency import gather, run_in_thread
 from promptbake.errors import BakeError, BudgetError
 
 
@@ -118,7 +118,7 @@ def test_money_that_is_held_back_may_turn_out_to_be_enough() -> None:
         if spent["held"] + spent["settled"] + 2 > 4:
             raise BudgetError("the cap")
         spent["held"] += 2
-        return started(lambda: time.sleep(0.01) or index)
+        return run_in_thread(lambda: time.sleep(0.01) or index)
 
     def read(index: int, _: int) -> int:
         spent["held"] -= 2
@@ -143,6 +143,6 @@ def test_a_call_that_does_not_end_is_late_and_one_without_use_is_left() -> None:
 
 
 def test_a_started_work_gives_its_value_or_its_error() -> None:
-    assert started(lambda: 3).result() == 3
+    assert run_in_thread(lambda: 3).result() == 3
     with pytest.raises(ZeroDivisionError):
-        started(lambda: 1 / 0).result()
+        run_in_thread(lambda: 1 / 0).result()

@@ -7,35 +7,37 @@ have weight 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import tinker
 import torch
 from torch import Tensor
 
-from promptbake.types import Datums, Example, TokenIds
+from promptbake import Example, TokenIds
 
 INPUTS = ("target_tokens", "weights")
+DatumLayout = Literal["wide", "per_token"]
 
 
 def data_of(
-    batch: Sequence[Example], weights: Sequence[Tensor], datums: Datums
+    batch: Sequence[Example], weights: Sequence[Tensor], layout: DatumLayout
 ) -> list[tinker.Datum]:
     """The batch's data; `weights` [N, C] of each example, for the weighted cross-entropy."""
     return [
         datum
         for example, weight in zip(batch, weights, strict=True)
-        for datum in _data(example, weight, datums)
+        for datum in _data(example, weight, layout)
     ]
 
 
 def response_logprobs(
-    batch: Sequence[Example], logprobs: Sequence[Tensor], datums: Datums
+    batch: Sequence[Example], logprobs: Sequence[Tensor], layout: DatumLayout
 ) -> list[Tensor]:
-    """Log-probabilities [N, C] of each example's columns, of those that came for its data."""
+    """Log-probabilities [N, C] on each example's support, of those that came for its data."""
     rows, found = iter(logprobs), []
     for example in batch:
-        ids, n = example.columns.ids, example.datum.n_response
-        if datums == "one":
+        ids, n = example.support.ids, example.datum.n_response
+        if layout == "wide":
             whole = next(rows).reshape(-1, ids.shape[1])
         else:
             whole = torch.stack([next(rows).reshape(-1) for _ in range(ids.shape[1])], dim=1)
@@ -48,11 +50,11 @@ def wide_datum(tokens: TokenIds, ids: Tensor, weights: Tensor) -> tinker.Datum:
     return _datum(tokens, *_padded(tokens, ids, weights))
 
 
-def _data(example: Example, weights: Tensor, datums: Datums) -> list[tinker.Datum]:
+def _data(example: Example, weights: Tensor, layout: DatumLayout) -> list[tinker.Datum]:
     tokens = example.datum.student_ids
-    if datums == "one":
-        return [wide_datum(tokens, example.columns.ids, weights)]
-    targets, padded = _padded(tokens, example.columns.ids, weights)
+    if layout == "wide":
+        return [wide_datum(tokens, example.support.ids, weights)]
+    targets, padded = _padded(tokens, example.support.ids, weights)
     columns = zip(targets.unbind(dim=1), padded.unbind(dim=1), strict=True)
     return [_datum(tokens, *column) for column in columns]
 

@@ -1,35 +1,37 @@
-"""How long a service takes: for the minutes of a plan."""
+"""How long a service takes: for a plan's minutes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from promptbake.types import Work
+from promptbake import SampleWork, TrainWork, WorkItem
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds that a service was seen to take; None where nobody knows."""
+class LatencyModel:
+    """Seconds that a service was seen to take; None where it is unknown."""
 
     step: float | None
     call: float | None
     token: float | None  # sampled
 
-    def seconds(self, work: Work, calls_in_flight: int) -> float | None:
+    def seconds(self, work: WorkItem, calls_in_flight: int) -> float | None:
         """How long the work takes with so many calls under way at a time."""
         if self.step is None or self.call is None or self.token is None:
             return None
-        if work.kind == "train":
+        if isinstance(work, TrainWork):
             return work.steps * self.step * (2 if work.forward_first else 1)
         rounds = math.ceil(len(work.rows) * work.times / calls_in_flight)
-        longest = max((row[1] for row in work.rows), default=0) if work.kind == "sample" else 1
+        longest = (
+            max((row[1] for row in work.rows), default=0) if isinstance(work, SampleWork) else 1
+        )
         return rounds * (self.call + longest * self.token)
 
 
 # A step that is queued in time takes one clock cycle of the service, about 10 s; calls and tokens
 # are guesses.
-HOSTED = Pace(10.0, 2.0, 0.02)
+HOSTED = LatencyModel(10.0, 2.0, 0.02)
 # One call after the other on a CPU, so that many at a time take as long as they are many.
-TINY = Pace(0.06, 0.5, 0.08)
-UNKNOWN = Pace(None, None, None)
+TINY = LatencyModel(0.06, 0.5, 0.08)
+UNKNOWN = LatencyModel(None, None, None)

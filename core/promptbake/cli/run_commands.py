@@ -1,0 +1,171 @@
+"""Commands that work on a run, as typer commands: wired from their signatures."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from promptbake.cli import console
+from promptbake.cli.console import out
+from promptbake.cli.progress import RichReporter
+from promptbake.commands import COMMANDS, Help
+from promptbake.plugins.attribution import attribute
+from promptbake.runs.session import Session, open_session
+from promptbake.stages.chat import Chat
+
+PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
+Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", help="The run's folder.", show_default="runs/<prompt name>")
+]
+RUN_OPTIONS = (
+    ("prompt", PromptFile, inspect.Parameter.empty),
+    ("profile", Profile, "local"),
+    ("config", ConfigFile, None),
+    ("settings", Settings, None),
+    ("run", RunFolder, None),
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Message = Annotated[str | None, typer.Option(help="Send one message, print the reply, exit.")]
+OUTPUT_OPTIONS = {  # of how a result is shown; the others' results have one form
+    "verify": ("as_json", Json, False),
+    "plan": ("as_json", Json, False),
+    "chat": ("message", Message, None),
+}
+
+
+def add_run_command(
+    app: typer.Typer, command: Callable[..., Any], name: str | None = None, origin: str = ""
+) -> None:
+    """Add a command to the app: of a run where its first parameter is a Session, else as it is.
+
+    Args:
+        app: The command line.
+        command: A function of `promptbake.commands`, or of a plugin.
+        name: What the command is called; its function's name where it is None.
+        origin: The plugin that it is from, for errors that it raises.
+    """
+    hints = get_type_hints(command, _names(command), include_extras=True)
+    parameters = [
+        parameter.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY, annotation=_annotation(hints[parameter.name])
+        )
+        for parameter in inspect.signature(command).parameters.values()
+        if not _is_for_python_only(command, parameter)
+    ]
+    of_run = bool(parameters) and hints[parameters[0].name] is Session
+    own = parameters[1:] if of_run else parameters
+    shown = OUTPUT_OPTIONS.get(command.__name__) if command in COMMANDS else None
+    extra = [_parameter(*shown)] if shown else []
+
+    @functools.wraps(command)
+    def wired(**given: Any) -> None:
+        output = {shown[0]: given.pop(shown[0])} if shown else {}
+        own_values = {each.name: _plain(given.pop(each.name)) for each in own}
+        if not of_run:
+            with attribute(origin):
+                command(**own_values)
+            return
+        settings, config = given.pop("settings"), given.pop("config")
+        session = open_session(
+            **given, config_file=config, settings=settings or (), reporter=RichReporter()
+        )
+        try:
+            if origin:
+                with attribute(origin):
+                    command(session, **own_values)
+            else:
+                _show(command.__name__, session, command(session, **own_values), **output)
+        except KeyboardInterrupt:
+            session.reporter.say("stopped; run the same command to resume")
+            raise typer.Exit(130) from None
+
+    run_options = [_parameter(*each) for each in RUN_OPTIONS] if of_run else []
+    signature = inspect.Signature([*run_options, *own, *extra])
+    wired.__signature__ = signature  # type: ignore[attr-defined]
+    wired.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
+    wired.__doc__ = (command.__doc__ or "").partition("\n    >>>")[0]
+    app.command(name)(wired)
+
+
+def _show(
+    name: str,
+    session: Session,
+    result: Any,
+    as_json: bool = False,
+    message: str | None = None,
+) -> None:
+    """Print a command's result; exit 1 where it is below the threshold."""
+    if as_json:
+        print(json.dumps(result.as_json(), ensure_ascii=False, indent=2))  # noqa: T201
+    elif name == "chat":
+        _talk(result, message)
+    else:
+        console.SHOW[name](session, result)
+    if name == "verify" and not result.passed:
+        raise typer.Exit(1)
+
+
+def _talk(chat: Chat, message: str | None) -> None:
+    if message is not None:
+        _stream(chat, message)
+        return
+    while True:
+        try:
+            text = out.input("you: " if sys.stdin.isatty() else "")
+            if text.strip():
+                _stream(chat, text)
+        except (EOFError, KeyboardInterrupt):
+            out.print()
+            return
+
+
+def _stream(chat: Chat, text: str) -> None:
+    for piece in chat.say(text):
+        out.out(piece, end="", highlight=False)
+        out.file.flush()
+    out.print()
+    if chat.stop_reason == "length" and sys.stdout.isatty():
+        out.print("(stopped at --max-tokens)", style="dim")
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _names(command: Callable[..., Any]) -> dict[str, Any]:
+    """What a command's annotations may name beside its module's globals."""
+    return {**getattr(command, "__globals__", {}), "Session": Session}
+
+
+def _is_for_python_only(command: Callable[..., Any], parameter: inspect.Parameter) -> bool:
+    return command in COMMANDS and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def _annotation(hint: Any) -> Any:
+    """Typer's annotation of an option: its Help, and an enumeration for a Literal."""
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if get_origin(kind) is Literal:
+        kind = StrEnum("Choice", list(get_args(kind)))  # type: ignore[misc, no-redef]
+    options = [
+        typer.Option(help=each.text, min=each.min) if isinstance(each, Help) else each
+        for each in notes
+    ]
+    return Annotated[kind, *options] if options else kind
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, StrEnum) else value

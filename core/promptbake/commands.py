@@ -1,0 +1,135 @@
+"""The commands that work on a run, described once: the command line and the Python API follow.
+
+Each takes a Session and its own options, with their help in the annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from promptbake.types import Checkpoint, Dataset
+
+if TYPE_CHECKING:
+    from promptbake.interfaces import BatchContext, BatchSource
+    from promptbake.report.verify_result import VerifyResult
+    from promptbake.runs.session import Session
+    from promptbake.stages.chat import Chat
+    from promptbake.stages.plan import Plan
+
+ChatArm = Literal["base", "prompted", "baked"]
+
+
+@dataclass(frozen=True)
+class Help:
+    """What the command line says of an option, and the least value that it takes."""
+
+    text: str
+    min: float | None = None
+
+
+Strength = Annotated[float, Help("Multiplies the adapter's change of the weights; 0 is no bake.")]
+
+
+def data(session: Session) -> Dataset:
+    """Sample the prompted model's responses to the queries, and save them without the prompt."""
+    from promptbake.runs.generation import load_dataset
+    from promptbake.stages import data
+
+    with session.stage_lock("data"):
+        data.run(session)
+    return load_dataset(session)
+
+
+def bake(
+    session: Session,
+    *,
+    start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
+    batches: Callable[[BatchContext], BatchSource] | None = None,
+) -> Checkpoint:
+    """Train a LoRA to answer without the prompt as the model does with it.
+
+    From Python it may `start` from an earlier bake, learn from a prompted `teacher` that is itself
+    a bake, and take its batches from a source that `batches` makes.
+
+    >>> promptbake.bake("no-such-file.md", profile="mock")
+    Traceback (most recent call last):
+    promptbake.errors.BakeError: no-such-file.md: cannot be read: No such file or directory
+    """
+    from promptbake.stages import bake
+
+    with session.stage_lock("bake"):
+        bake.run(session, bake.BakeOptions(start, teacher, batches))
+        return session.checkpoint
+
+
+def verify(session: Session) -> VerifyResult:
+    """Measure the four arms on held-out queries; the command exits 1 below the threshold."""
+    from promptbake.stages import verify
+
+    with session.stage_lock("verify"):
+        return verify.run(session)
+
+
+def report(session: Session) -> Path:
+    """Write report.html again from verify.json and the metrics."""
+    from promptbake.report import page
+
+    session.refuse_address("report")
+    page.write(session.run)
+    return session.run.report
+
+
+def plan(session: Session) -> Plan:
+    """Estimate tokens, dollars and minutes before anything is sent, beside the usage so far.
+
+    >>> promptbake.plan(pirate, **job).dollars
+    0.0
+    """
+    from promptbake.stages import plan
+
+    return plan.make(session)
+
+
+def export(
+    session: Session,
+    to: Annotated[Path, Help("Output folder; must not exist.")],
+    strength: Strength = 1.0,
+) -> Path:
+    """Export the adapter in PEFT's format, wherever it was trained.
+
+    >>> sorted(file.name for file in promptbake.export(pirate, "adapter", **job).glob("adapter*"))
+    ['adapter_config.json', 'adapter_model.safetensors']
+    """
+    from promptbake.stages import export
+
+    export.write(session, Path(to), strength)
+    return Path(to)
+
+
+def chat(
+    session: Session,
+    arm: Annotated[ChatArm, Help("Which model replies.")] = "baked",
+    max_tokens: Annotated[int, Help("Maximum tokens per reply.", min=1)] = 256,
+    temperature: Annotated[float, Help("0 is greedy.", min=0.0)] = 0.7,
+    strength: Strength = 1.0,
+) -> Chat:
+    """Talk to the baked model, with no system prompt.
+
+    PROMPT may also be the address of a checkpoint, such as tinker://.../sampler_weights/...
+
+    >>> talk = promptbake.chat(pirate, max_tokens=8, **job)
+    >>> 0 < len("".join(talk.say("How are you?"))) <= 8
+    True
+    >>> talk.stop_reason
+    'length'
+    """
+    from promptbake.stages.chat import Chat
+
+    return Chat(session, arm, max_tokens, temperature, strength)
+
+
+COMMANDS: tuple[Callable[..., Any], ...] = (data, bake, verify, report, plan, export, chat)

@@ -1,0 +1,1 @@
+"""Evaluation: the four arms, what evaluators are given, and the statistics of what they return."""
