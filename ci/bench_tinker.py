@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from promptbake.costs import Usage
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.conversations import messages_to_json
 from promptbake.dataset.queries import load_queries
@@ -37,7 +38,7 @@ from promptbake.progress import Bar, SilentReporter
 from promptbake.runs.session import Session, open_session
 from promptbake.stages import bake, data
 from promptbake.testing.tiny import save_tiny
-from promptbake.types import Datum, Message, Usage
+from promptbake.types import Datum, Message
 from promptbake_tinker.loopback import KEY, Loopback, Meter
 from promptbake_tinker.loopback.meter import COUNTS
 from promptbake_tinker.model import TinkerModel

@@ -10,18 +10,11 @@ from typing import Any
 
 from toy_providers import Answers, Good, left
 
+from promptbake.costs import CostEstimate
 from promptbake.errors import BakeError
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.seeds import derive
-from promptbake.types import (
-    Conversation,
-    CostEstimate,
-    GenerationRequest,
-    Message,
-    Prompt,
-    Rejection,
-    TokenIds,
-)
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Rejection, TokenIds
 
 
 class SavesTheSystemMessage(Good):

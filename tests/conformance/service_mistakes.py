@@ -11,10 +11,11 @@ from typing import Any
 
 from toy_providers import DOLLARS, KEY, Answers, GoodService, Reply, left, total
 
+from promptbake.costs import CostEstimate, Usage
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import GenerationJob
 from promptbake.seeds import derive
-from promptbake.types import CostEstimate, GenerationRequest, Message, Rejection, Usage
+from promptbake.types import GenerationRequest, Message, Rejection
 
 
 class SpendsWithoutHolding(GoodService):

@@ -1,4 +1,4 @@
-"""A good backend on the tiny model, for spoilt ones to be made of."""
+"""A good backend on the tiny model, for faulty ones to be made of."""
 
 from __future__ import annotations
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+from promptbake.costs import CostEstimate, Usage
 from promptbake.errors import BakeError
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.seeds import derive
 from promptbake.types import (
     Completion,
     Conversation,
-    CostEstimate,
     GenerationRequest,
     Message,
     Query,
     Rejection,
     TokenIds,
-    Usage,
     Work,
 )
 

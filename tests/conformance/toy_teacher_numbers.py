@@ -1,4 +1,4 @@
-"""Toy teachers that are spoilt in their top K and its log-probabilities."""
+"""Toy teachers that are faulty in their top K and its log-probabilities."""
 
 from __future__ import annotations
 

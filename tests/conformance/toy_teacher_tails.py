@@ -1,4 +1,4 @@
-"""Toy teachers that are spoilt in what stands for the tail."""
+"""Toy teachers that are faulty in what stands for the tail."""
 
 from __future__ import annotations
 

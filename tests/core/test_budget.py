@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.costs import NoBudget, Reservation
+from promptbake.costs import NoBudget, Reservation, Usage
 from promptbake.errors import BakeError, BudgetError
 from promptbake.runs.ledger import Ledger
-from promptbake.types import Usage
 
 CAP = 100  # cents
 holds = st.tuples(st.just("hold"), st.integers(0, 60))  # cents

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.costs import Budget, Reservation
+from promptbake.costs import Budget, Reservation, Usage
 from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
@@ -28,7 +28,7 @@ from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
 from promptbake.stages import bake, data
-from promptbake.types import Checkpoint, Datum, Datums, Example, LossSupport, Prompt, Usage
+from promptbake.types import Checkpoint, Datum, Datums, Example, LossSupport, Prompt
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
 

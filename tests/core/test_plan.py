@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from promptbake.costs import Budget
+from promptbake.costs import Budget, CostEstimate, Usage
 from promptbake.dataset.conversations import read
 from promptbake.dataset.queries import load_queries, split
 from promptbake.interfaces import Objective, Pending, Trainer
@@ -25,14 +25,12 @@ from promptbake.stages.plan import Plan
 from promptbake.types import (
     Checkpoint,
     Completion,
-    CostEstimate,
     Datums,
     Example,
     ImmediateResult,
     Span,
     TeacherLogprobs,
     TokenIds,
-    Usage,
     Work,
 )
 from promptbake_mock.tiny import NAME, tiny_backend
@@ -227,7 +225,7 @@ class MeteredModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)  # its name, its digest, its renderer
 
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         """By the tariff; how long it takes, nobody knows."""
         self.tariff.works.append(work)
         usage = self.tariff.priced(self.inner.estimate_cost(work).usage)

@@ -55,7 +55,7 @@ def promptbake_register_evaluators():
 """
 PROVIDER = """
 from promptbake.plugins.hookspecs import hookimpl
-from promptbake.types import CostEstimate, Usage
+from promptbake.costs import CostEstimate, Usage
 
 PROMPTBAKE_API = 2
 

@@ -15,7 +15,7 @@ from promptbake.dataset.queries import plan, split
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
-from promptbake.testing.providers.trial import questions
+from promptbake.testing.providers.generate_call import questions
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt
 from promptbake_files import files
 from promptbake_mock.tiny import NAME, tiny_backend

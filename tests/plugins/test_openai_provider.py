@@ -12,19 +12,11 @@ from typing import Any, ClassVar
 import httpx2
 import pytest
 
-from promptbake.costs import NoBudget
+from promptbake.costs import NoBudget, Usage
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
-from promptbake.types import (
-    Conversation,
-    GenerationRequest,
-    Message,
-    Prompt,
-    Query,
-    Rejection,
-    Usage,
-)
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query, Rejection
 from promptbake_openai import answers, openai_provider
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.gate import PAUSE, Gate, retry_after

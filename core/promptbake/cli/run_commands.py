@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -57,13 +58,15 @@ def add_run_command(
         name: What the command is called; its function's name where it is None.
         origin: The plugin that it is from, for errors that it raises.
     """
-    hints = get_type_hints(command, _names(command), include_extras=True)
-    parameters = [
-        parameter.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY, annotation=_annotation(hints[parameter.name])
-        )
+    own_parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(command).parameters.values()
-        if not _is_for_python_only(command, parameter)
+        if command not in COMMANDS or parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    hints = _hints(command, [parameter.name for parameter in own_parameters])
+    parameters = [
+        parameter.replace(annotation=_annotation(hints[parameter.name]))
+        for parameter in own_parameters
     ]
     of_run = bool(parameters) and hints[parameters[0].name] is Session
     own = parameters[1:] if of_run else parameters
@@ -146,13 +149,11 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _names(command: Callable[..., Any]) -> dict[str, Any]:
-    """What a command's annotations may name beside its module's globals."""
-    return {**getattr(command, "__globals__", {}), "Session": Session}
-
-
-def _is_for_python_only(command: Callable[..., Any], parameter: inspect.Parameter) -> bool:
-    return command in COMMANDS and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+def _hints(command: Callable[..., Any], names: list[str]) -> dict[str, Any]:
+    """The annotations of some parameters; `Session` may be imported for the type checker only."""
+    annotations = {name: command.__annotations__[name] for name in names}
+    shim = SimpleNamespace(__annotations__=annotations, __globals__=command.__globals__)
+    return get_type_hints(shim, localns={"Session": Session}, include_extras=True)
 
 
 def _annotation(hint: Any) -> Any:

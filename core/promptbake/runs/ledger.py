@@ -8,7 +8,7 @@ from typing import Any
 from promptbake.costs import Reservation, NoBudget
 from promptbake.errors import BudgetError
 from promptbake.files import JsonLines, read_json_lines
-from promptbake.types import Usage
+from promptbake.costs import Usage
 
 CENT = 1e-9  # dollars: rounding, and less than any service bills
 

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 import pytest
 
 from promptbake.interfaces import EvalContext, Evaluator
-from promptbake.testing.evidence import (
+from promptbake.testing.contexts import (
     ODD_ANSWERS,
     alike,
     check_finite,
@@ -20,9 +20,8 @@ from promptbake.testing.evidence import (
     values,
 )
 from promptbake.testing.keys import check_unseen, everything_logged
-from promptbake.testing.material import PROMPT
-from promptbake.testing.notes import noted
-from promptbake.testing.suite import Suite
+from promptbake.testing.sample_data import PROMPT
+from promptbake.testing.suite import Suite, noted
 from promptbake.types import ARMS, Arm, Measurement
 
 Key = TypeVar("Key")  # a measurement's name, with or without an arm

@@ -1,4 +1,4 @@
-"""A model and a budget that keep what they were asked, for tests of whoever asks them."""
+"""A model and a budget that record what they were asked, for tests of their callers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from promptbake.costs import CostEstimate, Usage, WorkItem
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import Model, Renderer, no_progress
-from promptbake.types import Completion, CostEstimate, Span, TeacherLogprobs, TokenIds, Usage, Work
+from promptbake.types import Completion, Span, StreamChunk, TeacherLogprobs, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,13 +111,15 @@ class RecordingModel:
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
-    ) -> Iterator[int]:
-        """The other model's response, kept when the last token has been handed on."""
-        tokens = tuple(
+    ) -> Iterator[StreamChunk]:
+        """The other model's response, recorded and given in one chunk."""
+        chunks = list(
             self._model.stream(prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
         )
-        whole = Completion(tokens, complete=len(tokens) < max_tokens)
-        yield from self._kept(prompt, max_tokens, temperature, seed, whole).tokens
+        tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+        whole = Completion(tokens, complete=chunks[-1].stop_reason == "stop")
+        kept = self._kept(prompt, max_tokens, temperature, seed, whole)
+        yield StreamChunk(kept.tokens, "stop" if kept.complete else "length")
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
@@ -130,7 +133,7 @@ class RecordingModel:
         """The other model's."""
         return self._model.logprobs(spans, ids)
 
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         """The other model's."""
         return self._model.estimate_cost(work)
 
@@ -152,32 +155,32 @@ class RecordingModel:
 
 
 @dataclass
-class Held:
-    """Money that was kept back, and what it came to once it is settled."""
+class RecordedReservation:
+    """Money that was reserved, and what the work cost once it is committed."""
 
     what: str
     usage: Usage
-    settled: Usage | None = None
+    committed: Usage | None = None
 
     def commit(self, usage: Usage) -> None:
         """The work is done."""
-        self.settled = usage
+        self.committed = usage
 
 
 @dataclass
 class RecordingBudget:
-    """Keeps in `holds` what was held against it; after `refuses_after` of them it refuses more."""
+    """Records what is reserved, in `reservations`; after `refuses_after` of them it refuses."""
 
     capped: bool = False
     refuses_after: int | None = None
-    holds: list[Held] = field(default_factory=list)
+    reservations: list[RecordedReservation] = field(default_factory=list)
     refused: int = 0  # how often
 
-    def reserve(self, what: str, usage: Usage) -> Held:
-        """Keep the money back. Raises BudgetError where it is to refuse."""
-        if self.refuses_after is not None and len(self.holds) >= self.refuses_after:
+    def reserve(self, what: str, usage: Usage) -> RecordedReservation:
+        """Record the reservation. Raises BudgetError where it is to refuse."""
+        if self.refuses_after is not None and len(self.reservations) >= self.refuses_after:
             self.refused += 1
             raise BudgetError("the budget has refused, as it was told to")
-        held = Held(what, usage)
-        self.holds.append(held)
-        return held
+        reservation = RecordedReservation(what, usage)
+        self.reservations.append(reservation)
+        return reservation

@@ -12,7 +12,7 @@ from typing import Any
 from promptbake.interfaces import Tracker
 from promptbake.runs.config import resolve
 from promptbake.runs.run_folder import Run
-from promptbake.testing.material import PROFILE
+from promptbake.testing.sample_data import PROFILE
 from promptbake.types import StepMetrics
 
 FIELDS = tuple(field.name for field in fields(StepMetrics))

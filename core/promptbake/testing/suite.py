@@ -6,6 +6,7 @@ import inspect
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from _pytest.mark import Mark
 
 WAIVER = '@pytest.mark.xfail(reason="...")'
+
+
+@contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Add a note to an error that comes out of the block; pytest shows it below the error."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note)
+        raise
 
 
 class Suite:

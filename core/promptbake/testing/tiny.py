@@ -21,10 +21,10 @@ TEMPLATE = (
 )
 HIDDEN = 64
 LAYERS = 3
-SPEAKABLE = [10, *range(32, 127)]  # newline and printable ASCII: all that the model says
+ALLOWED_TOKENS = [10, *range(32, 127)]  # newline and printable ASCII: all that the model says
 SILENCE = -8.0  # added to the logit of every other token, but for
-WEARINESS = -2.5  # the one that ends a turn: about one in five hundred does
-SHARPNESS = 3.0  # of the head: with it, a system prompt moves an answer by some 0.2 nats a token
+EOS_BIAS = -2.5  # the one that ends a turn: about one in five hundred does
+LOGIT_SCALE = 3.0  # of the head: with it, a system prompt moves an answer by some 0.2 nats a token
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -84,10 +84,10 @@ def _bias_towards_speech(model: Any, tokenizer: PreTrainedTokenizerFast) -> None
         layer.self_attn.o_proj.weight[0] = 0.0
         layer.mlp.down_proj.weight[0] = 0.0
     speakable = tokenizer.convert_tokens_to_ids(
-        [tokenizer.tokenize(chr(byte))[0] for byte in SPEAKABLE]
+        [tokenizer.tokenize(chr(byte))[0] for byte in ALLOWED_TOKENS]
     )
     head = model.lm_head.weight
-    head *= SHARPNESS
+    head *= LOGIT_SCALE
     head[:, 0] = SILENCE
-    head[tokenizer.eos_token_id, 0] = WEARINESS
+    head[tokenizer.eos_token_id, 0] = EOS_BIAS
     head[speakable, 0] = 0.0

@@ -15,7 +15,6 @@ from promptbake.files import read_json_lines
 from promptbake.interfaces import Tracker
 from promptbake.runs.run_folder import Run
 from promptbake.testing.keys import check_unseen, contents, everything_logged
-from promptbake.testing.notes import noted
 from promptbake.testing.steps import (
     FIELDS,
     LAST,
@@ -26,7 +25,7 @@ from promptbake.testing.steps import (
     run_folder,
     steps,
 )
-from promptbake.testing.suite import Suite
+from promptbake.testing.suite import Suite, noted
 from promptbake.types import StepMetrics
 
 Make = Callable[[], Tracker]

@@ -10,7 +10,7 @@ from promptbake import ARMS, Arm, EvalContext, Measurement
 class Repetition:
     """1 - different words / words, as a mean over the answers that have words."""
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
         """A share from 0 to 1 for each arm that answered."""
         values: dict[Arm, float] = {}
         for arm in ARMS:

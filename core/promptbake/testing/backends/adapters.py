@@ -12,8 +12,8 @@ from promptbake.costs import NoBudget
 from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
 from promptbake.files import write_json
 from promptbake.interfaces import Backend, Model, Trainer
-from promptbake.testing.backends.bases import refuses
-from promptbake.testing.backends.lessons import (
+from promptbake.testing.backends.common import refuses
+from promptbake.testing.backends.training_cases import (
     LINEAR,
     SLACK,
     ByValue,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from promptbake.interfaces import Model
-from promptbake.testing.backends.bases import BackendTests
-from promptbake.testing.material import PROMPT, TALKS, queries
+from promptbake.testing.backends.common import BackendTests
+from promptbake.testing.sample_data import PROMPT, TALKS, queries
 from promptbake.types import Message
 
 TEXTS = (*TALKS.values(), "x = [1, 2]\n\nreturn x", "Ça va? 海は広い, и так далее.", "0.1 + 0.2")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backends.bases import BackendTests, ask, prompts, some_seeds, tops
-from promptbake.testing.backends.lessons import silent_student
+from promptbake.testing.backends.common import BackendTests, ask, prompts, some_seeds, tops
+from promptbake.testing.backends.training_cases import silent_student
 from promptbake.types import Completion, Span, TokenIds
 
 MANY = {1.0: 150, 0.5: 80}  # draws of one token at these temperatures

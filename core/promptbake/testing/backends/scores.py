@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from promptbake.interfaces import Model
-from promptbake.testing.backends.bases import (
+from promptbake.testing.backends.common import (
     LONGEST,
     BackendTests,
     ask,

@@ -8,9 +8,9 @@ import pytest
 
 from promptbake.costs import NoBudget
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backends.accounts import AccountTests
 from promptbake.testing.backends.adapters import AdapterTests
-from promptbake.testing.backends.bases import BackendTests, ask, refuses, response_spans, some_ids
+from promptbake.testing.backends.common import BackendTests, ask, refuses, response_spans, some_ids
+from promptbake.testing.backends.costs import AccountTests
 from promptbake.testing.backends.renderers import RendererTests
 from promptbake.testing.backends.samples import SampleTests
 from promptbake.testing.backends.scores import ScoringTests

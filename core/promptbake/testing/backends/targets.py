@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backends.bases import (
+from promptbake.testing.backends.common import (
     BackendTests,
     ask,
     known_tokens,

@@ -10,9 +10,9 @@ import torch
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Backend, Model, Objective
-from promptbake.testing.backends.lessons import (
-    BENT,
+from promptbake.testing.backends.training_cases import (
     LINEAR,
+    NONLINEAR,
     RANK,
     SLACK,
     ByValue,
@@ -48,8 +48,8 @@ class TrainerTests(LessonTests):
         standing(trainer, lesson)  # what may be kept of it is void after the step
         train(trainer, lesson, self.lr, LINEAR)
         student = trainer.snapshot().result()
-        expected = [mean_loss(student, lesson, objective) for objective in (LINEAR, BENT)]
-        for objective, wanted in zip((LINEAR, BENT), expected, strict=True):
+        expected = [mean_loss(student, lesson, objective) for objective in (LINEAR, NONLINEAR)]
+        for objective, wanted in zip((LINEAR, NONLINEAR), expected, strict=True):
             found = trainer.forward_backward(lesson, objective).result()
             assert isinstance(found, float), f"the loss is a {type(found).__name__}: a float"
             assert abs(found - wanted) <= 2 * self.tolerance, (
@@ -60,7 +60,7 @@ class TrainerTests(LessonTests):
     def test_training_lowers_the_loss(
         self, backend: Backend, base: Model, lesson: list[Example]
     ) -> None:
-        for objective in (LINEAR, BENT):
+        for objective in (LINEAR, NONLINEAR):
             losses = train(self._fresh(backend, base), lesson, self.lr, objective, STEPS)
             assert losses[-1] < losses[0] - max(0.05 * losses[0], 2 * self.tolerance), (
                 f"with lr = {self.lr:g} the losses are {_line(losses)}: look at the sign of the "
@@ -100,9 +100,9 @@ class TrainerTests(LessonTests):
         one, other = pair(base, SHORT, SHORT)
         apart_, together = self._fresh(backend, base), self._fresh(backend, base)
         for example in (one, other):
-            apart_.forward_backward([example], BENT).result()
+            apart_.forward_backward([example], NONLINEAR).result()
         apart_.optim_step(self.lr).result()
-        train(together, [one, other], self.lr, BENT)
+        train(together, [one, other], self.lr, NONLINEAR)
         self._check_same_step(
             apart_,
             together,
@@ -114,7 +114,7 @@ class TrainerTests(LessonTests):
 
     def test_every_response_token_pulls_alike(self, backend: Backend, base: Model) -> None:
         short, long = pair(base, SHORT, LONG)
-        for objective in (LINEAR, BENT):
+        for objective in (LINEAR, NONLINEAR):
             one_by_one, together = self._fresh(backend, base), self._fresh(backend, base)
             one_by_one.forward_backward([short], objective).result()
             for _ in range(LONG // SHORT):
@@ -249,7 +249,7 @@ class TrainerTests(LessonTests):
             except BakeError:
                 assert datums != "one", "the default, train.datums = 'one', is refused"
                 continue
-            for objective in (LINEAR, BENT):
+            for objective in (LINEAR, NONLINEAR):
                 found = trainer.forward_backward(lesson, objective).result()
                 expected = mean_loss(base, lesson, objective)
                 assert abs(found - expected) <= 2 * self.tolerance, (

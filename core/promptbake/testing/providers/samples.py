@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from promptbake.interfaces import DataProvider
-from promptbake.testing.providers.trial import (
+from promptbake.testing.providers.generate_call import (
     BATCH,
     OTHER,
     TOKENS,

@@ -16,9 +16,8 @@ from promptbake.errors import BakeError
 from promptbake.files import JsonLines
 from promptbake.interfaces import DataProvider
 from promptbake.testing.keys import check_unseen, everything_logged
-from promptbake.testing.providers.quotes import QuoteSuite
-from promptbake.testing.providers.samples import SampleSuite
-from promptbake.testing.providers.trial import (
+from promptbake.testing.providers.costs import QuoteSuite
+from promptbake.testing.providers.generate_call import (
     BATCH,
     Found,
     check_refused,
@@ -26,6 +25,7 @@ from promptbake.testing.providers.trial import (
     one_line,
     recording,
 )
+from promptbake.testing.providers.samples import SampleSuite
 from promptbake.types import Message, Query, Rejection
 
 LEAK = 24  # characters of the prompt in a row, which stand nowhere by chance
@@ -175,7 +175,7 @@ class DataProviderSuite(SampleSuite, QuoteSuite):
         again = whole.after(whole.found).run()
         assert not again.found, f"{again.found[0].id!r} came where all was done"
         assert not again.model.sampled, "the base model was sampled from where all was done"
-        assert not again.budget.holds, "money was held where all was done"
+        assert not again.budget.reservations, "money was held where all was done"
 
     def test_it_can_be_asked_again(self, provider: DataProvider) -> None:
         first, again = (self._trial(provider).run() for _ in range(2))

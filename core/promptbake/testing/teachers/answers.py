@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from promptbake.errors import BakeError
-from promptbake.testing.teachers.symptoms import at
+from promptbake.testing.teachers.diagnosis import at
 from promptbake.types import TeacherLogprobs
 
 CHANGED = 0.05  # share of the draws that rounding may change, and more with the tolerance

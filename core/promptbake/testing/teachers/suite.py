@@ -11,8 +11,8 @@ from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Teacher
 from promptbake.testing.keys import check_unseen, everything_logged
 from promptbake.testing.teachers.answers import difference, refusal, shown
-from promptbake.testing.teachers.interviews import Interview, seeds_of
 from promptbake.testing.teachers.tails import TailTests
+from promptbake.testing.teachers.teacher_client import Interview, seeds_of
 from promptbake.types import Span
 
 

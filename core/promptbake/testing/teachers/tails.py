@@ -9,15 +9,15 @@ import torch
 
 from promptbake.errors import BakeError
 from promptbake.testing.teachers.answers import bias, changed, inside, refusal
-from promptbake.testing.teachers.interviews import (
+from promptbake.testing.teachers.diagnosis import at, symptom
+from promptbake.testing.teachers.logprobs import NumberTests
+from promptbake.testing.teachers.spans import Reference, mixed
+from promptbake.testing.teachers.teacher_client import (
     DRAWS,
     TEMPERATURES,
     Interview,
     seeds_of,
 )
-from promptbake.testing.teachers.numbers import NumberTests
-from promptbake.testing.teachers.spans import Reference, mixed
-from promptbake.testing.teachers.symptoms import at, symptom
 from promptbake.types import Span
 
 REPEATS = 32  # times that one span is asked about, with other seeds

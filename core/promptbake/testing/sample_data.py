@@ -23,8 +23,8 @@ PROFILE = "mock"  # of which the tiny model is the base model
 def base_model(budget: Budget | None = None) -> Model:
     """The tiny model, opened by the backend of the profile `mock`."""
     config = resolve(PROFILE).config
-    offer = load().choose("backends", config.train.backend, "train.backend")
-    model: Model = offer.make({}).open_model(config.model.name, budget or NoBudget())
+    backend = load().choose(config.backend).create({})
+    model: Model = backend.open_model(config.model.name, budget or NoBudget())
     return model
 
 

@@ -1,4 +1,4 @@
-"""Spoilt scoring. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty scoring. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from spoiling import suites_for
+from faulty_suites import suites_for
 from torch import Tensor
 from toy_backend import Toy, backend_of
 
@@ -197,19 +197,19 @@ class FailsAtNothing(TorchModel):
 # --- the top K and the draws
 
 
-class SpoiltTargets(TorchModel):
+class FaultyTargets(TorchModel):
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
         for index, found in super().top_k(spans, k=k, draws=draws, seeds=seeds):
-            yield index, self.spoilt(found, spans[index])
+            yield index, self.faulty(found, spans[index])
 
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         return found
 
 
-class LeastLikelyFirst(SpoiltTargets):
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+class LeastLikelyFirst(FaultyTargets):
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         return replace(found, ids=found.ids.flip(1), logprobs=found.logprobs.flip(1))
 
 
@@ -221,8 +221,8 @@ class LeavesTheLikeliestOut(TorchModel):
             yield index, replace(found, ids=found.ids[:, 1:], logprobs=found.logprobs[:, 1:])
 
 
-class NormalisesTheTopK(SpoiltTargets):
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+class NormalisesTheTopK(FaultyTargets):
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         return replace(found, logprobs=found.logprobs.log_softmax(dim=1))
 
 
@@ -232,10 +232,10 @@ class AnswersInReverse(TorchModel):
         return ((last - index, found) for index, found in super().top_k(spans, **how))
 
 
-class DrawsFromTheWholeVocabulary(SpoiltTargets):
+class DrawsFromTheWholeVocabulary(FaultyTargets):
     """And takes the top K among them for the tail."""
 
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         (whole,) = self.logprobs([span])
         generator = torch.Generator().manual_seed(0)
         m = max(found.drawn_ids.shape[1], 1)
@@ -249,26 +249,26 @@ class DrawsFromTheWholeVocabulary(SpoiltTargets):
         )
 
 
-class MeasuresOneDraw(SpoiltTargets):
+class MeasuresOneDraw(FaultyTargets):
     """The measure lacks 1 / M."""
 
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         m = max(found.drawn_ids.shape[1], 1)
         return replace(found, drawn_importance_weights=found.drawn_importance_weights * m)
 
 
-class TakesTheTailForAll(SpoiltTargets):
+class TakesTheTailForAll(FaultyTargets):
     """The measure lacks the tail's probability."""
 
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         m = max(found.drawn_ids.shape[1], 1)
         return replace(found, drawn_importance_weights=(-found.drawn_logprobs).exp() / m)
 
 
-class DrawsTheLikeliest(SpoiltTargets):
+class DrawsTheLikeliest(FaultyTargets):
     """The tail's likeliest token, again and again."""
 
-    def spoilt(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+    def faulty(self, found: TeacherLogprobs, span: Span) -> TeacherLogprobs:
         (whole,) = self.logprobs([span])
         tail = whole.scatter(1, found.ids, -torch.inf)
         ids = tail.argmax(dim=1, keepdim=True).expand_as(found.drawn_ids)
@@ -336,8 +336,8 @@ UNITS = {
     ScoredAtATemperature: "test_tokens_are_as_frequent_as_they_are_probable",
 }
 
-for suite, spoilt in ((ScoringTests, SCORES), (TargetTests, TARGETS), (SampleTests, UNITS)):
-    models = {backend_of(model): caught_by for model, caught_by in spoilt.items()}
+for suite, faulty in ((ScoringTests, SCORES), (TargetTests, TARGETS), (SampleTests, UNITS)):
+    models = {backend_of(model): caught_by for model, caught_by in faulty.items()}
     globals().update(suites_for(suite, "backend", Toy, models))
     globals()[f"TestGood{suite.__name__}"] = globals().pop("TestGood")
 TestGoodRealised = suites_for(TargetTests, "backend", backend_of(Realised), {})["TestGood"]

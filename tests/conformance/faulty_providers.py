@@ -1,4 +1,4 @@
-"""Spoilt data providers. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty data providers. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from itertools import count
 from typing import Any
 
 import pytest
+from faulty_suites import suite_for
 from sampling_mistakes import BASE
 from service_mistakes import SERVICE
-from spoiling import suite_for
 from toy_providers import (
     KEY,
     VALUE,

@@ -7,11 +7,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from promptbake.costs import CostEstimate, Usage
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import DataProvider
-from promptbake.testing.providers.trial import Trial, TrialSuite
+from promptbake.testing.providers.generate_call import Trial, TrialSuite
 from promptbake.testing.recording import RecordingBudget
-from promptbake.types import CostEstimate, Usage, Work
+from promptbake.types import Work
 
 KINDS = get_args(get_type_hints(Work)["kind"])
 CENT = 1e-9  # dollars: rounding
@@ -32,7 +33,7 @@ class QuoteSuite(TrialSuite):
         assert not trial.model.sampled, (
             "quote samples from the base model: ask model.estimate_cost(work)"
         )
-        assert not trial.budget.holds, "quote holds money: `promptbake plan` is free"
+        assert not trial.budget.reservations, "quote holds money: `promptbake plan` is free"
 
     def test_a_quote_is_for_what_is_not_done(self, provider: DataProvider) -> None:
         whole = self._trial(provider).run()
@@ -64,7 +65,7 @@ class QuoteSuite(TrialSuite):
         )
 
     def test_it_holds_money_as_the_flag_says(self, provider: DataProvider) -> None:
-        holds = self._trial(provider).run().budget.holds
+        holds = self._trial(provider).run().budget.reservations
         assert bool(holds) == self.paid, (
             f"`paid` is {self.paid}, and job.budget.hold was called {len(holds)} times: what is "
             "paid for outside of job.open_model() is held first, and nothing else"
@@ -77,7 +78,7 @@ class QuoteSuite(TrialSuite):
         if broken is None:
             pytest.skip("there is no fixture `broken`")
         trial = self._trial(broken).attempt()
-        assert trial.at_once or trial.budget.holds, (
+        assert trial.at_once or trial.budget.reservations, (
             "the service was asked, and failed, before any money was held for it"
         )
 
@@ -86,8 +87,8 @@ class QuoteSuite(TrialSuite):
         trial = self._trial(provider).run()
         check_settled(trial)
         quote = provider.estimate_cost(trial.job)
-        for held in trial.budget.holds:
-            most, came = cost(quote, held.usage), cost(quote, held.settled or Usage())
+        for held in trial.budget.reservations:
+            most, came = cost(quote, held.usage), cost(quote, held.committed or Usage())
             assert came <= most + CENT, (
                 f"{amount(quote, most)} was held, and then {amount(quote, came)} settled: hold the "
                 "most that it may come to, with a response of job.max_tokens, or the cap is passed"
@@ -127,21 +128,21 @@ class QuoteSuite(TrialSuite):
             "there is a cap (job.budget.capped) and no price, and it was not refused: raise "
             "BakeError, and say where prices are given"
         )
-        assert not trial.budget.holds, "it began to ask where there is a cap and no price"
+        assert not trial.budget.reservations, "it began to ask where there is a cap and no price"
 
 
 def check_settled(trial: Trial) -> None:
     """Refuse a hold that is open when the work has ended."""
-    left = sum(held.settled is None for held in trial.budget.holds)
+    left = sum(held.committed is None for held in trial.budget.reservations)
     assert not left, (
-        f"{left} of {len(trial.budget.holds)} holds were never settled, so they count as spent: "
+        f"{left} of {len(trial.budget.reservations)} holds were never settled, so they count as spent: "
         "settle what it came to, Usage() where that is nothing"
     )
 
 
 def settled(trial: Trial) -> Usage:
     """All that was."""
-    return sum((held.settled or Usage() for held in trial.budget.holds), Usage())
+    return sum((held.committed or Usage() for held in trial.budget.reservations), Usage())
 
 
 def cost(quote: CostEstimate, usage: Usage) -> float:

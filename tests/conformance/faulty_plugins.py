@@ -1,4 +1,4 @@
-"""Spoilt distributions. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty distributions. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from spoiling import suites_for
+from faulty_suites import suites_for
 
 from promptbake.testing import PluginSuite
 
@@ -45,14 +45,14 @@ def promptbake_register_losses() -> Factories[Loss]:
 @functools.cache
 def site() -> Path:
     """A folder of installed distributions, for this process and for those that it starts."""
-    folder = Path(tempfile.mkdtemp(prefix="promptbake-spoilt-"))
+    folder = Path(tempfile.mkdtemp(prefix="promptbake-faulty-"))
     sys.path.insert(0, str(folder))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     return folder
 
 
 def install(name: str, source: str, *, point: str | None = None) -> None:
-    module = f"spoilt_{name}_module"
+    module = f"faulty_{name}_module"
     (site() / f"{module}.py").write_text(source.replace("NAME", name))
     record = site() / f"{module}-1.0.dist-info"
     record.mkdir()
@@ -61,10 +61,10 @@ def install(name: str, source: str, *, point: str | None = None) -> None:
 
 
 def installed(name: str, *changes: tuple[str, str]) -> Callable[[], str]:
-    """A maker of the plugin's name, which installs it first: `changes` are what is spoilt."""
+    """A maker of the plugin's name, which installs it first: `changes` are what is faulty."""
 
     def make() -> str:
-        if not (site() / f"spoilt_{name}_module.py").exists():
+        if not (site() / f"faulty_{name}_module.py").exists():
             source = SOURCE
             for old, new in changes:
                 assert old in source
@@ -77,14 +77,14 @@ def installed(name: str, *changes: tuple[str, str]) -> Callable[[], str]:
 
 
 def clashing() -> str:
-    if not (site() / "spoilt_one_module.py").exists():
+    if not (site() / "faulty_one_module.py").exists():
         install("one", SOURCE.replace('"NAME"', '"same"'))
         install("other", SOURCE.replace('"NAME"', '"same"'))
     return "one"
 
 
 def twice_installed() -> str:
-    if not (site() / "spoilt_first_module.py").exists():
+    if not (site() / "faulty_first_module.py").exists():
         install("first", SOURCE, point="both")
         install("second", SOURCE, point="both")
     return "both"

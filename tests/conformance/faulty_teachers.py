@@ -1,4 +1,4 @@
-"""Spoilt teachers. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty teachers. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 import toy_teacher_numbers as numbers
 import toy_teacher_tails as tails
-from spoiling import suite_for, suites_for
+from faulty_suites import suite_for, suites_for
 from torch import Tensor
 from toy_teachers import Answers, ByItself, Good, NoTail, Response
 
@@ -329,8 +329,8 @@ OTHER_KINDS = (
 )
 
 globals().update(suites_for(TeacherSuite, "teacher", Good, SPOILT, keys=(KEY,)))
-for good, spoilt, flags in OTHER_KINDS:
-    for make, caught_by in spoilt.items():
+for good, faulty, flags in OTHER_KINDS:
+    for make, caught_by in faulty.items():
         globals()[f"Test{make.__name__}"] = suite_for(
             TeacherSuite, "teacher", make, caught_by, **flags
         )

@@ -1,4 +1,4 @@
-"""Spoilt evaluators. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty evaluators. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from spoiling import suite_for, suites_for
+from faulty_suites import suite_for, suites_for
 
 from promptbake.interfaces import EvalContext
 from promptbake.testing import EvaluatorSuite
@@ -28,7 +28,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 class Good:
     """The share of answers that say hm, and how long they are."""
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
         measured: dict[Arm, list[str]] = {arm: self.texts(evidence, arm) for arm in ARMS}
         answered = {arm: texts for arm, texts in measured.items() if texts}
         return [
@@ -36,7 +36,7 @@ class Good:
             Measurement("length", "characters", {a: self.length(t) for a, t in answered.items()}),
         ]
 
-    def texts(self, evidence: EvalContext, arm: Arm) -> list[str]:
+    def texts(self, context: EvalContext, arm: Arm) -> list[str]:
         return [answer.texts[arm] for answer in evidence.answers if arm in answer.texts]
 
     def share(self, texts: list[str]) -> float:
@@ -48,7 +48,7 @@ class Good:
     def length(self, texts: list[str]) -> float:
         return mean(map(len, texts))
 
-    def changed(self, evidence: EvalContext, value: Any) -> list[Measurement]:
+    def changed(self, context: EvalContext, value: Any) -> list[Measurement]:
         """The measurements with each value replaced by what `value` makes of it."""
         return [
             replace(each, values={arm: value(arm, found) for arm, found in each.values.items()})
@@ -57,37 +57,37 @@ class Good:
 
 
 class GivesDicts(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [vars(each) for each in super().evaluate(evidence)]
 
 
 class GivesOneMeasurementAlone(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return super().evaluate(evidence)[0]
 
 
 class GivesAGenerator(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         yield from super().evaluate(evidence)
 
 
 class HasNoUnit(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(each, unit="") for each in super().evaluate(evidence)]
 
 
 class HasNoName(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(super().evaluate(evidence)[0], name=None)]
 
 
 class NamesBothAlike(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(each, name="toy") for each in super().evaluate(evidence)]
 
 
 class NotANumberWithoutAnswers(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         found = super().evaluate(evidence)
         return [replace(each, values=dict.fromkeys(ARMS, float("nan")) | dict(each.values))
                 for each in found]  # fmt: skip
@@ -99,44 +99,44 @@ class NotANumberOfAnEmptyAnswer(Good):
 
 
 class DividesByTheNumberOfQuestions(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         every = {arm: self.texts(evidence, arm) for arm in ARMS}
         shares = {a: sum(map(self.score, t)) / len(evidence.answers) for a, t in every.items() if t}
         return [Measurement("hm", "share of answers", shares)]
 
 
 class FailsWithoutQuestions(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         per_question = 1 / len(evidence.answers)
         return self.changed(evidence, lambda arm, found: found * per_question)
 
 
 class FailsWithoutAllArms(Good):
-    def texts(self, evidence: EvalContext, arm: Arm) -> list[str]:
+    def texts(self, context: EvalContext, arm: Arm) -> list[str]:
         return [answer.texts[arm] for answer in evidence.answers]
 
 
 class TakesTheArmsOfTheFirstQuestion(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         arms = evidence.answers[0].texts if evidence.answers else {}
         return [replace(each, values={a: v for a, v in each.values.items() if a in arms})
                 for each in super().evaluate(evidence)]  # fmt: skip
 
 
 class NothingIsZero(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(each, values=dict.fromkeys(ARMS, 0.0) | dict(each.values))
                 for each in super().evaluate(evidence)]  # fmt: skip
 
 
 class LeavesTheRepromptedOut(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(each, values={a: v for a, v in each.values.items() if a != "reprompted"})
                 for each in super().evaluate(evidence)]  # fmt: skip
 
 
 class NamesTheArmsAsTheReport(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(each, values={arm.title(): value for arm, value in each.values.items()})
                 for each in super().evaluate(evidence)]  # fmt: skip
 
@@ -160,29 +160,29 @@ class Constant(Good):
 
 
 class MixesTheArmsUp(Good):
-    def texts(self, evidence: EvalContext, arm: Arm) -> list[str]:
+    def texts(self, context: EvalContext, arm: Arm) -> list[str]:
         mixed: dict[Arm, Arm] = {"baked": "reprompted", "reprompted": "baked"}
         return super().texts(evidence, mixed.get(arm, arm))
 
 
 class PutsTheArmsTogether(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         together = [text for arm in ARMS for text in self.texts(evidence, arm)]
         return self.changed(evidence, lambda arm, found: self.length(together))
 
 
 class LenientWithTheBaked(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return self.changed(evidence, lambda arm, found: found / (1 + (arm != "baked")))
 
 
 class FirstAnswerOnly(Good):
-    def texts(self, evidence: EvalContext, arm: Arm) -> list[str]:
+    def texts(self, context: EvalContext, arm: Arm) -> list[str]:
         return super().texts(evidence, arm)[:1]
 
 
 class LastAnswerOnly(Good):
-    def texts(self, evidence: EvalContext, arm: Arm) -> list[str]:
+    def texts(self, context: EvalContext, arm: Arm) -> list[str]:
         return super().texts(evidence, arm)[-1:]
 
 
@@ -196,19 +196,19 @@ class Accumulates(Good):
     def __init__(self) -> None:
         self.calls = itertools.count()
 
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         calls = next(self.calls)
         return self.changed(evidence, lambda arm, found: found + calls)
 
 
 class NamesWhatItFound(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         share, length = super().evaluate(evidence)
         return [replace(share, name="says hm" if any(share.values.values()) else "none"), length]
 
 
 class SwallowsErrors(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         try:
             return self.changed(evidence, lambda arm, found: found)
         except ValueError:
@@ -232,7 +232,7 @@ class FormatsTheAnswers(Good):
 
 
 class TakesTheAnswersOut(Good):
-    def texts(self, evidence: EvalContext, arm: Arm) -> list[str]:
+    def texts(self, context: EvalContext, arm: Arm) -> list[str]:
         texts: list[Any] = [answer.texts for answer in evidence.answers if arm in answer.texts]
         return [text.pop(arm) for text in texts]
 
@@ -246,7 +246,7 @@ class FloatsOfItsOwn(Good):
 
 
 class QuotesThePrompt(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         name = f"keeps to {evidence.prompt.text!r}"
         return [replace(super().evaluate(evidence)[0], name=name)]
 
@@ -263,7 +263,7 @@ class LogsItsKey(Good):
 
 
 class NamesItsKey(Good):
-    def evaluate(self, evidence: EvalContext) -> Any:
+    def evaluate(self, context: EvalContext) -> Any:
         return [replace(each, unit=f"{each.unit} by {os.environ[KEY]}")
                 for each in super().evaluate(evidence)]  # fmt: skip
 
@@ -271,7 +271,7 @@ class NamesItsKey(Good):
 class LikeThePrompted:
     """The share of answers that are as long as the prompted model's."""
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
         shares: dict[Arm, float] = {}
         for arm in ("base", "baked", "reprompted"):
             scores = [
@@ -290,7 +290,7 @@ class Moody(Good):
     def __init__(self) -> None:
         self.moods = itertools.cycle((-0.03, 0.01, 0.04, -0.01, 0.02))
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
         return self.changed(evidence, lambda arm, found: found + next(self.moods))[:1]
 
 
@@ -298,14 +298,14 @@ class Longest(Good):
     def length(self, texts: list[str]) -> float:
         return float(max(map(len, texts)))
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
         return super().evaluate(evidence)[1:]
 
 
 class BaseAndBaked(Good):
     """Speaks of two arms, and of no measurement where neither answered."""
 
-    def evaluate(self, evidence: EvalContext) -> Sequence[Measurement]:
+    def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
         lengths = super().evaluate(evidence)[1].values
         values = {arm: value for arm, value in lengths.items() if arm in ("base", "baked")}
         return [Measurement("length", "characters", values)] if values else []

@@ -1,4 +1,4 @@
-"""Spoilt trackers. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty trackers. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from spoiling import suite_for, suites_for
+from faulty_suites import suite_for, suites_for
 
 from promptbake.interfaces import Tracker
 from promptbake.testing import TrackerSuite

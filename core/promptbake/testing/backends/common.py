@@ -13,7 +13,7 @@ from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.interfaces import Backend, Model
 from promptbake.seeds import derive
-from promptbake.testing.material import TALKS, datums
+from promptbake.testing.sample_data import TALKS, datums
 from promptbake.testing.suite import Suite
 from promptbake.types import Span, TeacherLogprobs, TokenIds
 

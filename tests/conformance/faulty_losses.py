@@ -1,11 +1,11 @@
-"""Spoilt losses. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty losses. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from spoiling import suites_for
+from faulty_suites import suites_for
 from torch import Tensor
 
 from promptbake.testing import LossSuite, Worked

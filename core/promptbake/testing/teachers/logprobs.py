@@ -10,9 +10,9 @@ import torch
 
 from promptbake.interfaces import Model
 from promptbake.testing.teachers.answers import refusal
-from promptbake.testing.teachers.interviews import PARTS, TEMPERATURES, Interview, TeacherTests
+from promptbake.testing.teachers.diagnosis import SMALL, at, distance, symptom
 from promptbake.testing.teachers.spans import Reference, cut, lengthened
-from promptbake.testing.teachers.symptoms import SMALL, at, distance, symptom
+from promptbake.testing.teachers.teacher_client import PARTS, TEMPERATURES, Interview, TeacherTests
 from promptbake.types import Datum, Span
 
 LONG = 2048  # tokens: no longer sequence is tried

@@ -12,7 +12,7 @@ import torch
 
 from promptbake.interfaces import Model, Teacher
 from promptbake.seeds import derive
-from promptbake.testing.material import datums, shared_model
+from promptbake.testing.sample_data import datums, shared_model
 from promptbake.testing.suite import Suite
 from promptbake.testing.teachers.spans import Reference, plain
 from promptbake.types import Datum, Span, TeacherLogprobs

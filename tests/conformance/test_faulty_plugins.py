@@ -1,4 +1,4 @@
-"""Every spoilt plugin is caught by the test that is meant for it, and the good one is not."""
+"""Every faulty plugin is caught by the test that is meant for it, and the good one is not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 CHANGED = "the plugin changed "
 HERE = Path(__file__).parent
-MODULES = sorted(path.stem for path in HERE.glob("spoilt_*.py"))
+MODULES = sorted(path.stem for path in HERE.glob("faulty_*.py"))
 
 
 def failures(tests: list[str], report: Path) -> dict[str, set[str]]:
@@ -38,12 +38,12 @@ def failures(tests: list[str], report: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_spoilt_plugin_is_caught_by_its_test(module: str, tmp_path: Path) -> None:
+def test_every_faulty_plugin_is_caught_by_its_test(module: str, tmp_path: Path) -> None:
     suites = {name: each for name, each in vars(importlib.import_module(module)).items()
               if name.startswith("Test")}  # fmt: skip
     caught_by = {name: suite.caught_by for name, suite in suites.items() if suite.caught_by}
     assert len(caught_by) >= 10
-    # The good ones pass the whole suite; of a spoilt one its own test is enough.
+    # The good ones pass the whole suite; of a faulty one its own test is enough.
     wanted = [f"{module}.py::{name}" + (f"::{caught_by[name]}" if name in caught_by else "")
               for name in suites]  # fmt: skip
     failed = failures(wanted, tmp_path / "report.xml")
@@ -54,6 +54,6 @@ def test_every_spoilt_plugin_is_caught_by_its_test(module: str, tmp_path: Path) 
         assert failed[good] == set(), good
 
 
-def test_there_are_spoilt_plugins_of_each_kind() -> None:
+def test_there_are_faulty_plugins_of_each_kind() -> None:
     kinds = {"backends", "evaluators", "losses", "plugins", "providers", "teachers", "trackers"}
-    assert kinds <= {name.removeprefix("spoilt_") for name in MODULES}
+    assert kinds <= {name.removeprefix("faulty_") for name in MODULES}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from promptbake.interfaces import EvalContext
-from promptbake.testing.material import PROMPT, queries
+from promptbake.testing.sample_data import PROMPT, queries
 from promptbake.types import ARMS, Arm, ArmAnswers, Measurement, Message, Query
 
 Values = dict[tuple[str, Arm], float]  # by a measurement's name and an arm

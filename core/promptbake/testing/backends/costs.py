@@ -8,12 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from promptbake.costs import Usage
 from promptbake.errors import BudgetError
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backends.bases import ask, prompts, some_ids, some_seeds, tops
-from promptbake.testing.backends.lessons import BENT, LINEAR, LessonTests, examples, train
+from promptbake.testing.backends.common import ask, prompts, some_ids, some_seeds, tops
+from promptbake.testing.backends.training_cases import (
+    LINEAR,
+    NONLINEAR,
+    LessonTests,
+    examples,
+    train,
+)
 from promptbake.testing.recording import RecordingBudget
-from promptbake.types import Checkpoint, Span, Usage, Work
+from promptbake.types import Checkpoint, Span, Work
 
 KINDS = get_args(get_type_hints(Work)["kind"])
 SAID = 4  # tokens of a response
@@ -31,9 +38,9 @@ class AccountTests(LessonTests):
         model = backend.open_model(model_name, budget)
         priced = model.estimate_cost(Work("sample", ((8, 8),))).priced
         for verb, do in self._verbs(backend, model, tmp_path).items():
-            before = len(budget.holds)
+            before = len(budget.reservations)
             do()
-            holds = budget.holds[before:]
+            holds = budget.reservations[before:]
             dollars = sum(held.usage.dollars for held in holds)
             if not self.paid:
                 assert dollars == 0, f"`{verb}` holds ${dollars:.6f}: set `paid = True`"
@@ -44,11 +51,11 @@ class AccountTests(LessonTests):
                 )
             for held in holds:
                 assert held.what in KINDS, f"{held.what!r} is held: one of {', '.join(KINDS)}"
-                assert held.settled is not None, (
+                assert held.committed is not None, (
                     f"`{verb}` never settles what it held, so that it counts as spent: settle what "
                     "it came to when its result is there"
                 )
-                over = held.settled.dollars - held.usage.dollars
+                over = held.committed.dollars - held.usage.dollars
                 assert over <= DUST, (
                     f"`{verb}` settles ${over:.6f} more than it held: hold the most that it may "
                     "come to"
@@ -114,9 +121,11 @@ class AccountTests(LessonTests):
             "forward_backward, bent": Work("train", lesson, steps=1, forward_first=True),
         }
         for verb, work in works.items():
-            before, quote = len(budget.holds), model.estimate_cost(work)
+            before, quote = len(budget.reservations), model.estimate_cost(work)
             verbs[verb]()
-            came = sum((held.settled or held.usage).dollars for held in budget.holds[before:])
+            came = sum(
+                (held.committed or held.usage).dollars for held in budget.reservations[before:]
+            )
             assert not quote.priced or came <= quote.usage.dollars + DUST, (
                 f"`{verb}` comes to ${came:.6f}, and the quote for it is ${quote.usage.dollars:.6f}"
             )
@@ -142,7 +151,7 @@ class AccountTests(LessonTests):
             "logprobs": lambda: ask(model, spans, ids),
             "top_k": lambda: tops(model, spans, 2, draws=2),
             "forward_backward": lambda: trainer.forward_backward(lesson, LINEAR).result(),
-            "forward_backward, bent": lambda: trainer.forward_backward(lesson, BENT).result(),
+            "forward_backward, bent": lambda: trainer.forward_backward(lesson, NONLINEAR).result(),
             "logprobs of a student": lambda: ask(student, spans, ids),
             "logprobs of a baked model": lambda: ask(baked, spans, ids),
         }

@@ -1,4 +1,4 @@
-"""Suites for spoilt plugins: each names the test that is to catch it."""
+"""Suites for faulty plugins: each names the test that is to catch it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def suites_for(
     suite: type[Suite],
     fixture: str,
     good: Callable[[], Any],
-    spoilt: Mapping[Callable[[], Any], str],
+    faulty: Mapping[Callable[[], Any], str],
     **members: Any,
 ) -> dict[str, type[Suite]]:
-    """A module's tests: `TestGood`, and one for each spoilt plugin with what is to catch it."""
+    """A module's tests: `TestGood`, and one for each faulty plugin with what is to catch it."""
     found = {"TestGood": suite_for(suite, fixture, good, **members)}
-    for make, caught_by in spoilt.items():
+    for make, caught_by in faulty.items():
         assert hasattr(suite, caught_by), caught_by
         found[f"Test{make.__name__}"] = suite_for(suite, fixture, make, caught_by, **members)
     return found

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Backend, Model, Objective, Trainer
-from promptbake.testing.backends.bases import BackendTests, ask, prompts, some_ids
-from promptbake.testing.material import datums
+from promptbake.testing.backends.common import BackendTests, ask, prompts, some_ids
+from promptbake.testing.sample_data import datums
 from promptbake.types import Datum, Example, LossSupport, TokenIds
 
 RANK = 4
@@ -24,19 +24,19 @@ PATIENCE = 40  # steps in which a student learns to be silent
 LEARNED = 0.2  # nats
 
 
-class KLByConversation:
+class ForwardKL:
     """KL(teacher || student), linear in the student's log-probabilities."""
 
-    targets: Literal["teacher"] = "teacher"
+    support: Literal["teacher"] = "teacher"
     linear = True
 
-    def __call__(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+    def __call__(self, student: Tensor, teacher: Tensor, importance_weights: Tensor) -> Tensor:
         """Nats [N]."""
-        return (measure * teacher.exp() * (teacher - student)).sum(dim=1)
+        return (importance_weights * teacher.exp() * (teacher - student)).sum(dim=1)
 
 
-LINEAR = TailedLoss(KLByConversation(), "sampled")
-BENT = TailedLoss(KLByConversation(), "bucket")
+LINEAR = TailedLoss(ForwardKL(), "sampled")
+NONLINEAR = TailedLoss(ForwardKL(), "bucket")
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class ByValue:
     objective: Objective
     sign: float = 1.0
 
-    def nats(self, student: Tensor, columns: LossSupport) -> Tensor:
+    def nats(self, student: Tensor, support: LossSupport) -> Tensor:
         """The loss at each response position, nats [N]."""
-        return self.sign * self.objective.nats(student, columns)
+        return self.sign * self.objective.nats(student, support)
 
-    def weights(self, columns: LossSupport) -> None:
+    def weights(self, support: LossSupport) -> None:
         """None, though there may be some."""
 
 
@@ -127,13 +127,13 @@ def standing(trainer: Trainer, batch: Sequence[Example]) -> Tensor:
 def scored(model: Model, batch: Sequence[Example]) -> Tensor:
     """A model's log-probabilities at all columns, one row a response token."""
     spans = [example.datum.student for example in batch]
-    return torch.cat(ask(model, spans, [example.columns.ids for example in batch]))
+    return torch.cat(ask(model, spans, [example.support.ids for example in batch]))
 
 
 def nats(model: Model, batch: Sequence[Example], objective: Objective) -> list[Tensor]:
     """The loss at each response token of each example, by a model's log-probabilities."""
     rows = torch.split(scored(model, batch), [example.datum.n_response for example in batch])
-    return [objective.nats(row, example.columns) for row, example in zip(rows, batch, strict=True)]
+    return [objective.nats(row, example.support) for row, example in zip(rows, batch, strict=True)]
 
 
 def mean_loss(model: Model, batch: Sequence[Example], objective: Objective) -> float:

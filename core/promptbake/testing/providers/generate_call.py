@@ -11,8 +11,8 @@ import pytest
 from promptbake.dataset.queries import plan, split
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, GenerationJob, Model, no_progress
-from promptbake.testing.material import PROMPT, base_model, queries
 from promptbake.testing.recording import RecordingBudget, RecordingModel, Sampled
+from promptbake.testing.sample_data import PROMPT, base_model, queries
 from promptbake.testing.suite import Suite
 from promptbake.types import (
     Completion,

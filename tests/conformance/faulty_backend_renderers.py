@@ -1,11 +1,11 @@
-"""Spoilt renderers of a backend's model. Run by test_spoilt_plugins.py."""
+"""Faulty renderers of a backend's model. Run by test_faulty_plugins.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from spoiling import suites_for
+from faulty_suites import suites_for
 from toy_backend import Toy
 
 from promptbake.costs import Budget

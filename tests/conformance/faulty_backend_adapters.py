@@ -1,4 +1,4 @@
-"""Spoilt states, checkpoints and exports. Run by test_spoilt_plugins.py."""
+"""Faulty states, checkpoints and exports. Run by test_faulty_plugins.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import safetensors.torch
 import torch
-from spoiling import suites_for
+from faulty_suites import suites_for
 from toy_backend import Toy, ToyTrainer, trained_by
 
 from promptbake.errors import BakeError
@@ -37,7 +37,7 @@ class Late:
 # --- states
 
 
-class SpoiltState(ToyTrainer):
+class FaultyState(ToyTrainer):
     """Its weights come back, and what `optimizer` makes of its optimiser's state."""
 
     def load_state(self, folder: Path) -> None:
@@ -51,19 +51,19 @@ class SpoiltState(ToyTrainer):
         return state
 
 
-class ForgetsTheMoments(SpoiltState):
+class ForgetsTheMoments(FaultyState):
     def optimizer(self, state: dict[str, Any]) -> None:
         return None
 
 
-class ForgetsTheSecondMoment(SpoiltState):
+class ForgetsTheSecondMoment(FaultyState):
     def optimizer(self, state: dict[str, Any]) -> dict[str, Any]:
         for each in state["state"].values():
             each["exp_avg_sq"].zero_()
         return state
 
 
-class CountsStepsFromZero(SpoiltState):
+class CountsStepsFromZero(FaultyState):
     def optimizer(self, state: dict[str, Any]) -> dict[str, Any]:
         for each in state["state"].values():
             each["step"].zero_()
@@ -107,33 +107,33 @@ class SavesNothing(ToyTrainer):
 # --- checkpoints
 
 
-class SpoiltCheckpoint(ToyTrainer):
+class FaultyCheckpoint(ToyTrainer):
     def save_adapter(self, folder: Path) -> Checkpoint:
-        return self.spoilt(super().save_adapter(folder), folder)
+        return self.faulty(super().save_adapter(folder), folder)
 
-    def spoilt(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    def faulty(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return checkpoint
 
 
-class OfAnotherBackend(SpoiltCheckpoint):
-    def spoilt(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+class OfAnotherBackend(FaultyCheckpoint):
+    def faulty(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return replace(checkpoint, backend="torch")
 
 
-class OfNoDigest(SpoiltCheckpoint):
-    def spoilt(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+class OfNoDigest(FaultyCheckpoint):
+    def faulty(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return replace(checkpoint, base_digest="")
 
 
-class OfAPath(SpoiltCheckpoint):
+class OfAPath(FaultyCheckpoint):
     """The address is that of the folder in which it was written."""
 
-    def spoilt(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    def faulty(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return replace(checkpoint, uri=str(folder))
 
 
-class WithNumbers(SpoiltCheckpoint):
-    def spoilt(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+class WithNumbers(FaultyCheckpoint):
+    def faulty(self, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return replace(checkpoint, details={"rank": 4})  # type: ignore[dict-item]
 
 

@@ -1,4 +1,4 @@
-"""Spoilt sampling. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty sampling. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from spoiling import suites_for
+from faulty_suites import suites_for
 from toy_backend import Toy, backend_of
 
 from promptbake.interfaces import no_progress
@@ -17,7 +17,7 @@ from promptbake.types import Completion, TokenIds
 from promptbake_torch.model import TorchModel
 
 
-class SpoiltSamples(TorchModel):
+class FaultySamples(TorchModel):
     def sample(
         self,
         prompts: Sequence[TokenIds],
@@ -34,7 +34,7 @@ class SpoiltSamples(TorchModel):
             seeds=self.seeds(seeds),
             progress=progress,
         )
-        return ((index, self.spoilt(one)) for index, one in found)
+        return ((index, self.faulty(one)) for index, one in found)
 
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return temperatures
@@ -42,7 +42,7 @@ class SpoiltSamples(TorchModel):
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         return seeds
 
-    def spoilt(self, found: Completion) -> Completion:
+    def faulty(self, found: Completion) -> Completion:
         return found
 
 
@@ -64,12 +64,12 @@ class TellsProgressInAll(TorchModel):
             yield pair
 
 
-class Unseeded(SpoiltSamples):
+class Unseeded(FaultySamples):
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         return [int(torch.randint(2**31, (1,))) for _ in seeds]
 
 
-class TakesSmallSeeds(SpoiltSamples):
+class TakesSmallSeeds(FaultySamples):
     """As numpy's old generators do."""
 
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
@@ -78,12 +78,12 @@ class TakesSmallSeeds(SpoiltSamples):
         return seeds
 
 
-class OneSeedForAll(SpoiltSamples):
+class OneSeedForAll(FaultySamples):
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         return [seeds[0]] * len(seeds) if seeds else []
 
 
-class SeedsByTheFirst(SpoiltSamples):
+class SeedsByTheFirst(FaultySamples):
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         return [seeds[0] % 2**32 + row for row in range(len(seeds))]
 
@@ -104,75 +104,75 @@ class SaysThatCompanyDoesNotMatter(SeedsByTheFirst):
         return inner.sample(prompts, **how)
 
 
-class IgnoresTheTemperature(SpoiltSamples):
+class IgnoresTheTemperature(FaultySamples):
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return [1.0 if each else 0.0 for each in temperatures]
 
 
-class MultipliesByTheTemperature(SpoiltSamples):
+class MultipliesByTheTemperature(FaultySamples):
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return [1 / each if each else 0.0 for each in temperatures]
 
 
-class OneTemperatureForAll(SpoiltSamples):
+class OneTemperatureForAll(FaultySamples):
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return [max(temperatures, default=0.0)] * len(temperatures)
 
 
-class ZeroIsOne(SpoiltSamples):
+class ZeroIsOne(FaultySamples):
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return [each or 1.0 for each in temperatures]
 
 
-class AlwaysGreedy(SpoiltSamples):
+class AlwaysGreedy(FaultySamples):
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return [0.0] * len(temperatures)
 
 
-class SharpensTheTemperature(SpoiltSamples):
+class SharpensTheTemperature(FaultySamples):
     def heat(self, temperatures: Sequence[float]) -> Sequence[float]:
         return [0.6 * each for each in temperatures]
 
 
-class AlwaysComplete(SpoiltSamples):
-    def spoilt(self, found: Completion) -> Completion:
+class AlwaysComplete(FaultySamples):
+    def faulty(self, found: Completion) -> Completion:
         return replace(found, complete=True)
 
 
-class NeverComplete(SpoiltSamples):
-    def spoilt(self, found: Completion) -> Completion:
+class NeverComplete(FaultySamples):
+    def faulty(self, found: Completion) -> Completion:
         return replace(found, complete=False)
 
 
-class KeepsTheStopToken(SpoiltSamples):
-    def spoilt(self, found: Completion) -> Completion:
+class KeepsTheStopToken(FaultySamples):
+    def faulty(self, found: Completion) -> Completion:
         stop = (min(self.renderer.stop_ids),) if found.complete else ()
         return replace(found, tokens=found.tokens + stop)
 
 
-class DropsTheLastToken(SpoiltSamples):
-    def spoilt(self, found: Completion) -> Completion:
+class DropsTheLastToken(FaultySamples):
+    def faulty(self, found: Completion) -> Completion:
         return replace(found, tokens=found.tokens[:-1])
 
 
-class SpoiltStream(TorchModel):
+class FaultyStream(TorchModel):
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[int]:
-        how = self.spoilt({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
+        how = self.faulty({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
         return super().stream(prompt, **how)
 
-    def spoilt(self, how: dict[str, Any]) -> dict[str, Any]:
+    def faulty(self, how: dict[str, Any]) -> dict[str, Any]:
         return how
 
 
-class StreamsWithoutASeed(SpoiltStream):
-    def spoilt(self, how: dict[str, Any]) -> dict[str, Any]:
+class StreamsWithoutASeed(FaultyStream):
+    def faulty(self, how: dict[str, Any]) -> dict[str, Any]:
         return how | {"seed": int(torch.randint(2**31, (1,)))}
 
 
-class StreamsAtOneTemperature(SpoiltStream):
-    def spoilt(self, how: dict[str, Any]) -> dict[str, Any]:
+class StreamsAtOneTemperature(FaultyStream):
+    def faulty(self, how: dict[str, Any]) -> dict[str, Any]:
         return how | {"temperature": 1.0}
 
 

@@ -1,4 +1,4 @@
-"""Spoilt trainers. Run by test_spoilt_plugins.py, which expects each to be caught."""
+"""Faulty trainers. Run by test_faulty_plugins.py, which expects each to be caught."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from spoiling import suites_for
+from faulty_suites import suites_for
 from torch import Tensor
 from toy_backend import Toy, ToyTrainer, trained_by
 

@@ -1,4 +1,4 @@
-"""Backends that open, quote and pay wrongly. Run by test_spoilt_plugins.py."""
+"""Backends that open, quote and pay wrongly. Run by test_faulty_plugins.py."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from spoiling import suite_for, suites_for
+from faulty_suites import suite_for, suites_for
 from torch import Tensor
 from toy_backend import Toy, ToyTrainer, opened
 
-from promptbake.costs import Budget, NoBudget, Reservation
+from promptbake.costs import Budget, CostEstimate, NoBudget, Reservation, Usage
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import Model, Objective, Pending
 from promptbake.testing import BackendSuite, Suite
-from promptbake.testing.backends.accounts import AccountTests
 from promptbake.testing.backends.adapters import AdapterTests
+from promptbake.testing.backends.costs import AccountTests
 from promptbake.testing.backends.suite import OpeningTests
 from promptbake.types import (
     Checkpoint,
     Completion,
-    CostEstimate,
     Example,
     ImmediateResult,
     Span,
     TeacherLogprobs,
     TokenIds,
-    Usage,
-    Work,
 )
 from promptbake_torch.model import TorchModel
 
@@ -63,7 +60,7 @@ class OpensAnything(Toy):
 
 
 class HasTwoModels(Toy):
-    """Nothing is spoilt."""
+    """Nothing is faulty."""
 
     digests: ClassVar[dict[str, str]] = {"tiny": "tiny", "other": "other"}
 
@@ -141,7 +138,7 @@ class PaidModel(TorchModel):
         yield from super().logprobs(spans, ids)
         self.commit(hold, read)
 
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         tokens = sum(read for read, _ in work.rows)
         if work.kind == "sample":
             tokens += sum(answer for _, answer in work.rows)
@@ -162,7 +159,7 @@ class PaidTrainer(ToyTrainer):
 
 
 class Paid(Toy):
-    """Nothing is spoilt."""
+    """Nothing is faulty."""
 
     model = PaidModel
     trainer = PaidTrainer
@@ -241,7 +238,7 @@ class FailsWithoutMoney(PaidModel):
 
 
 class PaysForAQuote(PaidModel):
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         with suppress(BudgetError):
             self.commit(self.reserve(work.kind, 1), 1)
         return super().estimate_cost(work)
@@ -250,22 +247,22 @@ class PaysForAQuote(PaidModel):
 class QuotesOnce(PaidModel):
     """Whatever `times` says."""
 
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         return super().estimate_cost(replace(work, times=1))
 
 
 class QuotesPromptsAlone(PaidModel):
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         return super().estimate_cost(replace(work, kind="logprobs"))
 
 
 class QuotesWhatIsNoNumber(PaidModel):
-    def estimate_cost(self, work: Work) -> CostEstimate:
+    def estimate_cost(self, work: WorkItem) -> CostEstimate:
         return replace(super().estimate_cost(work), seconds=float("nan"))
 
 
 class Flagged(Toy):
-    """Nothing is spoilt but what the author says of it."""
+    """Nothing is faulty but what the author says of it."""
 
 
 class SaysThatAnyNameWillDo(Flagged):
