@@ -1,13 +1,37 @@
-"""Suites for faulty plugins: each names the test that is to catch it."""
+"""Faulty plugins: each is a good one with one mistake, and names the test that must fail.
+
+A module of faulty plugins is a test module: its classes are suites. Those of good plugins run whole;
+of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from promptbake.testing.suite import Suite
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake: members that replace those of the good plugin's class, and who catches it.
+
+    Attributes:
+        name: What the mistake is, in snake case.
+        caught_by: The test that must fail, with its parameter's id in brackets where it has one.
+        members: What replaces the good class's members.
+        flags: What replaces the suite's members: capability flags and fixtures.
+        base: The good class, where it is another than the module's.
+    """
+
+    name: str
+    caught_by: str
+    members: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    base: type | None = None
 
 
 def suite_for(
@@ -17,7 +41,7 @@ def suite_for(
     caught_by: str | None = None,
     **members: Any,
 ) -> type[Suite]:
-    """A suite whose fixture gives what `make` makes; None where nothing is to be caught."""
+    """A suite whose fixture gives what `make` makes; `caught_by` is None for a good plugin."""
 
     @pytest.fixture(name=fixture)
     def made(self: Suite) -> Any:
@@ -29,13 +53,23 @@ def suite_for(
 def suites_for(
     suite: type[Suite],
     fixture: str,
-    good: Callable[[], Any],
-    faulty: Mapping[Callable[[], Any], str],
+    good: type,
+    faults: Iterable[Fault],
+    make: Callable[[type], Any] = lambda plugin: plugin(),
     **members: Any,
 ) -> dict[str, type[Suite]]:
-    """A module's tests: `TestGood`, and one for each faulty plugin with what is to catch it."""
-    found = {"TestGood": suite_for(suite, fixture, good, **members)}
-    for make, caught_by in faulty.items():
-        assert hasattr(suite, caught_by), caught_by
-        found[f"Test{make.__name__}"] = suite_for(suite, fixture, make, caught_by, **members)
+    """A module's tests: `TestGood`, and one class for each fault. For `globals().update(...)`.
+
+    `make` makes the fixture's value of a plugin's class.
+    """
+    found = {"TestGood": suite_for(suite, fixture, lambda: make(good), **members)}
+    for fault in faults:
+        assert hasattr(suite, fault.caught_by.partition("[")[0]), fault
+        plugin = type(fault.name, (fault.base or good,), dict(fault.members))
+        name = "Test" + "".join(map(str.capitalize, fault.name.split("_")))
+        assert name not in found, fault
+        found[name] = suite_for(
+            suite, fixture, lambda plugin=plugin: make(plugin), fault.caught_by,
+            **{**members, **fault.flags},
+        )  # fmt: skip
     return found

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from _pytest.mark import Mark
 
+Test = TypeVar("Test", bound=Callable[..., object])
 WAIVER = '@pytest.mark.xfail(reason="...")'
 
 
@@ -27,6 +29,29 @@ def noted(note: str) -> Iterator[None]:
         raise
 
 
+def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
+    """Collect a test only for a suite whose capability flag is true (or false)."""
+
+    def mark(test: Test) -> Test:
+        test.promptbake_flag = (flag, value)  # type: ignore[attr-defined]
+        return test
+
+    return mark
+
+
+@dataclass(frozen=True)
+class NotCollected:
+    """A test in a suite whose capability flag rules it out."""
+
+    function: Callable[..., object]
+    flag: str
+    value: bool
+
+    def applies_to(self, suite: type[Suite]) -> bool:
+        """Whether the flag is as the test wants it."""
+        return bool(getattr(suite, self.flag)) is self.value
+
+
 class Suite:
     """The tests that every plugin of a kind passes.
 
@@ -37,6 +62,18 @@ class Suite:
     """
 
     keys: ClassVar[tuple[str, ...]] = ()  # environment variables whose values are secret
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Do not collect the tests of what the plugin does not claim to do."""
+        super().__init_subclass__(**options)
+        for name in (name for name in dir(cls) if name.startswith("test_")):
+            test = inspect.getattr_static(cls, name)
+            if isinstance(test, NotCollected) and test.applies_to(cls):
+                setattr(cls, name, test.function)
+            elif (flag := getattr(test, "promptbake_flag", None)) is not None:
+                not_collected = NotCollected(test, *flag)
+                if not not_collected.applies_to(cls):
+                    setattr(cls, name, not_collected)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Refuse waivers without a reason; pytest calls this for each test that it collects."""
@@ -60,11 +97,6 @@ class Suite:
             "context manager, such as torch.no_grad"
         )
 
-    def capable_of(self, flag: str) -> None:
-        """Leave out a test of what the plugin does not claim to do."""
-        if not getattr(self, flag):
-            pytest.skip(f"{type(self).__name__}.{flag} is {getattr(self, flag)}")
-
 
 def _shared() -> dict[str, object]:
     found: dict[str, object] = {
@@ -87,7 +119,8 @@ def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:
 
 def _missing(suite: type[Suite]) -> Iterator[str]:
     for name, _ in _inherited(suite):
-        if not inspect.isfunction(getattr(suite, name)):
+        test = inspect.getattr_static(suite, name)
+        if not inspect.isfunction(test) and not isinstance(test, NotCollected):
             yield f"{suite.__name__}.{name} is no test any more; waive it by {WAIVER}"
 
 
