@@ -1,0 +1,188 @@
+"""What the data stage is to generate, what its result depends on, and the dataset that it left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from promptbake.dataset import conversations
+from promptbake.dataset.queries import (
+    BUILTIN,
+    GENERATE,
+    digest,
+    load_queries,
+    requests_for,
+    split,
+)
+from promptbake.dataset.query_generation import read_queries, write_queries
+from promptbake.errors import BakeError
+from promptbake.files import digest_file
+from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.progress import DeferredBar
+from promptbake.runs.session import Session
+from promptbake.types import BakeTarget, Dataset, GenerationRequest, Query
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Who answers which queries, for each target."""
+
+    provider: DataProvider
+    targets: tuple[BakeTarget, ...]
+    jobs: tuple[GenerationJob, ...]  # one a target
+    queries: tuple[Query, ...]  # of all targets
+    training: Mapping[str, tuple[Query, ...]]  # by the target's name
+    held_out: tuple[Query, ...]
+    has_own_queries: bool  # whether the provider brings its own
+    written: bool  # whether the queries were written just now, and are on no disk yet
+
+    @property
+    def requests(self) -> tuple[GenerationRequest, ...]:
+        """Every response that is wanted."""
+        return tuple(request for job in self.jobs for request in job.requests)
+
+    @property
+    def completed_ids(self) -> frozenset[str]:
+        """The requests whose responses are stored."""
+        return self.jobs[0].completed_ids
+
+    def resumed(
+        self, completed_ids: frozenset[str], seen_responses: frozenset[tuple[str, str]]
+    ) -> PreparedData:
+        """The same, where some responses are stored already."""
+        jobs = tuple(
+            replace(job, completed_ids=completed_ids, seen_responses=seen_responses)
+            for job in self.jobs
+        )
+        return replace(self, jobs=jobs)
+
+
+def prepare(
+    session: Session, deferred: DeferredBar | None = None, write: bool = False
+) -> PreparedData:
+    """Load the queries, split them, and say what is to be generated.
+
+    Nothing is sent, unless `write` allows queries to be written that do not exist yet; without
+    it, the built-in ones stand for them.
+    """
+    config, deferred = session.config, deferred or DeferredBar()
+    provider = session.provider
+    own = tuple(provider.queries())
+    if own and len(session.targets) > 1:
+        raise BakeError(
+            f"data.provider = {config.data.provider!r}: brings its own queries, which fit one "
+            f"target, and there are {len(session.targets)}; choose another provider"
+        )
+    written = False
+    jobs: list[GenerationJob] = []
+    all_queries: list[Query] = []
+    held_out: list[Query] = []
+    training: dict[str, tuple[Query, ...]] = {}
+    for target in session.targets:
+        job = GenerationJob(
+            prompt=target.teacher,
+            requests=(),
+            completed_ids=frozenset(),
+            max_tokens=config.data.max_tokens,
+            seed=config.seed,
+            open_model=session.open_base,
+            budget=session.budget,
+            progress=deferred.advance_estimate,
+            note=deferred.note,
+            turns=config.data.turns,
+        )
+        queries, source = own, target.queries or config.data.queries
+        if not own and source == GENERATE:
+            queries = read_queries(session.run.queries, query_record(session))
+            if not queries and write:
+                queries, written = _write_queries(session, provider, job), True
+        queries = queries or load_queries(
+            BUILTIN if source == GENERATE else source, column=config.data.column
+        )
+        if target.name:
+            queries = tuple(replace(each, id=f"{target.name}/{each.id}") for each in queries)
+        parts = split(queries, config.data.held_out, config.seed)
+        jobs.append(replace(job, requests=requests_for(parts, config.data.temperatures)))
+        all_queries += queries
+        held_out += parts.held_out
+        training[target.name] = parts.training
+    return PreparedData(
+        provider,
+        session.targets,
+        tuple(jobs),
+        tuple(all_queries),
+        training,
+        tuple(held_out),
+        bool(own),
+        written,
+    )
+
+
+def load_dataset(session: Session) -> Dataset:
+    """The conversations of a finished data stage. Raises BakeError where there are none."""
+    run = session.run
+    stage = run.stage("data")
+    if not stage.get("done"):
+        raise BakeError(
+            f"{run.path}: has no finished dataset; run `promptbake data` (or `make data`) first, "
+            "with the same prompt and the same --run"
+        )
+    if stage["inputs"]["prompt"] != session.prompt.digest:
+        raise BakeError(
+            f"{run.path}: its data was made with another text of the prompt "
+            f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
+        )
+    return Dataset(conversations.read(run.data), conversations.read(run.held_out))
+
+
+def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
+    """What the data stage's result depends on, for run.json."""
+    config = session.config
+    options = config.options_of(config.provider)
+    checked = session.registry.choose(config.provider).check(options)
+    inputs: dict[str, object] = {
+        "prompt": session.prompt.digest,
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "queries": digest(prepared.queries),
+        "options": session.result_options(config.provider),
+        "files": {
+            name: digest_file(value)
+            for name, value in checked.items()
+            if isinstance(value, Path) and value.is_file()
+        },
+    }
+    if config.targets:
+        inputs["targets"] = [
+            [target.name, target.teacher.digest, target.student.digest]
+            for target in session.targets
+        ]
+    return inputs
+
+
+def query_record(session: Session) -> dict[str, object]:
+    """What written queries depend on: the first line of their file."""
+    data = session.config.data
+    return {
+        "prompt": session.prompt.digest,
+        "provider": data.provider,
+        "options": session.result_options(session.config.provider),
+        "model": session.config.model.name,
+        "n_queries": data.n_queries,
+        "seed": session.config.seed,
+    }
+
+
+def _write_queries(
+    session: Session, provider: DataProvider, job: GenerationJob
+) -> tuple[Query, ...]:
+    n = session.config.data.n_queries
+    queries, repeated, quoting = write_queries(provider, job, n)
+    left_out = f"; left out {repeated} repeated and {quoting} that quote the prompt"
+    session.reporter.say(
+        f"data: {len(queries)} queries written for this prompt"
+        + (left_out if repeated or quoting else "")
+    )
+    return queries
