@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from promptbake import commands
-from promptbake.commands import ChatArm
-from promptbake.types import Checkpoint, Dataset, Prompt
+from promptbake.types import ChatArm, Checkpoint, Dataset, Prompt
 
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource

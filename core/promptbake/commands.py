@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from promptbake.types import Checkpoint, Dataset
+from promptbake.types import ChatArm, Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from promptbake.runs.session import Session
     from promptbake.stages.chat import Chat
     from promptbake.stages.plan import Plan
-
-ChatArm = Literal["base", "prompted", "baked"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Many calls under way at a time: for plugins whose work is waiting for somebody else."""
+"""Many calls in flight at a time: for plugins that wait for a service."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from promptbake.errors import BakeError, BudgetError
 
-SLICE = 0.5  # seconds between two looks at whether there is use in waiting
+SLICE = 0.5  # seconds between two calls of `alive`
 A = TypeVar("A")
 T = TypeVar("T")
 
 
 def run_in_thread(work: Callable[[], T]) -> Future[T]:
-    """Work in a thread that nobody has to wait for, not even the end of the process."""
+    """Run work in a daemon thread, which the end of the process need not wait for."""
     outcome: Future[T] = Future()
 
     def run() -> None:
@@ -40,34 +40,45 @@ def gather(
     deadline: float | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, T]]:
-    """What is read from the answers to `calls` calls, as they come, at most `limit` under way.
+    """Make `calls` calls, at most `limit` in flight, and yield what is read from each answer.
 
-    Where `submit` raises BudgetError, it is asked again when another call has ended. `failed` is
-    told of each failure: it returns None for a call that is to be made again, or the error that
-    ends the work; so does a BakeError of `read`. The calls that are then under way are waited for
-    first, so that what was paid for is kept. Where none ends within `deadline` seconds, `late`
-    gives the error, for the call that was made first; `alive` is asked now and then, and raises
-    where there is no use in waiting.
+    The calls that are in flight when one fails for good are waited for first, so that what was
+    paid for is kept.
+
+    Args:
+        calls: How many there are, numbered from 0.
+        submit: Sends one. Where it raises BudgetError, it is called again once another call has
+            ended.
+        read: Turns an answer into a value; a BakeError of it ends the work.
+        failed: Is given each failure: returns None to send the call again, or the error that ends
+            the work.
+        late: Gives the error for a call without an answer within the deadline.
+        limit: The most calls in flight.
+        deadline: Seconds without any answer after which the work ends; None for no end.
+        alive: Called now and then; raises where there is no use in waiting.
+
+    Returns:
+        Pairs of a call's number and its value, in the order of the answers.
     """
-    waiting, under_way = list(range(calls))[::-1], dict[Future[A], int]()
+    waiting, in_flight = list(range(calls))[::-1], dict[Future[A], int]()
     failure: Exception | None = None
-    while under_way or (waiting and failure is None):
-        while waiting and failure is None and len(under_way) < limit:
+    while in_flight or (waiting and failure is None):
+        while waiting and failure is None and len(in_flight) < limit:
             index = waiting.pop()
             try:
-                under_way[submit(index)] = index
+                in_flight[submit(index)] = index
             except BudgetError as error:
-                if not under_way:
+                if not in_flight:
                     failure = error
-                waiting.append(index)  # what is held back for the others may turn out to be less
+                waiting.append(index)  # the others may cost less than was reserved
                 break
             except Exception as error:
                 failure = error
-        done = _first(under_way, deadline, alive)
-        if under_way and not done:
-            raise failure or late(next(iter(under_way.values())))
+        done = _first(in_flight, deadline, alive)
+        if in_flight and not done:
+            raise failure or late(next(iter(in_flight.values())))
         for future in done:
-            index, problem = under_way.pop(future), future.exception()
+            index, problem = in_flight.pop(future), future.exception()
             if problem is not None:
                 ends = failed(index, problem)
                 failure = failure or ends
@@ -75,22 +86,22 @@ def gather(
                     waiting.append(index)
                 continue
             try:
-                found = read(index, future.result())
+                value = read(index, future.result())
             except BakeError as error:
                 failure = failure or error
                 continue
-            yield index, found
+            yield index, value
     if failure is not None:
         raise failure
 
 
 def _first(
-    under_way: Mapping[Future[A], int], deadline: float | None, alive: Callable[[], None]
+    in_flight: Mapping[Future[A], int], deadline: float | None, alive: Callable[[], None]
 ) -> set[Future[A]]:
     """The calls that have ended, when one has; none where the deadline came first."""
     until = None if deadline is None else time.monotonic() + deadline
-    while under_way:
-        done, _ = wait(under_way, timeout=SLICE, return_when=FIRST_COMPLETED)
+    while in_flight:
+        done, _ = wait(in_flight, timeout=SLICE, return_when=FIRST_COMPLETED)
         if done or (until is not None and time.monotonic() >= until):
             return done
         alive()

@@ -1,4 +1,4 @@
-"""The error that a user can mend, and a hint at how."""
+"""The errors that a user can fix, and the hint at a name that was probably meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class BakeError(Exception):
-    """Something that the user can mend: what was found, what was expected, what to type.
+    """An error that the user can fix: what was found, what was expected, what to type.
 
     The command line prints the message without a traceback and exits with 2. Everything else is a
     defect of ours or of a plugin, and crashes loudly.
@@ -15,7 +15,7 @@ class BakeError(Exception):
 
 
 class BudgetError(BakeError):
-    """`budget.max_dollars` would be passed; work stops before it is, and goes on when it rises."""
+    """`budget.max_dollars` would be passed: work stops before, and resumes with a higher cap."""
 
 
 class ContractError(ValueError):

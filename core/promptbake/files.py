@@ -15,7 +15,7 @@ from typing import Any
 
 from promptbake.errors import BakeError
 
-PARTIAL = ".partial"  # the ending of what is not whole yet
+PARTIAL = ".partial"  # the ending of what is not complete yet
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -51,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def delete_partial(folder: Path) -> None:
-    """Delete what a kill left half-written anywhere in a folder that nobody else works in."""
+    """Delete the partial files that a kill left anywhere in a folder that is locked."""
     for path in sorted(folder.rglob(f".*{PARTIAL}"), reverse=True):  # the innermost first
         if path.is_dir():
             shutil.rmtree(path)
@@ -60,7 +60,7 @@ def delete_partial(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: PROMPTBAKE_CACHE, or the user's cache folder."""
+    """The folder for what can be recreated: PROMPTBAKE_CACHE, or the user's cache folder."""
     if chosen := os.environ.get("PROMPTBAKE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptbake"
@@ -90,7 +90,7 @@ class JsonLines:
     """A JSONL file that grows line by line and never keeps an incomplete line.
 
     A last line without its newline, which a kill leaves, is cut off on opening (`truncated` counts
-    it); a line that could not be written whole is taken back before the error goes on.
+    it); a line that could not be written whole is removed before the error is raised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,7 +131,7 @@ class JsonLines:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of our own; none where there is no file.
 
-    Raises BakeError naming the file and the line for what somebody else has spoiled.
+    Raises BakeError naming the file and the line for what is not JSON.
     """
     content, _ = _whole_lines(path)
     lines = []

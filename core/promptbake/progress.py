@@ -1,4 +1,4 @@
-"""Who is told how work goes: the protocols, and a reporter that says nothing."""
+"""Progress: the protocols of a reporter and its bars, and a reporter that shows nothing."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ class Bar(Protocol):
     """Work with a known amount."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """So much more is done; the note stands behind the bar."""
+        """Count `amount` more as done; the note stands behind the bar."""
         ...
 
     def advance_estimate(self, amount: float) -> None:
-        """So much more is under way and as good as done: `advance` will confirm it."""
+        """Show work in flight as done already; `advance` confirms it."""
         ...
 
     def note(self, text: str) -> None:
-        """What stands behind the bar from now on."""
+        """Show a text behind the bar."""
         ...
 
 
 class Reporter(Protocol):
-    """Tells a person how work goes."""
+    """Shows a person the progress."""
 
     def say(self, line: str) -> None:
         """One line that stays."""
         ...
 
     def bar(self, what: str, total: int | None, done: int = 0) -> AbstractContextManager[Bar]:
-        """A bar for `total` pieces of work, None where nobody knows; `done` were there before."""
+        """A bar for `total` items, None where that is unknown; `done` were done before."""
         ...
 
 
@@ -52,7 +52,7 @@ class DeferredBar:
 
 
 class SilentReporter:
-    """Tells nobody."""
+    """Shows nothing."""
 
     def say(self, line: str) -> None:
         """Nothing."""

@@ -16,6 +16,7 @@ Arm = Literal["base", "prompted", "baked", "reprompted"]
 Tail = Literal["sampled", "bucket", "renormalize", "drop"]
 StopReason = Literal["stop", "length"]  # the model ended its turn, or the token limit cut it
 Direction = Literal["higher", "lower"]  # which of two values is better
+ChatArm = Literal["base", "prompted", "baked"]
 ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class BakeTarget:
 
 @dataclass(frozen=True)
 class Query:
-    """What a user asks: turns that end with the user's, and that never hold the prompt."""
+    """What a user asks: turns that end with the user's, without the prompt."""
 
     id: str
     messages: tuple[Message, ...]
@@ -73,7 +74,7 @@ class Query:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One response that is wanted: a query at a sampling temperature."""
+    """One response to generate: a query at a sampling temperature."""
 
     id: str
     query: Query
@@ -113,7 +114,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A response that came and is not kept, with the reason and what it said."""
+    """A response that is not kept, with the reason and its text."""
 
     id: str
     query_id: str
@@ -145,7 +146,7 @@ class StreamChunk:
 class Span:
     """A token sequence whose last `n_response` tokens are the response to be scored.
 
-    `name` says in a message whose it is; `temperature` is the one that the response was sampled
+    `name` identifies it in messages; `temperature` is the one that the response was sampled
     at.
     """
 
@@ -200,7 +201,7 @@ class Datum:
 
     @property
     def response_ids(self) -> TokenIds:
-        """The N tokens that both were asked to predict."""
+        """The N response tokens, the same for both."""
         return self.student_ids[-self.n_response :]
 
 
@@ -252,7 +253,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What a tracker is told after each optimizer step. Step 0 is the state before training."""
+    """What a tracker logs after each optimizer step. Step 0 is the state before training."""
 
     step: int
     steps: int

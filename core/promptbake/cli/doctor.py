@@ -1,4 +1,4 @@
-"""`promptbake doctor`: what is installed, set and at hand, and what each profile lacks."""
+"""`promptbake doctor`: what is installed and set, and what is missing per profile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROKEN_TORCH = "torch cannot be imported"
 
 @dataclass(frozen=True)
 class Cache:
-    """Where what can be made again is kept."""
+    """The cache folder: everything in it can be recreated."""
 
     folder: str
     bytes: int  # that are in it
@@ -42,7 +42,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Health:
-    """The environment. Of keys it holds whether they are set, and never what they are."""
+    """The environment. Keys are reported as set or not, never by value."""
 
     api: int
     versions: Mapping[str, str | None]  # None is not installed
@@ -52,7 +52,7 @@ class Health:
     plugins: tuple[Plugin, ...]
     load_failures: tuple[LoadFailure, ...]
     conflicts: tuple[str, ...]
-    profiles: Mapping[str, tuple[str, ...]]  # what each lacks
+    profiles: Mapping[str, tuple[str, ...]]  # what is missing for each
 
     def as_json(self) -> dict[str, Any]:
         """What `promptbake doctor --json` prints."""
@@ -60,7 +60,7 @@ class Health:
 
 
 def examine() -> Health:
-    """Look at everything; sends nothing, changes nothing."""
+    """Examine the environment; sends nothing, changes nothing."""
     registry = load()
     devices = tuple(_devices())
     broken = [line for line in devices if line.startswith(BROKEN_TORCH)]
@@ -73,13 +73,15 @@ def examine() -> Health:
         plugins=tuple(_plugins(registry)),
         load_failures=registry.load_failures,
         conflicts=registry.conflict_lines(),
-        profiles={name: (*broken, *_lacks(resolve(name).config, registry)) for name in profiles()},
+        profiles={
+            name: (*broken, *_missing_for(resolve(name).config, registry)) for name in profiles()
+        },
     )
 
 
 def _devices() -> Iterator[str]:
     memory = ""
-    with suppress(ValueError, OSError, AttributeError):  # not every system tells
+    with suppress(ValueError, OSError, AttributeError):  # not on every system
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         memory = f", {size:.0f} GiB"
     yield f"cpu: {os.cpu_count()} cores{memory}"
@@ -87,8 +89,8 @@ def _devices() -> Iterator[str]:
         import torch
 
         for number in range(torch.cuda.device_count()):
-            found = torch.cuda.get_device_properties(number)
-            yield f"cuda:{number}: {found.name}, {found.total_memory / 2**30:.0f} GiB"
+            device = torch.cuda.get_device_properties(number)
+            yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.0f} GiB"
     except (Exception, SystemExit) as error:  # a broken installation may raise anything
         yield f"{BROKEN_TORCH}: {error}"
 
@@ -97,7 +99,7 @@ def _cache(folder: Path) -> Cache:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     size = 0
     for file in folder.rglob("*"):
-        with suppress(OSError):  # it may go while we look
+        with suppress(OSError):  # it may be deleted meanwhile
             size += file.stat().st_size if file.is_file() else 0
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     return Cache(str(folder), size, shutil.disk_usage(there).free, writable)
@@ -118,19 +120,19 @@ def _plugins(registry: Registry) -> Iterator[Plugin]:
         )
 
 
-def _lacks(config: Config, registry: Registry) -> Iterator[str]:
-    found: dict[str, None] = {}
+def _missing_for(config: Config, registry: Registry) -> Iterator[str]:
+    missing: dict[str, None] = {}
     for choice in config.choices:
         try:
             factory = registry.choose(choice)
         except BakeError as error:
-            found[str(error)] = None
+            missing[str(error)] = None
             continue
-        found |= dict.fromkeys(_factory_lacks(factory, config.options_of(choice)))
-    yield from found
+        missing |= dict.fromkeys(_factory_missing_for(factory, config.options_of(choice)))
+    yield from missing
 
 
-def _factory_lacks(factory: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
+def _factory_missing_for(factory: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
     if factory.missing_modules:
         yield f"{', '.join(factory.missing_modules)}: pip install '{factory.requirements.install}'"
     for option in factory.options:

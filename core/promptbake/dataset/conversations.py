@@ -26,11 +26,11 @@ def to_line(conversation: Conversation) -> dict[str, Any]:
 
 
 def read(path: Path) -> tuple[Conversation, ...]:
-    """The conversations of a file whose lines `to_line` wrote, and a person may have edited.
+    """The conversations of a file whose lines `to_line` wrote, perhaps edited by hand.
 
     Raises BakeError naming the file and the line for what is none.
     """
-    found = []
+    conversations = []
     for number, line in read_objects(path):
         messages = check_messages(line, f"{path}:{number}")
         try:
@@ -44,8 +44,8 @@ def read(path: Path) -> tuple[Conversation, ...]:
             )
         except KeyError as error:
             raise BakeError(f"{path}:{number}: has no {error}") from None
-        found.append(conversation)
-    return tuple(found)
+        conversations.append(conversation)
+    return tuple(conversations)
 
 
 def messages_to_json(messages: tuple[Message, ...]) -> list[dict[str, str]]:

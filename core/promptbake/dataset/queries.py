@@ -34,20 +34,20 @@ def load_queries(
         return _packaged(builtin)
     path = Path(source)
     if path.suffix == ".jsonl":
-        found = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
+        queries = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
     elif path.suffix == ".csv":
-        found = _rows(path, column)
+        queries = _rows(path, column)
     else:
         lines = enumerate(read_text(path).split("\n"), start=1)
-        found = [ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
-    if not found:
+        queries = [ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
+    if not queries:
         raise BakeError(f"{path}: holds no queries")
     seen: set[str] = set()
-    for query in found:
+    for query in queries:
         if query.id in seen:
             raise BakeError(f"{path}: two queries have the id {query.id!r}")
         seen.add(query.id)
-    return tuple(found)
+    return tuple(queries)
 
 
 def load_questions(source: str) -> tuple[Query, ...]:
@@ -84,9 +84,9 @@ def split(queries: Sequence[Query], held_out: int, seed: int) -> Split:
 
 
 def requests_for(split: Split, temperatures: Sequence[float]) -> tuple[GenerationRequest, ...]:
-    """Every response that is wanted: training queries at each temperature, held-out ones at 1.
+    """Every response to generate: training queries at each temperature, held-out ones at 1.
 
-    The proof is an expectation over the prompted model's own responses (Eq. 3), hence the 1.
+    Held-out KL is an expectation over the prompted model's own responses (Eq. 3), hence the 1.
     """
     training = [
         GenerationRequest(f"{query.id}@{temperature}", query, temperature)
@@ -110,7 +110,7 @@ def _rows(path: Path, column: str | None) -> list[Query]:
     names = list(rows.fieldnames or ())
     if column not in names:
         raise BakeError(
-            f"{path}: data.column = {column!r} is none of its columns: {', '.join(names) or 'none'}"
+            f"{path}: CSV: set data.column to one of: {', '.join(names) or 'none'}; found {column!r}"
         )
     return [
         ask(f"row-{number:05}", row[column])

@@ -1,4 +1,4 @@
-"""Queries written for a prompt, by whoever answers them: `data.queries = "generate"`."""
+"""Queries written for a prompt by the model that answers them: `data.queries = "generate"`."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def write_queries(
 
     Raises BakeError where the provider's model does not come up with as many.
     """
-    found: dict[str, Query] = {}
+    queries: dict[str, Query] = {}
     repeated = quoting = 0
     for text in _answers(provider, job, n):
         for line in text.splitlines():
             match = LINE.match(line.strip())
-            if match is None or len(found) == n:
+            if match is None or len(queries) == n:
                 continue
             query = ask(
-                f"written-{len(found):03}", match["text"], match["category"].strip().lower()
+                f"written-{len(queries):03}", match["text"], match["category"].strip().lower()
             )
             key = re.sub(r"\W+", " ", match["text"]).casefold().strip()
             if job.prompt.text.strip() in match["text"]:
                 quoting += 1
-            elif key in found:
+            elif key in queries:
                 repeated += 1
             else:
-                found[key] = query
-        if len(found) == n:
-            return tuple(found.values()), repeated, quoting
+                queries[key] = query
+        if len(queries) == n:
+            return tuple(queries.values()), repeated, quoting
     raise BakeError(
-        f"data.queries = 'generate': {len(found)} of {n} different queries came; lower "
+        f"data.queries = 'generate': {len(queries)} of {n} different queries were written; lower "
         "data.n_queries, or write them to a file yourself"
     )
 
@@ -86,7 +86,7 @@ def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str
             GenerationRequest(f"author-{part}", _order(job.prompt, part), 1.0)
             for part in range(round_ * parts + 1, (round_ + 1) * parts + 1)
         )
-        asked = replace(
+        order = replace(
             job,
             prompt=Prompt("author", TASK),
             requests=requests,
@@ -96,9 +96,9 @@ def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str
             turns=1,
         )
         answers = {
-            found.id: found.response
-            for found in provider.generate(asked)
-            if isinstance(found, Conversation)
+            each.id: each.response
+            for each in provider.generate(order)
+            if isinstance(each, Conversation)
         }
         yield from (answers[request.id] for request in requests if request.id in answers)
 

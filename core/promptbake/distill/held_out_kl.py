@@ -14,7 +14,7 @@ from promptbake.interfaces import Model
 from promptbake.types import Datum, KLByConversation, Span, TeacherLogprobs
 
 KEEP_BYTES = 2**30
-CHUNK = 4  # datums that a model is asked about at a time, where each answer is the vocabulary
+CHUNK = 4  # datums scored at a time, where each result is [N, V]
 
 
 class HeldOutKL:
@@ -79,8 +79,8 @@ class HeldOutKL:
 
     def _compute(self) -> Iterator[_Reference]:
         if self._scores is not None:
-            for found in self._scores:
-                yield _Reference(found.ids, _with_rest(found.logprobs))
+            for scores in self._scores:
+                yield _Reference(scores.ids, _with_rest(scores.logprobs))
             return
         for logprobs in self._teacher.logprobs([datum.teacher for datum in self._datums]):
             yield _Reference(None, logprobs)

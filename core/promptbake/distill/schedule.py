@@ -1,4 +1,4 @@
-"""Which conversations a step sees, and how fast it learns: functions of the step alone."""
+"""Which conversations a step sees, and at which learning rate: functions of the step alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 class Schedule:
     """Batches in an order drawn anew in each epoch, and a learning rate that falls to 0.
 
-    Nothing is remembered between steps, so a run that goes on at step s does what it would have
-    done. The last batch of an epoch may be smaller.
+    Nothing is remembered between steps, so a run that resumes at a step does what it would have
+    done without the interruption. The last batch of an epoch may be smaller.
     """
 
     n_examples: int

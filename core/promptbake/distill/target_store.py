@@ -94,13 +94,13 @@ def check(datum: Datum, scores: TeacherLogprobs) -> None:
 
 @dataclass(frozen=True)
 class StoredTeacher:
-    """A teacher that is asked once for each conversation: what it answers is stored.
+    """A teacher that scores each conversation once: its scores are stored.
 
     Attributes:
-        create: Makes the teacher; called where something is missing from the store.
+        create: Creates the teacher; called where something is missing from the store.
         open_model: Opens the model that the teacher is.
         folder: Of the store.
-        depends_on: What an answer depends on beside the tokens, K, the draws and the seed.
+        depends_on: What a score depends on beside the tokens, K, the draws and the seed.
         k: K.
         seed: The run's.
         reporter: Shows the progress.
@@ -115,7 +115,7 @@ class StoredTeacher:
     reporter: Reporter
 
     def scores(self, datums: Sequence[Datum], draws: int) -> Iterator[TeacherLogprobs]:
-        """Every datum's log-probabilities, in order; the teacher is asked for the missing ones."""
+        """Every datum's log-probabilities, in order; the teacher scores the missing ones."""
         store = TargetStore(self.folder, **self.depends_on, k=self.k, draws=draws, seed=self.seed)
         self._fill(store, datums, draws)
         return (store.get(datum) for datum in datums)

@@ -1,4 +1,4 @@
-"""The four arms: what each is told, how far it is from the prompted model, what it answers."""
+"""The four arms: their prompts, their KL from the prompted model, their answers."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ def no_note(note: str) -> None:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """The responses that a data provider is asked for, all under one prompt.
+    """The responses that a data provider is to generate, all under one prompt.
 
     Attributes:
-        prompt: What the model is told; `prompt.system` is None for nothing.
+        prompt: The model's system prompt; `prompt.system` is None for none.
         requests: All responses that are wanted, in the same order each time, so that a provider
             that works in batches forms the same batches after a kill.
         completed_ids: Requests whose responses are stored already: not to be yielded again.

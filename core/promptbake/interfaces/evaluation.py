@@ -21,7 +21,7 @@ from promptbake.types import (
 
 @dataclass(frozen=True)
 class EvalArm:
-    """One arm: a model, and the system prompt that it is told."""
+    """One arm: a model and its system prompt."""
 
     system: str | None
     open_model: Callable[[], Model]  # opened at first use, and the same model each time

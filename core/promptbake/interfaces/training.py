@@ -34,7 +34,7 @@ class Loss(Protocol):
 
         - `teacher`: the teacher's top K, and what `train.tail` makes of the others.
         - `student`: the student's own, at the step; a source of batches on policy supplies them.
-        - `response`: the response token alone, with log-probability 0; no teacher is asked.
+        - `response`: the response token alone, with log-probability 0; no teacher is needed.
         """
         ...
 
@@ -76,7 +76,7 @@ class Objective(Protocol):
     def loss_and_gradient(self, student: Tensor, support: LossSupport) -> tuple[Tensor, Tensor]:
         """The loss, nats [N], and its gradient with respect to the log-probabilities, [N, C].
 
-        For a backend without torch's autograd: it goes on from the gradient by its own means.
+        For a backend without torch's autograd: it continues from the gradient by its own means.
         """
         ...
 
@@ -94,14 +94,14 @@ class Trainer(Protocol):
         ...
 
     def preflight(self, *, k: int, draws: int) -> Sequence[str]:
-        """Find out what would fail later, before the teacher is asked and paid.
+        """Find out what would fail later, before the teacher is paid.
 
         Args:
-            k: The top K that the teacher will be asked for; 0 where none is asked.
-            draws: The draws that it will be asked for.
+            k: K, as the teacher will be asked for; 0 where no teacher is needed.
+            draws: M, as the teacher will be asked for.
 
         Returns:
-            Lines for the user: what is done another way because of what was found.
+            Lines for the user: what is done another way because of what the check showed.
 
         Raises:
             BakeError: Training cannot work.
@@ -160,7 +160,7 @@ class Backend(Protocol):
     def new_lora(
         self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None
     ) -> Trainer:
-        """A LoRA on `base`, which goes on to answer as the base model.
+        """A LoRA on `base`, which still answers as the base model.
 
         Args:
             base: A model that this backend opened.
@@ -174,7 +174,7 @@ class Backend(Protocol):
         ...
 
     def load_adapter(self, base: Model, checkpoint: Checkpoint, *, strength: float = 1.0) -> Model:
-        """The baked model; `base` goes on to answer as the base model.
+        """The baked model; `base` still answers as the base model.
 
         Args:
             base: A model that this backend opened.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from promptbake.errors import BakeError, ContractError
 
 T = TypeVar("T")
-# Members whose values do a plugin's work in their turn, so that they are wrapped, too.
+# Members whose values call the plugin's code in turn, so they are wrapped, too.
 WRAPPED = frozenset(
     {
         "forward_backward",

@@ -45,10 +45,10 @@ class PluginFactory:
     @property
     def requirements(self) -> Requirements:
         """What it requires beside its plugin."""
-        found: Requirements = getattr(
+        requirements: Requirements = getattr(
             _innermost(self.function), "promptbake_requirements", Requirements()
         )
-        return found
+        return requirements
 
     @property
     def missing_modules(self) -> tuple[str, ...]:

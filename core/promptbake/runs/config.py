@@ -1,4 +1,4 @@
-"""The configuration: one model, and where each of its values came from.
+"""The configuration: one model, and the source of each value.
 
 defaults < profile < the prompt's sidecar < --config FILE < --set section.key=value
 """
@@ -44,7 +44,7 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """The conversations."""
 
-    provider: str = Field(description="who answers the queries")
+    provider: str = Field(description="what generates the responses")
     queries: str = Field(
         "builtin", description="'builtin', 'generate', or a file (JSONL, CSV, text)"
     )
@@ -53,15 +53,15 @@ class DataSection(_Section):
     )
     column: str | None = Field(None, description="the column of the queries, where the file is CSV")
     n_queries: Count = Field(50, description="how many to write, for queries = 'generate'")
-    turns: Count = Field(1, description="answers a conversation; the user goes on in between")
-    max_tokens: Count = Field(256, description="the longest response, in tokens")
-    held_out: Count = Field(10, description="queries that are never trained on, for the proof")
+    turns: Count = Field(1, description="answers a conversation; the user is simulated in between")
+    max_tokens: Count = Field(256, description="maximum tokens per response")
+    held_out: Count = Field(10, description="queries that are never trained on, for verify")
 
 
 class TeacherSection(_Section):
     """The prompted model's distribution."""
 
-    source: str = Field(description="who gives the teacher's log-probabilities")
+    source: str = Field(description="what gives the teacher's log-probabilities")
     top_k: Count = Field(20, description="tokens kept at each position")
 
 
@@ -70,7 +70,7 @@ class TrainSection(_Section):
 
     backend: str = Field(description="the engine")
     loss: str = Field(description="what is minimised")
-    tail: Tail = Field("sampled", description="what stands for the tokens outside the top K")
+    tail: Tail = Field("sampled", description="how tokens outside the top K are treated")
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
     rank: Count = Field(32, description="the LoRA's rank")
     lr: float = Field(
@@ -80,15 +80,15 @@ class TrainSection(_Section):
     epochs: Count = Field(4, description="passes over the conversations")
     save_every: Count = Field(10, description="steps between checkpoints")
     eval_every: Count = Field(10, description="steps between points of the held-out curve")
-    trackers: tuple[str, ...] = Field(("jsonl",), description="who is told the metrics")
+    trackers: tuple[str, ...] = Field(("jsonl",), description="where metrics are logged")
 
 
 class TargetSection(_Section):
     """One thing to learn, where a run has several: with `student`, answer as with `teacher`."""
 
     name: str = Field(pattern=r"^[\w-]+$", description="what the report calls it")
-    teacher: str = Field(description="file of what the teacher is told; '' for nothing")
-    student: str = Field("", description="file of what the student is told; '' for nothing")
+    teacher: str = Field(description="file of the teacher's prompt; '' for none")
+    student: str = Field("", description="file of the student's prompt; '' for none")
     weight: float = Field(1.0, gt=0, description="of its loss, beside the other targets'")
     queries: str = Field("", description="as data.queries, which it replaces")
 
@@ -105,11 +105,11 @@ class BudgetSection(_Section):
 
 
 class VerifySection(_Section):
-    """The proof."""
+    """The measurements."""
 
-    min_gap_closed: float = Field(0.5, le=1, description="the bar: exit 1 below it")
+    min_gap_closed: float = Field(0.5, le=1, description="the threshold: exit 1 below it")
     questions: str = Field("builtin", description="'builtin', or a file of test questions")
-    max_tokens: Count = Field(256, description="the longest answer to a test question, in tokens")
+    max_tokens: Count = Field(256, description="maximum tokens per answer to a test question")
     temperature: float = Field(
         0.7,
         ge=0,
@@ -121,7 +121,7 @@ class VerifySection(_Section):
 
 
 class Config(_Section):
-    """All that a run is told. A plugin's options stand under options.<kind>.<name>."""
+    """All settings of a run. A plugin's options stand under options.<kind>.<name>."""
 
     seed: int = Field(
         0, ge=0, lt=2**63, strict=True, description="everything random follows from it"
@@ -184,7 +184,7 @@ class Config(_Section):
 
 @dataclass(frozen=True)
 class Layer:
-    """Some values and where they came from."""
+    """Some values and their source."""
 
     source: str
     values: Mapping[str, Any]
@@ -326,7 +326,7 @@ def _deep_update(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 def _explain(error: pydantic.ValidationError, sources: Mapping[str, str]) -> str:
     problems = error.errors()
     first = problems[0]
-    # A union's or a list's location goes on past the key; the key is its known beginning.
+    # The location of an error in a union or a list is longer than the key.
     key = ".".join(map(str, first["loc"]))
     text = f"{_source_of(key, sources)}: {key}: "
     if first["type"] == "extra_forbidden":

@@ -130,7 +130,7 @@ def load_dataset(session: Session) -> Dataset:
         )
     if stage["inputs"]["prompt"] != session.prompt.digest:
         raise BakeError(
-            f"{run.path}: its data was made with another text of the prompt "
+            f"{run.path}: its data was generated with another text of the prompt "
             f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
         )
     return Dataset(conversations.read(run.data), conversations.read(run.held_out))

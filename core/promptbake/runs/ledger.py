@@ -1,33 +1,32 @@
-"""What a run has spent, on disk, and the cap that it stays under."""
+"""The ledger: what a run has spent, on disk, and the cap that it stays under."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from promptbake.costs import Reservation, NoBudget
+from promptbake.costs import NoBudget, Reservation, Usage
 from promptbake.errors import BudgetError
 from promptbake.files import JsonLines, read_json_lines
-from promptbake.costs import Usage
 
 CENT = 1e-9  # dollars: rounding, and less than any service bills
 
 
 class Ledger:
-    """A budget in a run's costs.jsonl: a line when money is held back, one when it is settled.
+    """A budget in a run's costs.jsonl: a line for each reservation, one for each commit.
 
-    What a kill left unsettled has been sent, so it counts as spent. Without `max_dollars` there is
+    A reservation that a kill left open has been sent, so it counts as spent. Without `max_dollars` there is
     no cap, and the ledger is kept all the same.
     """
 
     def __init__(self, path: Path, max_dollars: float | None) -> None:
         self._path, self._cap = path, max_dollars
-        self.stage = ""  # the one at work, which names what is held
+        self.stage = ""  # the one that runs, which names what is reserved
         self._file: JsonLines | None = None
         # The last line of a number is the one that counts.
-        self._holds = {line["id"]: _usage(line) for line in read_json_lines(path)}
-        self._dollars = sum(usage.dollars for _, usage in self._holds.values())
-        self._next = max(self._holds, default=-1) + 1
+        self._reservations = {line["id"]: _usage(line) for line in read_json_lines(path)}
+        self._dollars = sum(usage.dollars for _, usage in self._reservations.values())
+        self._next = max(self._reservations, default=-1) + 1
 
     @property
     def capped(self) -> bool:
@@ -36,68 +35,68 @@ class Ledger:
 
     @property
     def dollars(self) -> float:
-        """Spent or held back so far."""
+        """Spent or reserved so far."""
         return self._dollars
 
     def by_work(self) -> dict[str, Usage]:
-        """What each kind of work came to so far."""
+        """The usage so far, by kind of work."""
         totals: dict[str, Usage] = {}
-        for what, usage in self._holds.values():
+        for what, usage in self._reservations.values():
             totals[what] = totals.get(what, Usage()) + usage
         return totals
 
     def reserve(self, what: str, usage: Usage) -> Reservation:
-        """Keep back what the work may come to at most. Raises BudgetError.
+        """Reserve the most that the work may cost. Raises BudgetError.
 
-        Where no stage is at work, as in a chat, nothing is held and nothing is put on record.
+        Where no stage runs, as in a chat, nothing is reserved or recorded.
         """
         if not self.stage:
             return NoBudget()
         spent = self.dollars
         if self._cap is not None and spent + usage.dollars > self._cap + CENT:
             raise BudgetError(
-                f"budget.max_dollars = {self._cap:g}: ${spent:.4f} is spent, and the next piece of "
-                f"{what} may take ${usage.dollars:.4f}; raise it and run the same command again, "
-                "it goes on from here"
+                f"budget.max_dollars = {self._cap:g}: ${spent:.4f} is spent, and the next "
+                f"{what} may take ${usage.dollars:.4f}; raise it and run the same command "
+                "to resume"
             )
         what = f"{self.stage}: {what}"
         number, self._next = self._next, self._next + 1
-        self.write(number, what, usage, settled=False)
+        self.write(number, what, usage, committed=False)
         return LedgerReservation(self, number, what)
 
     def start_anew(self) -> None:
         """The run has been moved away with its costs, and a new one begins."""
         self.close()
-        self._holds.clear()
+        self._reservations.clear()
         self._dollars, self._next = 0.0, 0
 
     def close(self) -> None:
-        """Close the file, until something is held again."""
+        """Close the file, until something is reserved again."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def write(self, number: int, what: str, usage: Usage, settled: bool) -> None:
-        """Put a hold, or what it came to, on record."""
-        _, before = self._holds.get(number, (what, Usage()))
+    def write(self, number: int, what: str, usage: Usage, committed: bool) -> None:
+        """Record a reservation, or what the work cost."""
+        _, before = self._reservations.get(number, (what, Usage()))
         self._dollars += usage.dollars - before.dollars
-        self._holds[number] = (what, usage)
+        self._reservations[number] = (what, usage)
         if self._file is None:
             self._file = JsonLines(self._path)
-        line = {"id": number, "what": what, "settled": settled}
+        line = {"id": number, "what": what, "committed": committed}
         used = {name: value for name, value in vars(usage).items() if value}
         self._file.append(line | used)
 
 
 class LedgerReservation:
-    """One line that is not settled yet."""
+    """A reservation that is not committed yet."""
 
     def __init__(self, ledger: Ledger, number: int, what: str) -> None:
         self._ledger, self._number, self._what = ledger, number, what
 
     def commit(self, usage: Usage) -> None:
-        """What the work came to."""
-        self._ledger.write(self._number, self._what, usage, settled=True)
+        """Record what the work cost."""
+        self._ledger.write(self._number, self._what, usage, committed=True)
 
 
 def _usage(line: dict[str, Any]) -> tuple[str, Usage]:

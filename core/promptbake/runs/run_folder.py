@@ -45,7 +45,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out while a stage works here; what a kill left is deleted first."""
+        """Keep other processes out while a stage runs; partial files of a kill are deleted first."""
         if self.path.exists() and not self.path.is_dir():
             raise BakeError(f"{self.path}: is not a folder; give --run another")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class Run:
                 yield
         except Timeout:
             raise BakeError(
-                f"{self.path}: another promptbake is at work in this run; wait for it, or give "
+                f"{self.path}: another promptbake is running in this run; wait for it, or give "
                 "--run another folder"
             ) from None
 
@@ -78,7 +78,7 @@ class Run:
         return stage
 
     def state(self, name: str, inputs: Mapping[str, Any]) -> tuple[StageState, list[str]]:
-        """Whether a stage is to begin, to go on or is done, and which inputs have changed."""
+        """Whether a stage begins, resumes or is done, and which inputs have changed."""
         stage = self.stage(name)
         if not stage:
             return "fresh", []
@@ -94,15 +94,15 @@ class Run:
         config: Mapping[str, Any],
         plugins: Mapping[str, str] | None = None,
     ) -> None:
-        """Put a stage on record as begun; what was measured of it so far is kept if it goes on.
+        """Record that a stage has begun; its seconds so far are kept where it resumes.
 
         `plugins` are the versions of those that the config names.
         """
         record = self.record
         stages = record.get("stages", {})
         before = stages.get(name, {})
-        goes_on = before.get("inputs") == _as_read(inputs)
-        seconds = before["seconds"] if goes_on else 0.0
+        resumes = before.get("inputs") == _as_read(inputs)
+        seconds = before["seconds"] if resumes else 0.0
         stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
         write_json(
             self.record_file,
@@ -116,14 +116,14 @@ class Run:
         )
 
     def finish(self, name: str, seconds: float, **results: object) -> None:
-        """Put a stage on record as done; its seconds add to those of runs that were cut short."""
+        """Record that a stage is done; its seconds add to those of interrupted runs."""
         record = self.record
         stage = record["stages"][name]
         stage |= {"done": True, "seconds": round(stage["seconds"] + seconds, 1), **results}
         write_json(self.record_file, record)
 
     def archive(self) -> Path:
-        """Move the run out of the way, so that nothing that was paid for is lost."""
+        """Move the run to a new name, so that nothing that was paid for is lost."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}~{number}")).exists():
             number += 1
@@ -136,7 +136,7 @@ def versions(*, missing: bool = False) -> dict[str, str | None]:
 
     With `missing`, None for what its extras would bring and is not installed.
     """
-    found: dict[str, str | None] = {
+    versions: dict[str, str | None] = {
         "python": sys.version.split()[0],
         "promptbake": version("promptbake"),
     }
@@ -145,11 +145,11 @@ def versions(*, missing: bool = False) -> dict[str, str | None]:
         if name == "promptbake" or re.search("extra == .(dev|testing)", requirement):
             continue
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             if missing:
-                found[name] = None
-    return found
+                versions[name] = None
+    return versions
 
 
 def _as_read(inputs: Mapping[str, Any]) -> Any:
@@ -158,9 +158,9 @@ def _as_read(inputs: Mapping[str, Any]) -> Any:
 
 def _differences(before: Any, after: Any, key: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
-        found = []
+        changed = []
         for name in sorted(before.keys() | after.keys()):
             inner = f"{key}.{name}" if key else name
-            found += _differences(before.get(name), after.get(name), inner)
-        return found
+            changed += _differences(before.get(name), after.get(name), inner)
+        return changed
     return [] if before == after else [key]

@@ -18,7 +18,7 @@ def stored_teacher(
     open_model: Callable[[], Model] | None = None,
     baked: Checkpoint | None = None,
 ) -> StoredTeacher:
-    """The run's teacher, which is asked for what the run's store does not hold.
+    """The run's teacher, which scores what the run's store does not hold.
 
     Args:
         session: The run.
@@ -47,7 +47,7 @@ def stored_teacher(
 def training_examples(
     session: Session, teacher: StoredTeacher, objective: TailedLoss, datums: Sequence[Datum]
 ) -> list[Example]:
-    """Every datum with its support; the teacher is asked for what the store does not hold."""
+    """Every datum with its support; the teacher scores what the store does not hold."""
     weights = {target.name: target.weight for target in session.targets}
     draws = objective.draws(session.config.train.tail_draws)
     scores = teacher.scores(datums, draws) if objective.requires_teacher else repeat(None)
@@ -58,7 +58,7 @@ def training_examples(
 
 
 def held_out_kl(session: Session, datums: Sequence[Datum]) -> HeldOutKL:
-    """The held-out KL of the run's conversations; a teacher that is paid is asked once."""
+    """The held-out KL of the run's conversations; a paid teacher scores them once."""
     if session.base.full_vocabulary:
         return HeldOutKL(session.base, datums)
     return HeldOutKL(session.base, datums, list(stored_teacher(session).scores(datums, draws=0)))

@@ -24,9 +24,9 @@ from promptbake.interfaces import (
 )
 from promptbake.plugins.attribution import attribute, attributed, contract_error
 from promptbake.plugins.registry import PluginChoice, Registry, load
+from promptbake.progress import Reporter
 from promptbake.runs.config import Config, Resolved, resolve
 from promptbake.runs.ledger import Ledger
-from promptbake.progress import Reporter
 from promptbake.runs.run_folder import Run
 from promptbake.types import BakeTarget, Checkpoint, Prompt
 

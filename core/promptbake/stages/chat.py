@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import get_args
 
-from promptbake.commands import ChatArm
 from promptbake.dataset.sampling import decode_stream
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.runs.session import Session
-from promptbake.types import Message, StopReason
+from promptbake.types import ChatArm, Message, StopReason
 
 
 class Chat:

@@ -44,7 +44,7 @@ def run(session: Session) -> None:
         archived = session.run.archive()
         session.budget.start_anew()
         session.reporter.say(
-            f"data: {', '.join(changed)} changed since {session.run.path} was made; "
+            f"data: {', '.join(changed)} changed since {session.run.path} began; "
             f"that run is kept as {archived}, and a new one begins"
         )
     session.run.begin(
@@ -146,7 +146,7 @@ def _refuse_unrecorded_files(run: Run) -> None:
     for file in (run.data, run.held_out):
         if file.exists():
             raise BakeError(
-                f"{file}: already exists, and no {run.record_file.name} says what made it; move "
+                f"{file}: already exists, and no {run.record_file.name} says where it is from; move "
                 "it away, or give --run another folder"
             )
 

@@ -36,11 +36,11 @@ class Row:
     stage: str
     work: str
     estimate: CostEstimate
-    spent: Usage | None  # what it came to so far, where anything was paid for
+    spent: Usage | None  # the usage so far, where anything was paid for
 
     @property
     def key(self) -> str:
-        """The name under which the ledger has it."""
+        """Its name in the ledger."""
         return f"{self.stage}: {self.work}"
 
 
@@ -194,10 +194,10 @@ def _bake(
     )
     prompted = _prefix(session, "teacher")
     draws = objective.draws(train.tail_draws)
-    asked = training.teacher if objective.requires_teacher else ()
-    top_k = base.estimate_cost(TopKWork(asked, prompted, draws=draws))
+    scored = training.teacher if objective.requires_teacher else ()
+    top_k = base.estimate_cost(TopKWork(scored, prompted, draws=draws))
     reference = _reference(base, held_out, prompted)
-    if not base.full_vocabulary:  # asked once, and read again by verify
+    if not base.full_vocabulary:  # scored once, and read again by verify
         top_k += reference
     yield "bake", "top_k", top_k
     support = config.teacher.top_k if objective.requires_teacher else 1
