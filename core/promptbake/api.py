@@ -100,9 +100,9 @@ def export(
 
 
 def _open(prompt: str | Path | Prompt, job: Job) -> Session:
-    from promptbake.cli.progress import RichReporter
     from promptbake.progress import SilentReporter
     from promptbake.runs.session import open_session
+    from promptbake.terminal import RichReporter
 
     if unknown := sorted(job.keys() - Job.__annotations__.keys()):
         raise TypeError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from promptbake.cli.progress import RichReporter
 from promptbake.progress import DeferredBar, Reporter, SilentReporter
+from promptbake.terminal import RichReporter
 
 
 class Foreseen:

@@ -16,11 +16,11 @@ import typer
 
 from promptbake.cli import console
 from promptbake.cli.console import out
-from promptbake.cli.progress import RichReporter
 from promptbake.commands import COMMANDS, Help
 from promptbake.plugins.attribution import attribute
 from promptbake.runs.session import Session, open_session
 from promptbake.stages.chat import Chat
+from promptbake.terminal import RichReporter
 
 PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
 Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
