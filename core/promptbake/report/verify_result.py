@@ -45,14 +45,16 @@ class TargetKL(_Record):
     base: float
     baked: float
     reprompted: float
-    gap_closed: float | None = Field(description="none where base is 0: nothing was to change")
+    gap_closed: float | None = Field(
+        None, description="none where base is 0: nothing was to change"
+    )
 
 
 class DifferenceResult(_Record):
     """The mean difference of two arms over the items that both have."""
 
     mean: float
-    ci95: tuple[float, float] | None
+    ci95: tuple[float, float] | None = None
     items: int
 
 
