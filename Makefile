@@ -22,7 +22,7 @@ help: ## print this help
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(READY) ## make .venv and install promptbake into it (the other targets do it, too)
+setup: $(READY) ## make .venv and install promptbake into it (the other targets do this, too)
 
 $(READY): pyproject.toml ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,10 +32,10 @@ $(READY): pyproject.toml ci/constraints.txt
 		--constraint ci/constraints.txt --editable '.[dev,openai,tinker,trackio,wandb]'
 	@touch $@
 
-plan: $(READY) ## say what the job will take, in tokens, dollars and minutes; sends nothing
+plan: $(READY) ## estimate tokens, dollars and minutes; sends nothing
 	@$(BAKE) plan $(ARGS)
 
-data: $(READY) ## let the prompted model answer the queries; saves the answers without the prompt
+data: $(READY) ## sample the prompted model's responses; saved without the prompt
 	@$(BAKE) data $(ARGS)
 
 bake: $(READY) ## train a LoRA to answer without the prompt as the model does with it
@@ -47,16 +47,16 @@ verify: $(READY) ## measure the result on held-out queries; writes verify.json a
 chat: $(READY) ## talk to the baked model
 	@$(BAKE) chat $(ARGS)
 
-export: $(READY) ## bring the adapter home into TO=folder, in PEFT's format
+export: $(READY) ## export the adapter into TO=folder, in PEFT's format
 	@$(BAKE) export $(ARGS) --to "$(TO)"
 
 report: $(READY) ## write report.html again
 	@$(BAKE) report $(ARGS)
 
-plugins: $(READY) ## list what can be plugged in, and what did not load
+plugins: $(READY) ## list the plugins, and what did not load
 	@$(BAKE) plugins
 
-doctor: $(READY) ## show versions, devices, keys (never their values), and what each profile lacks
+doctor: $(READY) ## show versions, devices, keys (never their values), and what is missing per profile
 	@$(BAKE) doctor
 
 test: $(READY) ## run the tests; needs no network and no key
@@ -68,13 +68,13 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
 
-plugin-authors: ## what a plugin's author does, in a new environment, by the documentation alone
+plugin-authors: ## what a plugin author does, by the documentation alone; and the wheel in an empty environment
 	ci/plugin_authors.sh
 
-bench-data: $(READY) ## how near the data stage comes to what the endpoint's latency allows
+bench-data: $(READY) ## the data stage's throughput beside what the endpoint's latency allows
 	.venv/bin/python ci/bench_data.py
 
-bench-tinker: $(READY) ## what a bake takes of Tinker, beside the reference recipe
+bench-tinker: $(READY) ## what a bake costs on Tinker, beside the reference recipe
 	.venv/bin/python ci/bench_tinker.py
 
 clean: ## delete .venv, runs and caches
