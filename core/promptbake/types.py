@@ -18,6 +18,7 @@ StopReason = Literal["stop", "length"]  # the model ended its turn, or the token
 Direction = Literal["higher", "lower"]  # which of two values is better
 ChatArm = Literal["base", "prompted", "baked"]
 ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
+ARM_LABELS: Mapping[Arm, str] = {arm: arm for arm in ARMS} | {"reprompted": "re-prompted"}
 
 T = TypeVar("T")
 

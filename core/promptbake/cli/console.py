@@ -14,7 +14,7 @@ from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import Registry
 from promptbake.runs.session import Session
-from promptbake.types import Checkpoint, Dataset
+from promptbake.types import ARM_LABELS, Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.cli.doctor import Health
@@ -116,7 +116,8 @@ def show_verify(session: Session, result: VerifyResult) -> None:
         line = f"target {target}: base {each.base:.4f}, baked {each.baked:.4f}{gap}"
         out.print(line, soft_wrap=True)
     for name, measurement in result.evaluators.items():
-        values = ", ".join(f"{arm} {value:.4g}" for arm, value in measurement.means.items())
+        means = measurement.means.items()
+        values = ", ".join(f"{ARM_LABELS[arm]} {value:.4g}" for arm, value in means)
         out.print(f"{name} ({measurement.unit}): {values}", soft_wrap=True)
     verdict = "passed" if result.passed else "FAILED"
     threshold = result.thresholds["kl.gap_closed"].min

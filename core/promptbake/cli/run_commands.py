@@ -6,7 +6,8 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,49 +59,53 @@ def add_run_command(
         name: What the command is called; its function's name where it is None.
         origin: The plugin that it is from, for errors that it raises.
     """
-    own_parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(command).parameters.values()
-        if command not in COMMANDS or parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    hints = _hints(command, [parameter.name for parameter in own_parameters])
-    parameters = [
-        parameter.replace(annotation=_annotation(hints[parameter.name]))
-        for parameter in own_parameters
-    ]
-    of_run = bool(parameters) and hints[parameters[0].name] is Session
+    parameters = _parameters(command)
+    of_run = bool(parameters) and parameters[0].annotation is Session
     own = parameters[1:] if of_run else parameters
     shown = OUTPUT_OPTIONS.get(command.__name__) if command in COMMANDS else None
-    extra = [_parameter(*shown)] if shown else []
 
     @functools.wraps(command)
     def wired(**given: Any) -> None:
         output = {shown[0]: given.pop(shown[0])} if shown else {}
         own_values = {each.name: _plain(given.pop(each.name)) for each in own}
-        if not of_run:
-            with attribute(origin):
+        with attribute(origin) if origin else nullcontext():
+            if not of_run:
                 command(**own_values)
-            return
-        settings, config = given.pop("settings"), given.pop("config")
-        session = open_session(
-            **given, config_file=config, settings=settings or (), reporter=RichReporter()
-        )
-        try:
-            if origin:
-                with attribute(origin):
-                    command(session, **own_values)
-            else:
-                _show(command.__name__, session, command(session, **own_values), **output)
-        except KeyboardInterrupt:
-            session.reporter.say("stopped; run the same command to resume")
-            raise typer.Exit(130) from None
+                return
+            with _session(**given) as session:
+                result = command(session, **own_values)
+                if not origin:
+                    _show(command.__name__, session, result, **output)
 
-    run_options = [_parameter(*each) for each in RUN_OPTIONS] if of_run else []
-    signature = inspect.Signature([*run_options, *own, *extra])
+    extra = [*(RUN_OPTIONS if of_run else ()), *((shown,) if shown else ())]
+    options = [_parameter(*each) for each in extra]
+    signature = inspect.Signature(
+        [*options[: len(RUN_OPTIONS)], *own, *options[len(RUN_OPTIONS) :]]
+    )
     wired.__signature__ = signature  # type: ignore[attr-defined]
     wired.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
     wired.__doc__ = (command.__doc__ or "").partition("\n    >>>")[0]
     app.command(name)(wired)
+
+
+@contextmanager
+def _session(
+    *, prompt: str, profile: str, config: Path | None, settings: list[str] | None, run: Path | None
+) -> Iterator[Session]:
+    """Open a session; Ctrl-C says how to resume."""
+    session = open_session(
+        prompt,
+        profile=profile,
+        config_file=config,
+        settings=settings or (),
+        run=run,
+        reporter=RichReporter(),
+    )
+    try:
+        yield session
+    except KeyboardInterrupt:
+        session.reporter.say("stopped; run the same command to resume")
+        raise typer.Exit(130) from None
 
 
 def _show(
@@ -149,11 +154,18 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _hints(command: Callable[..., Any], names: list[str]) -> dict[str, Any]:
-    """The annotations of some parameters; `Session` may be imported for the type checker only."""
-    annotations = {name: command.__annotations__[name] for name in names}
+def _parameters(command: Callable[..., Any]) -> list[inspect.Parameter]:
+    """A command's own parameters with typer's annotations; keywords of ours are for Python only."""
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(command).parameters.values()
+        if command not in COMMANDS or parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    annotations = {each.name: command.__annotations__[each.name] for each in parameters}
     shim = SimpleNamespace(__annotations__=annotations, __globals__=command.__globals__)
-    return get_type_hints(shim, localns={"Session": Session}, include_extras=True)
+    # `Session` may be imported for the type checker only.
+    hints = get_type_hints(shim, localns={"Session": Session}, include_extras=True)
+    return [each.replace(annotation=_annotation(hints[each.name])) for each in parameters]
 
 
 def _annotation(hint: Any) -> Any:

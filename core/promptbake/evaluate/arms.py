@@ -8,7 +8,7 @@ from promptbake.dataset.sampling import answer
 from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.interfaces import EvalArm, Model
 from promptbake.progress import Reporter
-from promptbake.types import Arm, ArmAnswers, BakeTarget, KLByConversation, Query
+from promptbake.types import ARM_LABELS, Arm, ArmAnswers, BakeTarget, KLByConversation, Query
 
 
 def four_arms(
@@ -59,7 +59,7 @@ def ask_arms(
                 temperature=temperature,
                 seed=seed,
             )
-            bar.advance(note="re-prompted" if name == "reprompted" else name)
+            bar.advance(note=ARM_LABELS[name])
     return tuple(
         ArmAnswers(question, {arm: texts[arm][index] for arm in arms})
         for index, question in enumerate(questions)

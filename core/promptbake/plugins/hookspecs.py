@@ -77,6 +77,15 @@ HOOKS = {
     "trackers": "promptbake_register_trackers",
     "commands": "promptbake_register_commands",
 }
+SINGULAR = {  # one of a kind, for a message
+    "data_providers": "data provider",
+    "teachers": "teacher",
+    "losses": "loss",
+    "backends": "backend",
+    "evaluators": "evaluator",
+    "trackers": "tracker",
+    "commands": "command",
+}
 
 
 @hookspec

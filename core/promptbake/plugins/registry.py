@@ -15,7 +15,7 @@ import pluggy
 from promptbake.errors import BakeError, nearest
 from promptbake.plugins import hookspecs
 from promptbake.plugins.factories import PluginFactory
-from promptbake.plugins.hookspecs import API_VERSION, HOOKS
+from promptbake.plugins.hookspecs import API_VERSION, HOOKS, SINGULAR
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
@@ -93,11 +93,6 @@ class Registry:
             failures = (f"{failure.plugin} ({failure.reason})" for failure in self.load_failures)
             message += f". Did not load: {'; '.join(failures)}"
         raise BakeError(message)
-
-
-SINGULAR = {
-    kind: kind.replace("_", " ").removesuffix("s").replace("losse", "loss") for kind in HOOKS
-}
 
 
 def load(points: Iterable[EntryPoint] | None = None) -> Registry:

@@ -14,13 +14,9 @@ from promptbake.files import read_json_lines, write_atomic
 from promptbake.report.verify_result import VerifyResult
 from promptbake.runs.config import flatten
 from promptbake.runs.run_folder import Run
+from promptbake.types import ARM_LABELS
 
-ARM_NAMES = {
-    "base": "Base",
-    "prompted": "Prompted",
-    "baked": "Baked",
-    "reprompted": "Re-prompted",
-}
+ARM_NAMES = {arm: label.capitalize() for arm, label in ARM_LABELS.items()}
 # Control characters are shown as what they are; halves of a surrogate pair cannot be encoded.
 CONTROLS = (
     {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}

@@ -66,56 +66,59 @@ def prepare(
     Nothing is sent, unless `write` allows queries to be written that do not exist yet; without
     it, the built-in ones stand for them.
     """
-    config, deferred = session.config, deferred or DeferredBar()
     provider = session.provider
     own = tuple(provider.queries())
     if own and len(session.targets) > 1:
         raise BakeError(
-            f"data.provider = {config.data.provider!r}: brings its own queries, which fit one "
-            f"target, and there are {len(session.targets)}; choose another provider"
+            f"data.provider = {session.config.data.provider!r}: brings its own queries, which fit "
+            f"one target, and there are {len(session.targets)}; choose another provider"
         )
-    written = False
+    config, written = session.config.data, False
     jobs: list[GenerationJob] = []
-    all_queries: list[Query] = []
+    queries: list[Query] = []
     held_out: list[Query] = []
     training: dict[str, tuple[Query, ...]] = {}
     for target in session.targets:
-        job = GenerationJob(
-            prompt=target.teacher,
-            requests=(),
-            completed_ids=frozenset(),
-            max_tokens=config.data.max_tokens,
-            seed=config.seed,
-            open_model=session.open_base,
-            budget=session.budget,
-            progress=deferred.advance_estimate,
-            note=deferred.note,
-            turns=config.data.turns,
-        )
-        queries, source = own, target.queries or config.data.queries
+        job = _job(session, target, deferred or DeferredBar())
+        source = target.queries or config.queries
+        mine = own
         if not own and source == GENERATE:
-            queries = read_queries(session.run.queries, query_record(session))
-            if not queries and write:
-                queries, written = _write_queries(session, provider, job), True
-        queries = queries or load_queries(
-            BUILTIN if source == GENERATE else source, column=config.data.column
-        )
+            mine = read_queries(session.run.queries, query_record(session))
+            if not mine and write:
+                mine, written = _write_queries(session, provider, job), True
+        mine = mine or load_queries(BUILTIN if source == GENERATE else source, column=config.column)
         if target.name:
-            queries = tuple(replace(each, id=f"{target.name}/{each.id}") for each in queries)
-        parts = split(queries, config.data.held_out, config.seed)
-        jobs.append(replace(job, requests=requests_for(parts, config.data.temperatures)))
-        all_queries += queries
+            mine = tuple(replace(each, id=f"{target.name}/{each.id}") for each in mine)
+        parts = split(mine, config.held_out, session.config.seed)
+        jobs.append(replace(job, requests=requests_for(parts, config.temperatures)))
+        queries += mine
         held_out += parts.held_out
         training[target.name] = parts.training
     return PreparedData(
         provider,
         session.targets,
         tuple(jobs),
-        tuple(all_queries),
+        tuple(queries),
         training,
         tuple(held_out),
         bool(own),
         written,
+    )
+
+
+def _job(session: Session, target: BakeTarget, deferred: DeferredBar) -> GenerationJob:
+    """A target's job, before its requests are known."""
+    return GenerationJob(
+        prompt=target.teacher,
+        requests=(),
+        completed_ids=frozenset(),
+        max_tokens=session.config.data.max_tokens,
+        seed=session.config.seed,
+        open_model=session.open_base,
+        budget=session.budget,
+        progress=deferred.advance_estimate,
+        note=deferred.note,
+        turns=session.config.data.turns,
     )
 
 

@@ -81,25 +81,33 @@ def run(session: Session) -> VerifyResult:
         backend=session.backend.name,
         model=base.name,
         adapter=checkpoint.uri,
-        held_out=HeldOut(
-            queries=len({datum.query_id for datum in datums}),
-            tokens=sum(datum.n_response for datum in datums),
-        ),
+        held_out=_held_out(datums),
         kl=kl,
         targets=_target_results(by_target),
         evaluators={each.name: _measurement_result(each) for each in measurements},
         thresholds={"kl.gap_closed": Threshold(min=threshold, value=kl.gap_closed, passed=passed)},
         passed=passed,
         answers=[AnswerResult.of(each) for each in answers],
-        seconds=Seconds(
-            data=folder.stage("data").get("seconds"),
-            bake=folder.stage("bake").get("seconds"),
-            verify=round(time.monotonic() - started, 1),
-        ),
+        seconds=_seconds(session, started),
     )
     result.save(folder.verify)
     page.write(folder)
     return result
+
+
+def _held_out(datums: Sequence[Datum]) -> HeldOut:
+    return HeldOut(
+        queries=len({datum.query_id for datum in datums}),
+        tokens=sum(datum.n_response for datum in datums),
+    )
+
+
+def _seconds(session: Session, started: float) -> Seconds:
+    return Seconds(
+        data=session.run.stage("data").get("seconds"),
+        bake=session.run.stage("bake").get("seconds"),
+        verify=round(time.monotonic() - started, 1),
+    )
 
 
 def _by_name(session: Session) -> dict[str, BakeTarget]:
