@@ -14,7 +14,7 @@ from promptbake.files import read_json_lines, write_atomic
 from promptbake.report.verify_result import VerifyResult
 from promptbake.runs.config import flatten
 from promptbake.runs.run_folder import Run
-from promptbake.types import ARM_LABELS
+from promptbake.types import ARM_LABELS, Arm
 
 ARM_NAMES = {arm: label.capitalize() for arm, label in ARM_LABELS.items()}
 # Control characters are shown as what they are; halves of a surrogate pair cannot be encoded.
@@ -66,7 +66,7 @@ def _kl_chart(result: VerifyResult) -> Markup:
     from promptbake.report import charts  # matplotlib takes a while to import
 
     kl = result.kl
-    bars = {"base": kl.base, "baked": kl.baked, "reprompted": kl.reprompted}
+    bars: dict[Arm, float] = {"base": kl.base, "baked": kl.baked, "reprompted": kl.reprompted}
     return charts.kl_bars({ARM_NAMES[arm]: value for arm, value in bars.items()})
 
 
