@@ -15,7 +15,7 @@ from promptbake.files import cache_folder
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import API_VERSION
 from promptbake.plugins.registry import LoadFailure, Registry, load
-from promptbake.runs.config import Config, profiles, resolve
+from promptbake.runs.config import profiles, resolve
 from promptbake.runs.run_folder import versions
 
 BROKEN_TORCH = "torch cannot be imported"
@@ -73,9 +73,7 @@ def examine() -> Health:
         plugins=tuple(_plugins(registry)),
         load_failures=registry.load_failures,
         conflicts=registry.conflict_lines(),
-        profiles={
-            name: (*broken, *_missing_for(resolve(name).config, registry)) for name in profiles()
-        },
+        profiles={name: (*broken, *_missing_for(name, registry)) for name in profiles(registry)},
     )
 
 
@@ -120,7 +118,12 @@ def _plugins(registry: Registry) -> Iterator[Plugin]:
         )
 
 
-def _missing_for(config: Config, registry: Registry) -> Iterator[str]:
+def _missing_for(profile: str, registry: Registry) -> Iterator[str]:
+    try:
+        config = resolve(profile, registry=registry).config
+    except BakeError as error:  # a plugin's profile may be wrong
+        yield str(error)
+        return
     missing: dict[str, None] = {}
     for choice in config.choices:
         try:
@@ -128,11 +131,11 @@ def _missing_for(config: Config, registry: Registry) -> Iterator[str]:
         except BakeError as error:
             missing[str(error)] = None
             continue
-        missing |= dict.fromkeys(_factory_missing_for(factory, config.options_of(choice)))
+        missing |= dict.fromkeys(_missing_for_factory(factory, config.options_of(choice)))
     yield from missing
 
 
-def _factory_missing_for(factory: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
+def _missing_for_factory(factory: PluginFactory, options: Mapping[str, object]) -> Iterator[str]:
     if factory.missing_modules:
         yield f"{', '.join(factory.missing_modules)}: pip install '{factory.requirements.install}'"
     for option in factory.options:

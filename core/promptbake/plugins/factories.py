@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pydantic
 
 from promptbake.errors import BakeError, nearest
-from promptbake.plugins.hookspecs import HOOKS, RUNTIME_ONLY, Requirements
+from promptbake.plugins.hookspecs import HOOKS, RUNTIME_ONLY, WITHOUT_OPTIONS, Requirements
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class PluginFactory:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The factory's keyword arguments; a command has none."""
-        if self.kind == "commands":
+        """The factory's keyword arguments; a command and a profile have none."""
+        if self.kind in WITHOUT_OPTIONS:
             return ()
         annotations = _parameter_types(self.function)
         return tuple(

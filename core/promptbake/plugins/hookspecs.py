@@ -76,6 +76,7 @@ HOOKS = {
     "evaluators": "promptbake_register_evaluators",
     "trackers": "promptbake_register_trackers",
     "commands": "promptbake_register_commands",
+    "profiles": "promptbake_register_profiles",
 }
 SINGULAR = {  # one of a kind, for a message
     "data_providers": "data provider",
@@ -85,7 +86,9 @@ SINGULAR = {  # one of a kind, for a message
     "evaluators": "evaluator",
     "trackers": "tracker",
     "commands": "command",
+    "profiles": "profile",
 }
+WITHOUT_OPTIONS = ("commands", "profiles")  # kinds whose names may have hyphens
 
 
 @hookspec
@@ -124,3 +127,8 @@ def promptbake_register_commands() -> Factories[None]:  # type: ignore[empty-bod
 
     A first parameter that is annotated as `Session` stands for PROMPT and the options of a run.
     """
+
+
+@hookspec
+def promptbake_register_profiles() -> Factories[str]:  # type: ignore[empty-body]
+    """Offer profiles for --profile: functions without arguments that return a TOML text."""

@@ -15,7 +15,12 @@ import pluggy
 from promptbake.errors import BakeError, nearest
 from promptbake.plugins import hookspecs
 from promptbake.plugins.factories import PluginFactory
-from promptbake.plugins.hookspecs import API_VERSION, HOOKS, SINGULAR
+from promptbake.plugins.hookspecs import (
+    API_VERSION,
+    HOOKS,
+    SINGULAR,
+    WITHOUT_OPTIONS,
+)
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
@@ -154,7 +159,8 @@ def _factories(point: EntryPoint, version: str, module: object) -> list[PluginFa
 
 
 def _check_options(factory: PluginFactory) -> None:
-    name = factory.name.replace("-", "_") if factory.kind == "commands" else factory.name
+    with_hyphens = factory.kind in WITHOUT_OPTIONS
+    name = factory.name.replace("-", "_") if with_hyphens else factory.name
     if not name.isidentifier():
         raise _InvalidPluginError(
             f"{HOOKS[factory.kind]}: {factory.name!r} is no name such as skew_kl"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptbake.errors import BakeError, nearest
 from promptbake.files import read_text
 from promptbake.plugins.hookspecs import HOOKS
-from promptbake.plugins.registry import PluginChoice
+from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.types import Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -204,12 +205,21 @@ def resolve(
     sidecar: Path | None = None,
     config_file: Path | None = None,
     settings: Sequence[str] | Mapping[str, object] = (),
+    registry: Registry | None = None,
 ) -> Resolved:
-    """Lay the layers over each other, later ones over earlier ones, and check the result.
+    """Merge the layers, later ones over earlier ones, and check the result.
 
-    Raises BakeError naming the source, the key, what was expected and the nearest valid key.
+    Args:
+        profile: A set of defaults, promptbake's own or a plugin's.
+        sidecar: The prompt's TOML file, if it exists.
+        config_file: A TOML file that must exist.
+        settings: section.key=value lines, or values by dotted key.
+        registry: The installed plugins; they are loaded where it is None.
+
+    Raises:
+        BakeError: With the source, the key, what was expected and the nearest valid key.
     """
-    layers = [_profile(profile)]
+    layers = [_profile(profile, registry)]
     if sidecar is not None and sidecar.exists():
         layers.append(_read(sidecar))
     if config_file is not None:
@@ -258,14 +268,19 @@ def _move_renamed(values: dict[str, Any], sources: dict[str, str]) -> tuple[str,
     return (f"{source}: train.datums is now {key} = 'wide' or 'per_token'",)
 
 
-def profiles() -> list[str]:
-    """The names of the profiles."""
+def profiles(registry: Registry | None = None) -> list[str]:
+    """The names of the profiles: promptbake's own, and the plugins'."""
+    offered = (registry or load()).of("profiles")
+    return sorted({*_own_profiles(), *(factory.name for factory in offered)})
+
+
+def _own_profiles() -> dict[str, Traversable]:
     folder = files("promptbake") / "profiles"
-    return sorted(
-        entry.name.removesuffix(".toml")
+    return {
+        entry.name.removesuffix(".toml"): entry
         for entry in folder.iterdir()
         if entry.name.endswith(".toml")
-    )
+    }
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -277,14 +292,24 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _profile(name: str) -> Layer:
-    if name not in profiles():
+def _profile(name: str, registry: Registry | None) -> Layer:
+    own = _own_profiles().get(name)
+    if own is not None:
+        return Layer(f"profile {name}", tomli.loads(own.read_text("utf-8")))
+    registry = registry or load()
+    if name not in profiles(registry):
+        known = profiles(registry)
         raise BakeError(
-            f"--profile {name}: unknown profile; available: {', '.join(profiles())}"
-            f"{nearest(name, profiles())}"
+            f"--profile {name}: unknown profile; available: {', '.join(known)}"
+            f"{nearest(name, known)}"
         )
-    text = (files("promptbake") / "profiles" / f"{name}.toml").read_text("utf-8")
-    return Layer(f"profile {name}", tomli.loads(text))
+    factory = registry.choose(PluginChoice("profiles", name, "--profile"))
+    try:
+        return Layer(f"profile {name}", tomli.loads(factory.create({})))
+    except (tomli.TOMLDecodeError, TypeError, AttributeError) as error:
+        raise BakeError(
+            f"--profile {name} (plugin {factory.plugin}): is not TOML: {error}"
+        ) from None
 
 
 def _read(path: Path) -> Layer:

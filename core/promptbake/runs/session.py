@@ -213,10 +213,11 @@ def open_session(
     else:
         file = Path(prompt)
         prompt, sidecar, folder = read_prompt(file), file.with_suffix(".toml"), file.parent
-    resolved = resolve(profile, sidecar, config_file, settings)
+    registry = load()
+    resolved = resolve(profile, sidecar, config_file, settings, registry)
     targets = _targets(resolved.config, prompt, folder)
     run_folder = Run(run or Path("runs") / prompt.name)
-    session = Session(prompt, targets, resolved, run_folder, load(), reporter, address)
+    session = Session(prompt, targets, resolved, run_folder, registry, reporter, address)
     _check_names(session)
     for hint in resolved.hints:
         reporter.say(hint)
