@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptbake.conversations import read_text
 from promptbake.errors import BakeError, nearest
 from promptbake.hookspecs import HOOKS
+from promptbake.plugins import DISABLE, Registry, load
 from promptbake.types import Datums, Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -166,12 +168,15 @@ def resolve(
     sidecar: Path | None = None,
     config_file: Path | None = None,
     settings: Sequence[str] | Mapping[str, object] = (),
+    registry: Registry | None = None,
 ) -> Resolved:
     """Lay the layers over each other, later ones over earlier ones, and check the result.
 
+    `registry` has the profiles of the plugins; without it the plugins are loaded.
+
     Raises BakeError naming the source, the key, what was expected and the nearest valid key.
     """
-    layers = [_profile(profile)]
+    layers = [_profile(profile, registry or load())]
     if sidecar is not None and sidecar.exists():
         layers.append(_read(sidecar))
     if config_file is not None:
@@ -204,14 +209,19 @@ def resolve(
     return Resolved(config, resolved)
 
 
-def profiles() -> list[str]:
-    """The names of the profiles."""
+def profiles(registry: Registry | None = None) -> list[str]:
+    """The names of the profiles: promptbake's own, and the plugins'."""
+    offered = {profile.name for profile in (registry or load()).profiles}
+    return sorted(offered | _own_profiles().keys())
+
+
+def _own_profiles() -> dict[str, Traversable]:
     folder = files("promptbake") / "profiles"
-    return sorted(
-        entry.name.removesuffix(".toml")
+    return {
+        entry.name.removesuffix(".toml"): entry
         for entry in folder.iterdir()
         if entry.name.endswith(".toml")
-    )
+    }
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -223,14 +233,27 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _profile(name: str) -> Layer:
-    if name not in profiles():
+def _profile(name: str, registry: Registry) -> Layer:
+    offered = [profile for profile in registry.profiles if profile.name == name]
+    own = _own_profiles().get(name)
+    if len(offered) + (own is not None) > 1:
+        owners = ["promptbake"] * (own is not None) + [f"plugin {each.plugin}" for each in offered]
         raise BakeError(
-            f"--profile {name}: there is no such profile; there is: {', '.join(profiles())}"
-            f"{nearest(name, profiles())}"
+            f"--profile {name}: {' and '.join(owners)} both offer it; leave one out, as with "
+            f"{DISABLE}={offered[-1].plugin}"
         )
-    text = (files("promptbake") / "profiles" / f"{name}.toml").read_text("utf-8")
-    return Layer(f"profile {name}", tomli.loads(text))
+    try:
+        if own is not None:
+            return Layer(f"profile {name}", tomli.loads(own.read_text("utf-8")))
+        if offered:
+            return Layer(f"profile {name}", tomli.loads(offered[0].text()))
+    except tomli.TOMLDecodeError as error:
+        raise BakeError(f"profile {name}: is not TOML: {error}") from None
+    known = profiles(registry)
+    raise BakeError(
+        f"--profile {name}: there is no such profile; there is: {', '.join(known)}"
+        f"{nearest(name, known)}{registry.not_loaded()}"
+    )
 
 
 def _read(path: Path) -> Layer:

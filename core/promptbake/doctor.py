@@ -73,7 +73,7 @@ def examine() -> Health:
         plugins=tuple(_plugins(registry)),
         set_aside=registry.set_aside,
         clashes=registry.clash_lines(),
-        profiles={name: (*broken, *_lacks(resolve(name).config, registry)) for name in profiles()},
+        profiles={name: (*broken, *_profile_lacks(name, registry)) for name in profiles(registry)},
     )
 
 
@@ -116,6 +116,15 @@ def _plugins(registry: Registry) -> Iterator[Plugin]:
             mine[0].version,
             {kind: tuple(each.name for each in mine if each.kind == kind) for kind in kinds},
         )
+
+
+def _profile_lacks(name: str, registry: Registry) -> Iterator[str]:
+    try:
+        config = resolve(name, registry=registry).config
+    except BakeError as error:  # a plugin's profile may be anything
+        yield str(error)
+        return
+    yield from _lacks(config, registry)
 
 
 def _lacks(config: Config, registry: Registry) -> Iterator[str]:

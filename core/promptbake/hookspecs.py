@@ -1,4 +1,4 @@
-"""The hooks. Each returns a mapping from a name to a factory.
+"""The hooks. Each returns a mapping from a name to a factory, or to a profile.
 
 A factory's keyword arguments, with their annotations and defaults, are the options that a user
 sets under `options.<kind>.<name>.<option>`; they are checked against the annotations. A run is made
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import TypeVar
 
 import pluggy
@@ -27,6 +29,7 @@ TUNING = object()  # annotates an option that changes how work is done, not what
 
 T = TypeVar("T")
 Factories = Mapping[str, Callable[..., T]]
+ProfileText = str | Path | Traversable  # a str is the text itself
 Factory = TypeVar("Factory", bound=Callable[..., object])
 
 
@@ -62,7 +65,7 @@ def needs(
     return declare
 
 
-HOOKS = {
+HOOKS = {  # by the kind of what their factories make
     "data_providers": "promptbake_register_data_providers",
     "teachers": "promptbake_register_teachers",
     "losses": "promptbake_register_losses",
@@ -70,6 +73,8 @@ HOOKS = {
     "evaluators": "promptbake_register_evaluators",
     "trackers": "promptbake_register_trackers",
 }
+PROFILES_HOOK = "promptbake_register_profiles"
+ALL_HOOKS = (*HOOKS.values(), PROFILES_HOOK)
 
 
 @hookspec
@@ -100,3 +105,8 @@ def promptbake_register_evaluators() -> Factories[Evaluator]:  # type: ignore[em
 @hookspec
 def promptbake_register_trackers() -> Factories[Tracker]:  # type: ignore[empty-body]
     """Offer receivers of a run's metrics."""
+
+
+@hookspec
+def promptbake_register_profiles() -> Mapping[str, ProfileText]:  # type: ignore[empty-body]
+    """Offer profiles for --profile: the TOML text of a config, or a file that holds it."""

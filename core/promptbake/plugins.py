@@ -14,11 +14,31 @@ import pluggy
 
 from promptbake import hookspecs
 from promptbake.errors import BakeError, nearest
-from promptbake.hookspecs import API_VERSION, HOOKS
+from promptbake.hookspecs import ALL_HOOKS, API_VERSION, HOOKS, PROFILES_HOOK, ProfileText
 from promptbake.offers import Offer
 
 GROUP = "promptbake"
 DISABLE = "PROMPTBAKE_DISABLE_PLUGINS"
+
+
+@dataclass(frozen=True)
+class PluginProfile:
+    """A profile that a plugin offers."""
+
+    name: str
+    plugin: str
+    source: ProfileText
+
+    def text(self) -> str:
+        """Its TOML. Raises BakeError where it cannot be read."""
+        if isinstance(self.source, str):
+            return self.source
+        try:
+            return self.source.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise BakeError(
+                f"profile {self.name} (plugin {self.plugin}): cannot be read: {error}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,7 @@ class Registry:
 
     offers: tuple[Offer, ...]
     set_aside: tuple[SetAside, ...] = field(default=())
+    profiles: tuple[PluginProfile, ...] = field(default=())
 
     @property
     def clashes(self) -> tuple[tuple[Offer, ...], ...]:
@@ -75,11 +96,12 @@ class Registry:
         names = sorted({offer.name for offer in self.of(kind)})
         there = ", ".join(names) or "none"
         message = f"{key}: there is no {name!r} among the {kind}; there is: {there}"
-        message += nearest(name, names)
-        if self.set_aside:
-            broken = "; ".join(f"{aside.plugin} ({aside.reason})" for aside in self.set_aside)
-            message += f". Did not load: {broken}"
-        raise BakeError(message)
+        raise BakeError(message + nearest(name, names) + self.not_loaded())
+
+    def not_loaded(self) -> str:
+        """The plugins that did not load, for the end of a message."""
+        broken = "; ".join(f"{aside.plugin} ({aside.reason})" for aside in self.set_aside)
+        return f". Did not load: {broken}" if broken else ""
 
 
 def load(found: Iterable[EntryPoint] | None = None) -> Registry:
@@ -89,6 +111,7 @@ def load(found: Iterable[EntryPoint] | None = None) -> Registry:
     """
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
     offers: list[Offer] = []
+    profiles: list[PluginProfile] = []
     aside: list[SetAside] = []
     points = entry_points(group=GROUP) if found is None else found
     for point in sorted(points, key=lambda point: point.name):
@@ -98,19 +121,23 @@ def load(found: Iterable[EntryPoint] | None = None) -> Registry:
             continue
         try:
             with redirect_stdout(sys.stderr):  # what it prints is no answer to --json
-                offers += _offers(point, version, point.load())
+                its_offers, its_profiles = _offers(point, version, point.load())
+                offers += its_offers
+                profiles += its_profiles
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a stranger's module may raise anything
             aside.append(SetAside(point.name, version, _reason(error)))
-    return Registry(tuple(offers), tuple(aside))
+    return Registry(tuple(offers), tuple(aside), tuple(profiles))
 
 
 class _UnfitError(Exception):
     """What is wrong with a plugin, in words."""
 
 
-def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
+def _offers(
+    point: EntryPoint, version: str, module: object
+) -> tuple[list[Offer], list[PluginProfile]]:
     _check_api(module)
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -118,7 +145,7 @@ def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
     try:
         manager.check_pending()  # an unknown hook is a typing mistake
     except pluggy.PluginValidationError as error:
-        raise _UnfitError(f"{error}; there is: {', '.join(HOOKS.values())}") from None
+        raise _UnfitError(f"{error}; there is: {', '.join(ALL_HOOKS)}") from None
     offers = []
     for kind, hook in HOOKS.items():
         named: set[str] = set()
@@ -130,14 +157,34 @@ def _offers(point: EntryPoint, version: str, module: object) -> list[Offer]:
                 Offer(kind, name, point.name, version, make, point.module)
                 for name, make in factories.items()
             ]
-    unmarked = [hook for hook in HOOKS.values() if hasattr(module, hook)]
-    if not offers and unmarked:
-        raise _UnfitError(f"{unmarked[0]} offers nothing, or is not marked with @hookimpl")
-    if not offers:
-        raise _UnfitError("it implements none of the hooks: " + ", ".join(HOOKS.values()))
+    profiles = _profiles(point, manager)
+    unmarked = [hook for hook in ALL_HOOKS if hasattr(module, hook)]
+    if not offers and not profiles:
+        if unmarked:
+            raise _UnfitError(f"{unmarked[0]} offers nothing, or is not marked with @hookimpl")
+        raise _UnfitError("it implements none of the hooks: " + ", ".join(ALL_HOOKS))
     for offer in offers:
         _check_options(offer)
-    return offers
+    return offers, profiles
+
+
+def _profiles(point: EntryPoint, manager: pluggy.PluginManager) -> list[PluginProfile]:
+    profiles: dict[str, PluginProfile] = {}
+    for offered in _results(PROFILES_HOOK, getattr(manager.hook, PROFILES_HOOK)):
+        if not isinstance(offered, Mapping) or not all(
+            isinstance(name, str) and (isinstance(source, str) or hasattr(source, "read_text"))
+            for name, source in offered.items()
+        ):
+            raise _UnfitError(
+                f"{PROFILES_HOOK} must return a mapping from name to TOML text, or to a file; "
+                f"found {offered!r}"
+            )
+        if twice := profiles.keys() & offered.keys():
+            raise _UnfitError(f"{PROFILES_HOOK} offers a name twice: {', '.join(sorted(twice))}")
+        profiles |= {
+            name: PluginProfile(name, point.name, source) for name, source in offered.items()
+        }
+    return list(profiles.values())
 
 
 def _check_options(offer: Offer) -> None:
@@ -169,13 +216,17 @@ def _check_api(module: object) -> None:
         )
 
 
-def _answers(hook: str, caller: Any) -> list[Mapping[str, Any]]:
+def _results(hook: str, caller: Any) -> list[Any]:
+    """What the plugin's implementations of a hook return."""
     try:
         found: list[Any] = caller()  # pluggy leaves out what returned None
     except Exception as error:
         raise _UnfitError(f"{hook} failed: {_reason(error)}") from error
-    if caller.get_hookimpls() and not found:
-        found = [None]
+    return [None] if caller.get_hookimpls() and not found else found
+
+
+def _answers(hook: str, caller: Any) -> list[Mapping[str, Any]]:
+    found = _results(hook, caller)
     for factories in found:
         if not isinstance(factories, Mapping) or not all(
             isinstance(name, str) and callable(factory) for name, factory in factories.items()

@@ -169,9 +169,10 @@ def open_session(
     else:
         file, address = Path(prompt), None
         found, sidecar = read_prompt(file), file.with_suffix(".toml")
-    resolved = resolve(profile, sidecar, config_file, settings)
+    registry = load()
+    resolved = resolve(profile, sidecar, config_file, settings, registry)
     folder = Run(run or Path("runs") / found.name)
-    session = Session(found, resolved, folder, load(), reporter, address)
+    session = Session(found, resolved, folder, registry, reporter, address)
     _check_names(session)
     return session
 

@@ -1,4 +1,4 @@
-"""The loopback server as a process of this one's own, for as long as this one lives."""
+"""A fake server as a child process of this one, for as long as this one lives."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ import subprocess
 import sys
 import tempfile
 from functools import cached_property
-from pathlib import Path
 
 from promptbake.errors import BakeError
 from promptbake.inflight import started
 
 START_SECONDS = 120.0  # it imports torch, and loads a model
 END_SECONDS = 5.0
-KEY = "tml-loopback"
 
 
-class LocalServer:
-    """`python -m promptbake_tinker.loopback`; it ends when this process does, killed or not."""
+class ChildServer:
+    """`python -m promptbake_loopback`; it ends when this process does, killed or not.
 
-    key = KEY
+    `subject` begins the message where it does not start.
+    """
 
-    def __init__(self, model: Path, state: Path) -> None:
-        self._model = model
-        os.environ["TINKER_TELEMETRY"] = "0"  # there is nobody to send it to
-        state.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "promptbake_tinker.loopback", "--exit-with-parent"]
-        # What it complains of goes to a file: nobody would empty a pipe.
+    def __init__(self, *arguments: str, subject: str) -> None:
+        self._subject = subject
+        # -P: the current folder, which is the user's, is not on its sys.path.
+        command = [sys.executable, "-P", "-m", "promptbake_loopback", *arguments]
+        # Its complaints go to a file: nobody would empty a pipe.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [*command, "--model", str(model), "--state", str(state), "--port", "0"],
+            [*command, "--exit-with-parent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -42,23 +40,22 @@ class LocalServer:
 
     @cached_property
     def url(self) -> str:
-        """Its address, once it is there. Raises BakeError where it could not start."""
+        """Its address, once it answers. Raises BakeError where it could not start."""
         assert self._process.stdout is not None
         try:
             url = started(self._process.stdout.readline).result(START_SECONDS).strip()
         except TimeoutError:
             url = ""
         if not url:
-            self.close()  # it says no more, so it is ending: its last word is whole when it has
-            raise BakeError(f"{self._model}: the local server did not start: {self._last_word()}")
+            self.close()  # then its last line is whole
+            raise BakeError(f"{self._subject}: the local server did not start: {self._last_line()}")
         return url
 
     def check_alive(self) -> None:
         """Raise BakeError where it has ended."""
         if self._process.poll() is not None:
             raise BakeError(
-                f"the local server has ended: {self._last_word()}; the same command goes on from "
-                "here"
+                f"the local server has ended: {self._last_line()}; run the same command to resume"
             )
 
     def close(self) -> None:
@@ -69,6 +66,6 @@ class LocalServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
 
-    def _last_word(self) -> str:
+    def _last_line(self) -> str:
         self._errors.seek(0)
         return (self._errors.read().strip().splitlines() or ["it did not say why"])[-1]

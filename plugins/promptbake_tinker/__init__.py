@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from math import inf
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
 from promptbake.hookspecs import TUNING, Factories, hookimpl, needs
 from promptbake.interfaces import Backend, Teacher
 
+if TYPE_CHECKING:
+    from promptbake_tinker.backend import TinkerBackend
+    from promptbake_tinker.connection import Connection
+    from promptbake_tinker.pace import Pace
+    from promptbake_tinker.prices import Prices
+    from promptbake_tinker.settings import Settings
+
+__all__ = ["Connection", "Pace", "Prices", "Settings", "TinkerBackend"]
+
 PROMPTBAKE_API = 1
+EXPORTS = {  # imported when they are first used: the SDK takes seconds
+    "Connection": "connection",
+    "Pace": "pace",
+    "Prices": "prices",
+    "Settings": "settings",
+    "TinkerBackend": "backend",
+}
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
@@ -21,13 +38,11 @@ Share = Annotated[float, Ge(0), Lt(1)]
     modules=("tinker", "tinker_cookbook"),
     install="promptbake[tinker]",
     keys=("TINKER_API_KEY",),
-    unless={"loopback": True},
 )
 def tinker_backend(
     *,
     renderer: str = "auto",
     base_url: Annotated[str | None, TUNING] = None,
-    loopback: bool = False,
     steps_in_flight: Annotated[Count, TUNING] = 2,
     calls_in_flight: Annotated[Count, TUNING] = 64,
     deadline: Annotated[Positive, TUNING] = 1800.0,
@@ -41,13 +56,12 @@ def tinker_backend(
     """Bake into a LoRA on Tinker, or on a server that speaks its protocol at `base_url`.
 
     The key comes from TINKER_API_KEY, the address from TINKER_BASE_URL where `base_url` is not
-    given; with `loopback` a server on this machine is started, and no key is needed. `renderer` is
-    one of tinker-cookbook's, `auto` the one that it recommends, or `chat_template`, the
-    tokenizer's own. `steps_in_flight` steps and `calls_in_flight` other calls are under way at a
-    time; each wait ends after `deadline` seconds. A state to resume from is kept for `state_ttl`
-    seconds. `betas`, `eps` and `max_grad_norm` (0 for none) are Adam's; `train_unembed` puts the
-    LoRA on the unembedding, too. `prices` replaces the table: `prefill`, `sample` and `train` in
-    dollars per million tokens.
+    given. `renderer` is one of tinker-cookbook's, `auto` the one that it recommends, or
+    `chat_template`, the tokenizer's own. `steps_in_flight` steps and `calls_in_flight` other calls
+    are in flight at a time; each wait ends after `deadline` seconds. A state to resume from is kept
+    for `state_ttl` seconds. `betas`, `eps` and `max_grad_norm` (0 for none) are Adam's;
+    `train_unembed` puts the LoRA on the unembedding, too. `prices` replaces the table: `prefill`,
+    `sample` and `train` in dollars per million tokens.
     """
     from promptbake_tinker.backend import TinkerBackend
     from promptbake_tinker.settings import Settings
@@ -56,7 +70,6 @@ def tinker_backend(
         Settings(
             renderer=renderer,
             base_url=base_url,
-            loopback=loopback,
             steps_in_flight=steps_in_flight,
             calls_in_flight=calls_in_flight,
             deadline=deadline,
@@ -68,6 +81,12 @@ def tinker_backend(
             prices=prices,
         )
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
 
 
 @needs(modules=("tinker", "tinker_cookbook"), install="promptbake[tinker]")

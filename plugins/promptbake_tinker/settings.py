@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """As in `tinker_backend`."""
+    """As in `tinker_backend`; `key` is the config key that they are under, for messages."""
 
     renderer: str = "auto"
     base_url: str | None = None
-    loopback: bool = False
     steps_in_flight: int = 2
     calls_in_flight: int = 64
     deadline: float = 1800.0  # seconds
@@ -21,3 +20,4 @@ class Settings:
     max_grad_norm: float = 0.0
     train_unembed: bool = True
     prices: dict[str, float] | None = None  # dollars per million tokens
+    key: str = "options.backends.tinker"

@@ -1,4 +1,4 @@
-"""The openai plugin's double with the tiny model behind it, and the same model in this process."""
+"""The chat endpoint with the tiny model behind it, and the same model in this process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
 from promptbake.types import Datum, Message, Prompt, Span, Targets
+from promptbake_loopback.openai import ChatEndpoint
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.gate import Gate
-from promptbake_openai.loopback import Endpoint as Double
 from promptbake_openai.teacher import OpenAITeacher
 from promptbake_torch.loading import make_engine
 from promptbake_torch.model import TorchModel
@@ -68,15 +68,15 @@ def serving(
     logprobs: Callable[[list[int]], Any] | None = scores,
     decode: Callable[[int], str] = decoded,
     **options: Any,
-) -> Iterator[Double]:
-    with Double(logprobs=logprobs, decode=decode, **options) as double:
-        yield double
+) -> Iterator[ChatEndpoint]:
+    with ChatEndpoint(logprobs=logprobs, decode=decode, **options) as endpoint:
+        yield endpoint
 
 
-def plain(double: Double, max_retries: int = 0) -> Endpoint:
+def plain(endpoint: ChatEndpoint, max_retries: int = 0) -> Endpoint:
     return Endpoint(
         "tiny-chat",
-        double.url,
+        endpoint.url,
         "OPENAI_API_KEY",
         gate=Gate(),
         timeout=5.0,
@@ -85,8 +85,8 @@ def plain(double: Double, max_retries: int = 0) -> Endpoint:
     )
 
 
-def teacher(*doubles: Double, max_retries: int = 2) -> OpenAITeacher:
-    return OpenAITeacher([plain(double, max_retries) for double in doubles], concurrency=4)
+def teacher(*endpoints: ChatEndpoint, max_retries: int = 2) -> OpenAITeacher:
+    return OpenAITeacher([plain(endpoint, max_retries) for endpoint in endpoints], concurrency=4)
 
 
 def ask(
@@ -97,12 +97,14 @@ def ask(
 
 
 class Spoiled(Endpoint):
-    """An endpoint whose rows are changed on their way: for what the double never says."""
+    """An endpoint whose rows are changed on their way: for what the endpoint never says."""
 
-    def __init__(self, double: Double, spoil: Callable[[Rows], object], after: int = 0) -> None:
+    def __init__(
+        self, endpoint: ChatEndpoint, spoil: Callable[[Rows], object], after: int = 0
+    ) -> None:
         super().__init__(
             "tiny-chat",
-            double.url,
+            endpoint.url,
             "OPENAI_API_KEY",
             gate=Gate(),
             timeout=5.0,

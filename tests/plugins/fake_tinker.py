@@ -18,8 +18,8 @@ from promptbake.queries import load_queries, plan, split
 from promptbake.responses import generate
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
 from promptbake.types import Columns, Datum, Example, Message, Prompt
+from promptbake_loopback.tinker import KEY, TinkerLoopback
 from promptbake_tinker.base import Base
-from promptbake_tinker.loopback import KEY, Loopback
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
 from promptbake_torch.loading import make_engine
@@ -31,7 +31,7 @@ ANSWERS = ("Arr, the moon does it!", "A poor man, matey.", "Ten leagues or so.",
 
 
 @contextmanager
-def serving(folder: Path, **options: Any) -> Iterator[Loopback]:
+def serving(folder: Path, **options: Any) -> Iterator[TinkerLoopback]:
     """A server of the tiny model, which it offers by the folder that it is in."""
     model = folder / "model"
     if not model.exists():
@@ -40,13 +40,13 @@ def serving(folder: Path, **options: Any) -> Iterator[Loopback]:
         patch.setenv("TINKER_API_KEY", KEY)
         patch.setenv("TINKER_TELEMETRY", "0")
         patch.delenv("TINKER_BASE_URL", raising=False)
-        with Loopback(str(model), state=folder / "state", **options) as server:
+        with TinkerLoopback(str(model), state=folder / "state", **options) as server:
             yield server
 
 
 @contextmanager
 def opened(
-    server: Loopback, budget: Budget | None = None, **settings: Any
+    server: TinkerLoopback, budget: Budget | None = None, **settings: Any
 ) -> Iterator[TinkerModel]:
     """The base model that the server offers."""
     chosen = {"base_url": server.url, "renderer": "chat_template", "deadline": 60.0} | settings

@@ -17,10 +17,10 @@ from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Generation, Model
 from promptbake.testing import DataProviderSuite
 from promptbake.types import Conversation, Message, Prompt, Query, Rejection, Request, Usage
+from promptbake_loopback.openai import ChatEndpoint, identity
 from promptbake_openai import answers, openai_provider
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.gate import PAUSE, Gate, retry_after
-from promptbake_openai.loopback import Endpoint, identity
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most, swapped
 
@@ -42,15 +42,15 @@ class TestOpenAIProvider(DataProviderSuite):
 
     @pytest.fixture
     def provider(self) -> Iterator[DataProvider]:
-        with Endpoint(key=KEY) as endpoint:
+        with ChatEndpoint(key=KEY) as endpoint:
             yield self.made(endpoint)
 
     @pytest.fixture
     def broken(self) -> Iterator[DataProvider]:
-        with Endpoint(key=KEY, faults=1.0, kinds=("500",)) as endpoint:
+        with ChatEndpoint(key=KEY, faults=1.0, kinds=("500",)) as endpoint:
             yield self.made(endpoint)
 
-    def made(self, endpoint: Endpoint) -> DataProvider:
+    def made(self, endpoint: ChatEndpoint) -> DataProvider:
         given = {"model": "tiny-chat", "allow_truncated": True, "max_retries": 0} | self.options
         return openai_provider(base_url=endpoint.url, **given)
 
@@ -64,7 +64,7 @@ class TestOpenAIProviderThatLeavesOutWhatWasCut(TestOpenAIProvider):
 
     @pytest.fixture
     def provider(self) -> Iterator[DataProvider]:
-        with Endpoint(key=KEY, answer=lambda asked: f"Arr, {identity(asked)[:9]}!") as endpoint:
+        with ChatEndpoint(key=KEY, answer=lambda asked: f"Arr, {identity(asked)[:9]}!") as endpoint:
             yield self.made(endpoint)
 
 
@@ -88,7 +88,7 @@ def job(plan: Sequence[Request], **options: Any) -> Generation:
 
 
 def made(
-    endpoint: Endpoint,
+    endpoint: ChatEndpoint,
     plan: Sequence[Request],
     options: Mapping[str, Any] | None = None,
     **more: Any,
@@ -99,7 +99,7 @@ def made(
 
 
 def test_a_conversation_has_the_query_the_answer_and_how_it_came_to_be() -> None:
-    with Endpoint(key=KEY, answer=lambda _: "Hm. Yes.") as endpoint:
+    with ChatEndpoint(key=KEY, answer=lambda _: "Hm. Yes.") as endpoint:
         prices = {"prompt": 1.0, "completion": 2.0}
         found = made(endpoint, requests("a"), {"prices": prices})["a@1.0"]
     assert isinstance(found, Conversation)
@@ -125,7 +125,7 @@ def test_a_request_has_the_prompt_the_temperature_the_limit_a_seed_and_the_body(
         seen.append(request)
         return f"Hm, {request['messages'][-1]['content']}."
 
-    with Endpoint(key=KEY, answer=note) as endpoint:
+    with ChatEndpoint(key=KEY, answer=note) as endpoint:
         for seed in (0, 0, 1):
             made(endpoint, requests("a", "b"), {"body": {"top_p": 0.9}}, seed=seed)
     bodies = sorted(seen[:2], key=lambda each: each["messages"][-1]["content"])
@@ -141,7 +141,7 @@ def test_a_request_has_the_prompt_the_temperature_the_limit_a_seed_and_the_body(
 
 
 def test_what_is_stored_is_not_asked_for_and_not_taken_twice() -> None:
-    with Endpoint(key=KEY, answer=lambda _: "Hm.") as endpoint:
+    with ChatEndpoint(key=KEY, answer=lambda _: "Hm.") as endpoint:
         found = made(
             endpoint,
             requests("a", "b", "c"),
@@ -155,13 +155,13 @@ def test_what_is_stored_is_not_asked_for_and_not_taken_twice() -> None:
 
 
 def test_no_more_are_in_flight_than_may_be() -> None:
-    with Endpoint(0.02, key=KEY) as endpoint:
+    with ChatEndpoint(0.02, key=KEY) as endpoint:
         made(endpoint, requests(*"abcdefghijkl"), {"concurrency": 3})
         assert endpoint.meter.most_in_flight == 3
 
 
 def test_nothing_is_left_running() -> None:
-    with Endpoint(0.01, key=KEY) as endpoint:
+    with ChatEndpoint(0.01, key=KEY) as endpoint:
         before = threading.active_count()
         made(endpoint, requests(*"abcdef"))
         deadline = time.monotonic() + 5
@@ -173,9 +173,11 @@ def test_nothing_is_left_running() -> None:
 def test_the_note_tells_of_rejects_retries_and_dollars() -> None:
     notes: list[str] = []
     texts = {"a": "", "b": "Hm."}
-    with Endpoint(key=KEY, answer=lambda each: texts[each["messages"][-1]["content"]]) as endpoint:
-        endpoint.inject("500")
-        endpoint.inject("html")
+    with ChatEndpoint(
+        key=KEY, answer=lambda each: texts[each["messages"][-1]["content"]]
+    ) as endpoint:
+        endpoint.inject_fault("500")
+        endpoint.inject_fault("html")
         prices = {"prompt": 1.0, "completion": 100.0}
         made(endpoint, requests("a", "b"), {"prices": prices}, note=notes.append)
     assert "0 in flight" in notes[-1]
@@ -185,14 +187,14 @@ def test_the_note_tells_of_rejects_retries_and_dollars() -> None:
 
 
 def test_the_address_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
         provider = openai_provider(model="tiny-chat")
         assert len(list(provider.generate(job(requests("a"))))) == 1
 
 
 def test_addresses_may_be_a_list() -> None:
-    with Endpoint(key=KEY) as one, Endpoint(key=KEY) as other:
+    with ChatEndpoint(key=KEY) as one, ChatEndpoint(key=KEY) as other:
         provider = openai_provider(model="tiny-chat", base_url=[one.url, other.url])
         assert len(list(provider.generate(job(requests(*"abcd"))))) == 4
         assert (one.meter.answered, other.meter.answered) == (2, 2)
@@ -238,8 +240,8 @@ def test_what_was_paid_for_in_a_conversation_that_failed_is_settled() -> None:
     asked = Generation(
         Prompt("p", "Say hm."), requests("a"), frozenset(), 32, 0, no_model, Budget(), turns=2
     )
-    with Endpoint(key=KEY) as endpoint:
-        endpoint.inject("no_choices", times=20, after=1)
+    with ChatEndpoint(key=KEY) as endpoint:
+        endpoint.inject_fault("no_choices", times=20, after=1)
         provider = openai_provider(model="tiny-chat", base_url=endpoint.url)
         with pytest.raises(BakeError, match="answered with no choices"):
             list(provider.generate(asked))

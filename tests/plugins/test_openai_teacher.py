@@ -1,4 +1,4 @@
-"""The teacher `openai` against the double: what it asks, and what becomes of bad answers."""
+"""The teacher `openai` against the endpoint: what it asks, and what becomes of bad answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from openai_double import (
+from fake_openai import (
     PROMPT,
     K,
     Rows,
@@ -35,12 +35,11 @@ from promptbake.session import Session
 from promptbake.targets import ask_teacher
 from promptbake.testing import TeacherSuite
 from promptbake.types import Span
+from promptbake_loopback.openai import KEY, ChatEndpoint
 from promptbake_losses.divergences import ForwardKL
 from promptbake_openai import openai_teacher
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.gate import Gate
-from promptbake_openai.loopback import KEY
-from promptbake_openai.loopback import Endpoint as Double
 from promptbake_openai.teacher import OpenAITeacher
 from promptbake_torch.model import TorchModel
 
@@ -58,9 +57,9 @@ def twin() -> TorchModel:
 
 
 @pytest.fixture(scope="module")
-def double() -> Iterator[Double]:
-    with serving() as double:
-        yield double
+def endpoint() -> Iterator[ChatEndpoint]:
+    with serving() as endpoint:
+        yield endpoint
 
 
 class TestOpenAITeacher(TeacherSuite):
@@ -69,51 +68,53 @@ class TestOpenAITeacher(TeacherSuite):
     keys = ("OPENAI_API_KEY",)
 
     @pytest.fixture
-    def teacher(self, double: Double) -> Teacher:
-        return openai_teacher(model="tiny-chat", base_url=double.url, max_retries=0)
+    def teacher(self, endpoint: ChatEndpoint) -> Teacher:
+        return openai_teacher(model="tiny-chat", base_url=endpoint.url, max_retries=0)
 
 
 def test_one_request_a_conversation_and_one_token_of_answer(
-    twin: TorchModel, double: Double
+    twin: TorchModel, endpoint: ChatEndpoint
 ) -> None:
-    asked, before = spans(twin), double.meter
-    ask(twin, teacher(double), asked)
-    after = double.meter
+    asked, before = spans(twin), endpoint.meter
+    ask(twin, teacher(endpoint), asked)
+    after = endpoint.meter
     assert after.answered - before.answered == 4
     read = after.prompt_tokens - before.prompt_tokens
     assert read == sum(len(span.tokens) for span in asked)
     assert after.completion_tokens - before.completion_tokens == 4
 
 
-def test_the_shortest_goes_first_and_alone(twin: TorchModel, double: Double) -> None:
+def test_the_shortest_goes_first_and_alone(twin: TorchModel, endpoint: ChatEndpoint) -> None:
     asked = spans(twin)
-    found = teacher(double).targets(asked, k=K, draws=0, seeds=[0] * 4, open_model=lambda: twin)
-    before = double.meter.requests
+    found = teacher(endpoint).targets(asked, k=K, draws=0, seeds=[0] * 4, open_model=lambda: twin)
+    before = endpoint.meter.requests
     index, _ = next(found)
     assert index == min(range(4), key=lambda i: len(asked[i].tokens))
-    assert double.meter.requests == before + 1
+    assert endpoint.meter.requests == before + 1
     assert len(list(found)) == 3
 
 
-def test_several_endpoints_share_the_conversations(twin: TorchModel, double: Double) -> None:
+def test_several_endpoints_share_the_conversations(
+    twin: TorchModel, endpoint: ChatEndpoint
+) -> None:
     with serving() as other:
-        assert set(ask(twin, teacher(other, double), spans(twin))) == {0, 1, 2, 3}
+        assert set(ask(twin, teacher(other, endpoint), spans(twin))) == {0, 1, 2, 3}
         assert other.meter.answered == 1 + 2  # the probe, and every other one of the rest
 
 
-def test_nothing_is_asked_about_nothing(twin: TorchModel, double: Double) -> None:
-    before = double.meter.requests
-    assert ask(twin, teacher(double), []) == {}
-    assert double.meter.requests == before
+def test_nothing_is_asked_about_nothing(twin: TorchModel, endpoint: ChatEndpoint) -> None:
+    before = endpoint.meter.requests
+    assert ask(twin, teacher(endpoint), []) == {}
+    assert endpoint.meter.requests == before
 
 
 def test_with_many_of_the_top_k_a_weight_at_another_temperature_is_near(
-    twin: TorchModel, double: Double
+    twin: TorchModel, endpoint: ChatEndpoint
 ) -> None:
     """It is p_1 / p_T, as near as the top K tells."""
     temperature = 0.7
     span = replace(spans(twin)[0], temperature=temperature)
-    (targets,) = ask(twin, teacher(double), [span], k=20, draws=4).values()
+    (targets,) = ask(twin, teacher(endpoint), [span], k=20, draws=4).values()
     (logprobs,) = twin.logprobs([span])
     response = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
     beside = ~(response == targets.ids).any(dim=1)
@@ -196,10 +197,10 @@ def untold(rows: Rows) -> None:
     ],
 )
 def test_a_bad_answer_names_whose_it_is_and_loses_no_other(
-    twin: TorchModel, double: Double, spoil: Callable[[Rows], object], says: str
+    twin: TorchModel, endpoint: ChatEndpoint, spoil: Callable[[Rows], object], says: str
 ) -> None:
     asked, found = spans(twin), []
-    source = OpenAITeacher([Spoiled(double, spoil, after=1)], concurrency=1)
+    source = OpenAITeacher([Spoiled(endpoint, spoil, after=1)], concurrency=1)
 
     def go() -> None:
         answers = source.targets(asked, k=K, draws=1, seeds=[0] * 4, open_model=lambda: twin)
@@ -210,13 +211,13 @@ def test_a_bad_answer_names_whose_it_is_and_loses_no_other(
         go()
     assert sorted(found) == [1, 2, 3]
     # And where it is the first answer already, nothing else is asked.
-    before = double.meter.requests
+    before = endpoint.meter.requests
     with pytest.raises(BakeError, match=f"^conversation c3: .*{says}"):
-        ask(twin, OpenAITeacher([Spoiled(double, spoil)], concurrency=1), asked)
-    assert double.meter.requests == before + 1
+        ask(twin, OpenAITeacher([Spoiled(endpoint, spoil)], concurrency=1), asked)
+    assert endpoint.meter.requests == before + 1
 
 
-def test_fewer_than_k_are_refused(twin: TorchModel, double: Double) -> None:
+def test_fewer_than_k_are_refused(twin: TorchModel, endpoint: ChatEndpoint) -> None:
     """Also where the prompt's own token stands in for the last of them."""
 
     def leave_out(rows: Rows) -> None:
@@ -228,16 +229,16 @@ def test_fewer_than_k_are_refused(twin: TorchModel, double: Double) -> None:
                         del row[token]
 
     with pytest.raises(BakeError, match=rf"top_k = {K}: .* gives {K - 1} log-prob.*; lower it"):
-        ask(twin, OpenAITeacher([Spoiled(double, leave_out)], concurrency=1), spans(twin))
+        ask(twin, OpenAITeacher([Spoiled(endpoint, leave_out)], concurrency=1), spans(twin))
 
 
 def test_more_than_the_endpoint_allows_is_refused_with_what_to_do(
-    twin: TorchModel, double: Double
+    twin: TorchModel, endpoint: ChatEndpoint
 ) -> None:
-    before = double.meter.requests
+    before = endpoint.meter.requests
     with pytest.raises(BakeError, match=r"greater than max allowed: 20; .*--max-logprobs.* = 21"):
-        ask(twin, teacher(double), spans(twin), k=21)
-    assert double.meter.requests == before + 1
+        ask(twin, teacher(endpoint), spans(twin), k=21)
+    assert endpoint.meter.requests == before + 1
 
 
 def test_an_endpoint_that_scores_nothing_is_refused_with_what_to_do(twin: TorchModel) -> None:
@@ -245,11 +246,17 @@ def test_an_endpoint_that_scores_nothing_is_refused_with_what_to_do(twin: TorchM
         ask(twin, teacher(chat), spans(twin))
 
 
-def test_an_endpoint_without_a_key_is_not_asked(twin: TorchModel, double: Double) -> None:
+def test_an_endpoint_without_a_key_is_not_asked(twin: TorchModel, endpoint: ChatEndpoint) -> None:
     source = OpenAITeacher(
         [
             Endpoint(
-                "m", double.url, "NO_SUCH_KEY", gate=Gate(), timeout=1, max_retries=0, connections=1
+                "m",
+                endpoint.url,
+                "NO_SUCH_KEY",
+                gate=Gate(),
+                timeout=1,
+                max_retries=0,
+                connections=1,
             )
         ],
         concurrency=1,
@@ -265,13 +272,13 @@ def test_passing_faults_are_survived(twin: TorchModel) -> None:
         source = teacher(flaky, max_retries=6)
         found = ask(twin, source, spans(twin) * 2)
         assert set(found) == set(range(8))
-        struck = {kind for _, kind in flaky.meter.struck}
+        struck = {kind for _, kind in flaky.meter.injected}
     assert struck == {*kinds, "wrong_type"}
 
 
 def test_an_answer_that_never_becomes_one_is_told(twin: TorchModel) -> None:
     with serving() as broken:
-        broken.inject("error_body", times=99)
+        broken.inject_fault("error_body", times=99)
         with pytest.raises(BakeError, match=r"answered with no choices.*Provider returned error"):
             ask(twin, teacher(broken), spans(twin))
         assert broken.meter.requests == 5
@@ -289,7 +296,7 @@ def test_what_lasts_ends_it_and_what_passes_does_not(
     twin: TorchModel, kind: str, times: int, says: str, requests: int
 ) -> None:
     with serving() as flaky:
-        flaky.inject(kind, times=times, after=1)
+        flaky.inject_fault(kind, times=times, after=1)
         with pytest.raises(BakeError, match=says):
             ask(twin, OpenAITeacher([plain(flaky)], concurrency=1), spans(twin) * 2)
         assert flaky.meter.requests == requests
@@ -302,10 +309,10 @@ def test_failures_that_are_not_in_a_row_end_nothing(twin: TorchModel) -> None:
         assert flaky.meter.requests == 12
 
 
-def session(folder: Path, twin: TorchModel, double: Double) -> Session:
+def session(folder: Path, twin: TorchModel, endpoint: ChatEndpoint) -> Session:
     backend = SimpleNamespace(name="twin", open_model=lambda name, budget: twin)
     offers = (
-        Offer("teachers", "openai", "test", "1", lambda: teacher(double)),
+        Offer("teachers", "openai", "test", "1", lambda: teacher(endpoint)),
         Offer("backends", "twin", "test", "1", lambda: backend),
     )
     chosen = ("teacher.source=openai", "train.backend=twin", f"teacher.top_k={K}")

@@ -12,7 +12,7 @@ from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, Generation, Model
 from promptbake.testing import DataProviderSuite
 from promptbake.types import Conversation, Message, Prompt, Query, Request
-from promptbake_openai.loopback import Endpoint, Prices
+from promptbake_loopback.openai import ChatEndpoint, Prices
 from promptbake_openrouter import openrouter_provider
 from promptbake_openrouter.models import Listing
 
@@ -40,7 +40,7 @@ class TestOpenRouterProvider(DataProviderSuite):
         with endpoint(faults=1.0, kinds=("401",)) as served:
             yield self.made(served)
 
-    def made(self, served: Endpoint) -> DataProvider:
+    def made(self, served: ChatEndpoint) -> DataProvider:
         return openrouter_provider(model=MODEL, base_url=served.url, allow_truncated=True)
 
 
@@ -55,8 +55,8 @@ def job(max_tokens: int = 32) -> Generation:
     return Generation(prompt, plan, frozenset(), max_tokens, 0, no_model, NoBudget())
 
 
-def endpoint(**options: Any) -> Endpoint:
-    return Endpoint(key=KEY, models=("maker/small", MODEL), **options)
+def endpoint(**options: Any) -> ChatEndpoint:
+    return ChatEndpoint(key=KEY, models=("maker/small", MODEL), **options)
 
 
 def test_the_cost_is_what_the_answer_says() -> None:
@@ -65,7 +65,7 @@ def test_the_cost_is_what_the_answer_says() -> None:
         (found,) = provider.generate(job())
         dollars = served.meter.dollars
     assert isinstance(found, Conversation)
-    assert (found.meta["provider"], found.meta["model"]) == ("Loopback", MODEL)
+    assert (found.meta["provider"], found.meta["model"]) == ("TinkerLoopback", MODEL)
     assert found.meta["dollars"] == dollars > 0
 
 

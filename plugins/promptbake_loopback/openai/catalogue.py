@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from promptbake_openai.loopback.messages import HttpError
-from promptbake_openai.loopback.prices import Prices
+from promptbake_loopback.errors import HttpError
+from promptbake_loopback.openai.prices import Prices
 
 PARAMETERS = ("max_tokens", "seed", "stop", "temperature", "top_p")
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from promptbake_openai.loopback.messages import HttpError
-from promptbake_openai.loopback.meter import identity
-from promptbake_openai.loopback.prices import Prices, Usage, framed
+from promptbake_loopback.errors import HttpError
+from promptbake_loopback.openai.meter import identity
+from promptbake_loopback.openai.prices import Prices, Usage, framed
 
 Texts = Callable[[dict[str, Any]], str | Mapping[str, Any]]
 

@@ -1,17 +1,33 @@
-"""What happens between a request and its answer: the wait, the fault, the count."""
+"""What happens between a request for a completion and its response: the wait, fault and count."""
 
 from __future__ import annotations
 
+import asyncio
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from promptbake_openai.loopback.faults import EARLY, WHOLE, Faults, deliver, refusal
-from promptbake_openai.loopback.messages import Answer, HttpError, Request, in_json
-from promptbake_openai.loopback.meter import Tally, Visit, identity
-from promptbake_openai.loopback.prices import Usage
-from promptbake_openai.loopback.routes import Routes
-from promptbake_openai.loopback.wire import Wire
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from promptbake_loopback.errors import HttpError
+from promptbake_loopback.faults import Fault
+from promptbake_loopback.openai.errors import error_body
+from promptbake_loopback.openai.faults import (
+    EARLY,
+    WHOLE,
+    FaultPlan,
+    completion_response,
+    refusal,
+)
+from promptbake_loopback.openai.meter import MeterCounter, MeteredRequest, identity
+from promptbake_loopback.openai.prices import Usage
+from promptbake_loopback.responses import HangUp, is_connected_until, json_response, read_json
+
+# Takes the request's JSON and its number; gives the response's JSON. Raises HttpError.
+Complete = Callable[[dict[str, Any], int], tuple[dict[str, Any], Usage]]
 
 
 @dataclass(frozen=True)
@@ -24,72 +40,77 @@ class Delays:
 
 
 class Exchange:
-    """Answers the requests of all connections, each in its connection's thread."""
+    """Answers requests for completions. `in_threads` is for a `complete` that may take long."""
 
-    def __init__(self, routes: Routes, faults: Faults, tally: Tally, delays: Delays) -> None:
-        self._routes = routes
-        self._faults = faults
-        self._tally = tally
-        self._delays = delays
+    def __init__(
+        self, plan: FaultPlan, counter: MeterCounter, delays: Delays, *, in_threads: bool
+    ) -> None:
+        self._plan, self._counter, self._delays = plan, counter, delays
+        self._in_threads = in_threads
 
-    def serve(self, wire: Wire, request: Request) -> bool:
-        """Answer it; whether the connection is still open."""
-        self._tally.request(request.path)
-        if not self._routes.sells(request):
-            return wire.write(self._show(request))
-        visit = self._tally.arrive(_identity(request))
+    async def respond(self, request: Request, complete: Complete) -> Response:
+        """The response, or what a fault makes of it."""
+        body: dict[str, Any] | HttpError
         try:
-            answer = self._complete(wire, request, visit)
+            body = await read_json(request)
+        except HttpError as error:
+            body = error
+        metered = self._counter.begin("" if isinstance(body, HttpError) else identity(body))
+        try:
+            return await self._respond(request, metered, body, complete)
         finally:
-            # Before the answer is out: the client's next request may be faster than this thread.
-            self._tally.leave()
-        return answer is not None and wire.write(answer)
+            # Before the response is out: the client's next request may be there at once.
+            self._counter.end()
 
-    def _show(self, request: Request) -> Answer:
+    async def _respond(
+        self,
+        request: Request,
+        metered: MeteredRequest,
+        body: dict[str, Any] | HttpError,
+        complete: Complete,
+    ) -> Response:
+        fault = self._plan.take(metered.number, request.url.path)
+        if fault is not None:
+            self._counter.count_fault(metered, fault.kind)
+            if fault.kind in EARLY:
+                return await self._fail(request, metered, fault)
         try:
-            return in_json(self._routes.show(request))
+            if isinstance(body, HttpError):
+                raise body
+            completion, usage = await self._complete(complete, body, metered.number)
         except HttpError as error:
-            return error.answer
-
-    def _complete(self, wire: Wire, request: Request, visit: Visit) -> Answer | None:
-        """None where the connection closes instead."""
-        delays = self._delays
-        if kind := self._faults.strike(visit.number):
-            self._tally.strike(visit, kind)
-        if kind in EARLY:
-            return self._fail(wire, visit, kind)
-        try:
-            body, usage = self._sell(request, visit)
-        except HttpError as error:
-            self._tally.refuse(error.status)
-            return error.answer
-        if not wire.wait(visit.time + (delays.slow if kind == "slow" else delays.latency)):
-            self._tally.abandon()
-            return None
+            self._counter.count_refusal(error.status)
+            return json_response(error_body(error), error.status)
+        kind = None if fault is None else fault.kind
+        delay = self._slow(fault) if fault and kind == "slow" else self._delays.latency
+        if not await is_connected_until(request, metered.time + delay):
+            self._counter.count_abandoned()
+            return HangUp()
         if kind is None or kind in WHOLE:
-            self._tally.answer(visit, usage)
-        return deliver(body, kind)
+            self._counter.count_answer(metered, usage)
+        return completion_response(completion, kind)
 
-    def _sell(self, request: Request, visit: Visit) -> tuple[dict[str, Any], Usage]:
+    async def _complete(
+        self, complete: Complete, body: dict[str, Any], number: int
+    ) -> tuple[dict[str, Any], Usage]:
         try:
-            return self._routes.sell(request, visit.number)
-        except HttpError:
+            if self._in_threads:
+                return await run_in_threadpool(complete, body, number)
+            return complete(body, number)
+        except (HttpError, asyncio.CancelledError):
             raise
         except Exception as error:  # of the test's own `answer` or `logprobs`
             traceback.print_exc()
             # Not 500: a client would try again.
             raise HttpError(400, f"the endpoint has a bug: {error!r}") from error
 
-    def _fail(self, wire: Wire, visit: Visit, kind: str) -> Answer | None:
-        if kind == "timeout":
-            wire.wait(visit.time + self._delays.slow)
-        if kind in ("timeout", "drop"):
-            return None
-        return refusal(kind, self._delays.retry_after)
+    async def _fail(self, request: Request, metered: MeteredRequest, fault: Fault) -> Response:
+        if fault.kind == "timeout":
+            await is_connected_until(request, metered.time + self._slow(fault))
+        if fault.kind in ("timeout", "drop"):
+            return HangUp()
+        retry_after = self._delays.retry_after if fault.seconds is None else fault.seconds
+        return refusal(fault.kind, retry_after)
 
-
-def _identity(request: Request) -> str:
-    try:
-        return identity(request.json())
-    except HttpError:  # sell() will say so
-        return ""
+    def _slow(self, fault: Fault) -> float:
+        return self._delays.slow if fault.seconds is None else fault.seconds

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from promptbake_openai.loopback.messages import HttpError
-from promptbake_openai.loopback.prices import Prices, Usage, framed
+from promptbake_loopback.errors import HttpError
+from promptbake_loopback.openai.prices import Prices, Usage, framed
 
 Row = Sequence[float]  # [vocabulary], nats
 Logprobs = Callable[[list[int]], Sequence[Row]]  # ids [N] -> [N, vocabulary], nats

@@ -1,33 +1,36 @@
-"""The server: HTTP/1.1 on 127.0.0.1, a thread for each connection."""
+"""The chat endpoint as a whole."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from threading import Lock, Thread, current_thread
-from types import TracebackType
+from typing import Any
 
-from promptbake_openai.loopback.catalogue import PARAMETERS, Catalogue
-from promptbake_openai.loopback.chat import Texts, default_text
-from promptbake_openai.loopback.exchange import Delays, Exchange
-from promptbake_openai.loopback.faults import ALL_KINDS, Faults
-from promptbake_openai.loopback.messages import HttpError
-from promptbake_openai.loopback.meter import Meter, Tally
-from promptbake_openai.loopback.prices import PRICES, Prices
-from promptbake_openai.loopback.routes import Routes
-from promptbake_openai.loopback.scoring import Logprobs, Scorer
-from promptbake_openai.loopback.wire import Wire
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from promptbake_loopback.errors import HttpError
+from promptbake_loopback.faults import FaultQueue
+from promptbake_loopback.openai.catalogue import PARAMETERS, Catalogue
+from promptbake_loopback.openai.chat import Texts, complete, default_text
+from promptbake_loopback.openai.errors import error_body
+from promptbake_loopback.openai.exchange import Complete, Delays, Exchange
+from promptbake_loopback.openai.faults import KINDS, FaultPlan
+from promptbake_loopback.openai.meter import Meter, MeterCounter
+from promptbake_loopback.openai.prices import PRICES, Prices, Usage
+from promptbake_loopback.openai.scoring import Logprobs, Scorer
+from promptbake_loopback.responses import json_response
+from promptbake_loopback.server import LoopbackServer
 
 KEY = "sk-loopback"
-BACKLOG = 512  # clients open many connections at once
-PATIENCE = 5.0  # seconds that the end waits for a thread
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MODELS, ACCOUNT = "/v1/models", "/v1/key"
 
 
-class Endpoint:
-    """A chat endpoint in threads of this process, for as long as the block lasts.
+class ChatEndpoint(LoopbackServer):
+    """A chat endpoint in a thread of this process, for as long as the block lasts.
 
-    Every answer comes `latency` seconds after its request. `answer` gives a text to each request
+    Every response comes `latency` seconds after its request. `answer` gives a text to each request
     for a chat completion, or a mapping with the fields of the message and `finish_reason`; without
     it the text depends on messages, temperature, seed and model alone. `logprobs` and `decode`
     turn on POST /v1/completions with token ids, as vLLM has it; at most `max_logprobs` for each
@@ -35,9 +38,9 @@ class Endpoint:
 
     `faults` is the share of requests that something goes wrong with, one of `kinds`, drawn from
     `seed` and the request's number; `script` gives the kinds (or None) of the first requests in
-    order; `inject` orders one. `slow` is in seconds, 5 times the latency where it is not given,
-    and at least 0.25; a 429 asks for `retry_after` seconds. Once `credit` dollars are spent, the
-    status is 402. Port 0 is any free one.
+    order; `inject_fault` injects one, and see `openai.faults` for what they are. `slow` is in
+    seconds, 5 times the latency where it is not given, and at least 0.25; a 429 asks for
+    `retry_after` seconds. Once `credit` dollars are spent, the status is 402.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Endpoint:
         latency: float = 0.0,
         seed: int = 0,
         faults: float = 0.0,
-        kinds: Collection[str] = ALL_KINDS,
+        kinds: Collection[str] = KINDS,
         key: str = KEY,
         models: Sequence[str] = ("tiny-chat",),
         answer: Texts | None = None,
@@ -62,86 +65,88 @@ class Endpoint:
         max_logprobs: int = 20,
         port: int = 0,
     ) -> None:
-        self._port = port
-        self._tally = Tally()
-        self._faults = Faults(seed, faults, kinds, script)
-        catalogue = Catalogue(models, prices, context_length, parameters)
-        scorer = Scorer(logprobs, decode, max_logprobs) if logprobs else None
-        texts = answer or default_text
-        routes = Routes(key, credit, catalogue, texts, scorer, self._tally, self._faults)
-        delays = Delays(latency, max(5 * latency, 0.25) if slow is None else slow, retry_after)
-        self._exchange = Exchange(routes, self._faults, self._tally, delays)
-        self._lock = Lock()
-        self._open: dict[Thread, socket.socket] = {}
-        self._ending = False
-        self._listener: socket.socket | None = None
-        self._thread: Thread | None = None
-
-    def __enter__(self) -> Endpoint:
-        self._listener = socket.create_server(("127.0.0.1", self._port), backlog=BACKLOG)
-        self._thread = Thread(
-            target=self._listen, args=(self._listener,), name="endpoint", daemon=True
+        super().__init__(FaultQueue(KINDS), port)
+        self._key, self._credit = key, credit
+        self._catalogue = Catalogue(models, prices, context_length, parameters)
+        self._texts = answer or default_text
+        self._scorer = Scorer(logprobs, decode, max_logprobs) if logprobs else None
+        self._counter = MeterCounter()
+        self._exchange = Exchange(
+            FaultPlan(self._faults, seed, faults, kinds, script),
+            self._counter,
+            Delays(latency, max(5 * latency, 0.25) if slow is None else slow, retry_after),
+            in_threads=answer is not None or logprobs is not None,
         )
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._listener is not None
-        assert self._thread is not None
-        self._ending = True
-        socket.create_connection(self._listener.getsockname()).close()  # wakes accept()
-        self._thread.join()
-        self._listener.close()
-        with self._lock:
-            threads = list(self._open)
-            for connection in self._open.values():
-                with suppress(OSError):  # the client was first
-                    connection.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join(PATIENCE)
 
     @property
     def url(self) -> str:
         """The client's base_url."""
-        assert self._listener is not None
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        return f"{self.origin}/v1"
 
     @property
     def meter(self) -> Meter:
         """What has been asked and answered so far."""
-        return self._tally.snapshot()
+        return self._counter.snapshot()
 
-    def inject(self, kind: str, times: int = 1, after: int = 0) -> None:
-        """Let something go wrong with `times` requests, once `after` more have passed."""
-        self._faults.inject(kind, times, after)
+    def error_body(self, error: HttpError) -> Any:
+        """OpenAI's."""
+        return error_body(error)
 
-    def _listen(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = listener.accept()
-            if self._ending:
-                connection.close()
-                return
-            thread = Thread(
-                target=self._talk, args=(connection,), name="endpoint-connection", daemon=True
-            )
-            with self._lock:
-                self._open[thread] = connection
-            thread.start()
+    def routes(self) -> Sequence[BaseRoute]:
+        """Completions, which are metered, and to which faults happen; models; the account."""
+        return [
+            Route(CHAT, self._is_metered(self._chat), methods=["POST"]),
+            Route(TEXT, self._is_metered(self._score), methods=["POST"]),
+            Route(MODELS, self._shown(self._catalogue.listing)),
+            Route(f"{MODELS}/{{model:path}}", self._shown(self._catalogue.find)),
+            Route(ACCOUNT, self._shown(self._account)),
+        ]
 
-    def _talk(self, connection: socket.socket) -> None:
-        # A client that has gone is no error.
-        with connection, suppress(OSError):
-            wire = Wire(connection)
-            try:
-                while (request := wire.read()) is not None:
-                    if not self._exchange.serve(wire, request) or request.closing:
-                        break
-            except HttpError as error:  # no request that could be read
-                wire.write(error.answer)
-        with self._lock:
-            del self._open[current_thread()]
+    def _is_metered(self, completing: Complete) -> Callable[[Request], Any]:
+        async def respond(request: Request) -> Response:
+            self._counter.count_path(request.url.path)
+
+            def checked(body: dict[str, Any], number: int) -> tuple[dict[str, Any], Usage]:
+                self._check_key(request)
+                if self._credit is not None and self._counter.dollars >= self._credit:
+                    raise HttpError(402, "Insufficient credits. Add more and try again.", 402)
+                self._catalogue.find(body.get("model"))
+                return completing(body, number)
+
+            return await self._exchange.respond(request, checked)
+
+        return respond
+
+    def _shown(self, show: Callable[..., Any]) -> Callable[[Request], Any]:
+        async def respond(request: Request) -> Response:
+            self._counter.count_path(request.url.path)
+            self._check_key(request)
+            return json_response(show(**request.path_params))
+
+        return respond
+
+    def _check_key(self, request: Request) -> None:
+        if request.headers.get("Authorization", "").removeprefix("Bearer ") != self._key:
+            raise HttpError(401, "Incorrect API key provided.", "invalid_api_key")
+
+    def _chat(self, body: dict[str, Any], number: int) -> tuple[dict[str, Any], Usage]:
+        return complete(body, self._texts, self._catalogue.prices, number)
+
+    def _score(self, body: dict[str, Any], number: int) -> tuple[dict[str, Any], Usage]:
+        if self._scorer is None:
+            raise HttpError(404, "this endpoint scores no tokens: it was given no logprobs")
+        return self._scorer.complete(body, self._catalogue.prices, number)
+
+    def _account(self) -> dict[str, Any]:
+        """OpenRouter's, in dollars."""
+        spent, limit = self._counter.dollars, self._credit
+        left = None if limit is None else max(0.0, limit - spent)
+        return {
+            "data": {
+                "label": "loopback",
+                "usage": spent,
+                "limit": limit,
+                "limit_remaining": left,
+                "is_free_tier": False,
+            }
+        }

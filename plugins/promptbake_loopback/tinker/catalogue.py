@@ -1,4 +1,4 @@
-"""What the REST client asks: models, training runs, checkpoints, samplers, downloads."""
+"""The endpoints of the REST client: models, training runs, checkpoints, samplers, downloads."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from promptbake_tinker.loopback.checkpoints import FILES, KINDS, Checkpoint, Run, Store
-from promptbake_tinker.loopback.engine import Engine
-from promptbake_tinker.loopback.errors import HttpError, UserError
+from promptbake_loopback.errors import HttpError, UserError
+from promptbake_loopback.tinker.checkpoints import FILES, KINDS, Checkpoint, Run, Store
+from promptbake_loopback.tinker.engine import Engine
 
 Json = Mapping[str, Any]
 URL_LIFE = 3600  # seconds
 
 
 class Catalogue:
-    """Answers at once.
+    """Each method takes a request's JSON and the parameters of its path, and gives JSON.
 
-    `url` is the server's own, for the addresses of downloads; `tokenizer` is what transformers
+    `url` gives the server's own, for the addresses of downloads; `tokenizer` is what transformers
     finds the model's tokenizer by.
     """
 
@@ -26,7 +26,7 @@ class Catalogue:
         self,
         engine: Engine,
         store: Store,
-        url: str,
+        url: Callable[[], str],
         tokenizer: str,
         clock: Callable[[], float],
     ) -> None:
@@ -37,7 +37,7 @@ class Catalogue:
         self._clock = clock
         self._secret = secrets.token_urlsafe(16)  # stands for the signature of a signed URL
 
-    def capabilities(self) -> Json:
+    def capabilities(self, _: Json) -> Json:
         """The one model that is served."""
         model = {
             "model_name": self._engine.name,
@@ -47,9 +47,9 @@ class Catalogue:
         }
         return {"supported_models": [model]}
 
-    def info(self, model_id: str) -> Json:
+    def info(self, body: Json) -> Json:
         """What a training client wants to know of its model."""
-        run = self._store.run(model_id)
+        run = self._store.run(body["model_id"])
         return {
             "type": "get_info",
             "model_data": {"model_name": run.base_model, "tokenizer_id": self._tokenizer},
@@ -59,9 +59,10 @@ class Catalogue:
             "model_name": run.base_model,
         }
 
-    def weights_info(self, path: str) -> Json:
+    def weights_info(self, body: Json) -> Json:
         """What it takes to load a checkpoint."""
-        shape = (run := self._store.run(self._find(path).run)).shape
+        run = self._store.run(self._find(body["tinker_path"]).run)
+        shape = run.shape
         return {
             "base_model": run.base_model,
             "is_lora": True,
@@ -71,27 +72,27 @@ class Catalogue:
             "train_attn": shape.attn,
         }
 
-    def training_run(self, run_id: str) -> Json:
+    def training_run(self, _: Json, run: str) -> Json:
         """One training run."""
-        return self._run(self._store.run(run_id))
+        return self._run(self._store.run(run))
 
-    def training_runs(self) -> Json:
+    def training_runs(self, _: Json) -> Json:
         """All of them, on one page."""
         runs = [self._run(run) for run in self._store.runs()]
         return {"training_runs": runs, "cursor": _cursor(len(runs))}
 
-    def checkpoints(self, run: str) -> Json:
+    def checkpoints(self, _: Json, run: str) -> Json:
         """One run's checkpoints."""
         self._store.run(run)
         return {"checkpoints": [_checkpoint(found) for found in self._store.checkpoints(run)]}
 
-    def all_checkpoints(self) -> Json:
+    def all_checkpoints(self, _: Json) -> Json:
         """Every run's, on one page."""
         runs = self._store.runs()
         found = [_checkpoint(one) for run in runs for one in self._store.checkpoints(run.id)]
         return {"checkpoints": found, "cursor": _cursor(len(found))}
 
-    def delete(self, run: str, kind: str, name: str) -> None:
+    def delete(self, _: Json, run: str, kind: str, name: str) -> None:
         """Delete a checkpoint."""
         self._store.delete(self._find(f"tinker://{run}/{kind}/{name}"))
 
@@ -104,10 +105,10 @@ class Catalogue:
         except UserError as error:
             raise HttpError(400, str(error)) from None
 
-    def download_urls(self, run: str, kind: str, name: str) -> Json:
+    def urls(self, _: Json, run: str, kind: str, name: str) -> Json:
         """Where an export's files are, for an hour."""
         found = self._find(f"tinker://{run}/{kind}/{name}")
-        base = f"{self._url}/loopback/files/{self._secret}/{run}/{name}"
+        base = f"{self._url()}/loopback/files/{self._secret}/{run}/{name}"
         return {
             "urls": {file: f"{base}/{file}" for file in self._store.files(found)},
             "expires": _time(self._clock() + URL_LIFE),
@@ -122,7 +123,7 @@ class Catalogue:
             raise HttpError(404, f"the export has no {file}")
         return self._store.read(found, f"{FILES}/{file}")
 
-    def sampler(self, sampler_id: str) -> Json:
+    def sampler(self, _: Json, sampler_id: str) -> Json:
         """What a sampling session samples from."""
         sampler = self._store.sampler(sampler_id)
         return {

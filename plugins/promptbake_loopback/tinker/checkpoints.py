@@ -16,15 +16,15 @@ import safetensors.torch
 from torch import Tensor
 
 from promptbake.files import atomic_folder, delete_partial, write_atomic
-from promptbake_tinker.loopback.errors import HttpError, UserError
-from promptbake_tinker.loopback.lora import LoraShape
+from promptbake_loopback.errors import HttpError, UserError
+from promptbake_loopback.tinker.lora import LoraShape
 
 # The middle part of an address, and what the SDK calls such a checkpoint. The unlisted ones are
 # what save_weights_and_get_sampling_client leaves.
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 UNLISTED = "unlisted_weights"
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
-PLAIN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"  # leads nowhere else
+PLAIN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"  # no path to another folder
 SHORTEST_TTL, LONGEST_TTL = 3600, 10 * 366 * 86400  # seconds
 RECORD, WEIGHTS, OPTIMIZER, FILES = "record.json", "lora.safetensors", "adam.safetensors", "files"
 

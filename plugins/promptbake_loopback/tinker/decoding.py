@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake_tinker.loopback.engine import Engine
-from promptbake_tinker.loopback.lora import Lora
+from promptbake_loopback.tinker.engine import Engine
+from promptbake_loopback.tinker.lora import Lora
 
 MASK_LOGPROB = -99999.0  # in the cells of a top-K table that nothing was asked for
 ALTERNATIVES = 0x9E3779B97F4A7C15  # keeps their random numbers apart from the samples'
@@ -30,7 +30,7 @@ class Cells:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class SampleRequest:
     """What one sample request asks for. `stop`: None means the tokenizer's end of sequence."""
 
     prompt: tuple[int, ...]
@@ -85,8 +85,8 @@ class Sequence:
 
 
 @dataclass(frozen=True, eq=False)
-class Reply:
-    """The answer to a Question. For a prompt of N tokens, by position:"""
+class SampleResult:
+    """The answer to a SampleRequest. For a prompt of N tokens, by position:"""
 
     sequences: list[Sequence]
     prompt_logprobs: Tensor | None  # [N], NaN where not scored
@@ -96,41 +96,41 @@ class Reply:
 
 
 @torch.no_grad()
-def reply(engine: Engine, lora: Lora | None, question: Question) -> Reply:
+def sample(engine: Engine, lora: Lora | None, request: SampleRequest) -> SampleResult:
     """Read the prompt, score it, and sample."""
-    first = question.first_scored
+    first = request.first_scored
     with engine.using(lora) as module:
         output = module(
-            input_ids=torch.tensor([question.prompt]),
+            input_ids=torch.tensor([request.prompt]),
             use_cache=True,
-            logits_to_keep=len(question.prompt) - first + 1,
+            logits_to_keep=len(request.prompt) - first + 1,
         )
         logits = output.logits[0].float()  # row j predicts position first + j
-        sequences = _decode(engine, module, output.past_key_values, logits[-1:], question)
+        sequences = _decode(engine, module, output.past_key_values, logits[-1:], request)
     scores = logits[:-1].log_softmax(dim=1)
-    return Reply(
+    return SampleResult(
         sequences,
-        _prompt_logprobs(scores, first, question) if question.prompt_logprobs else None,
-        _topk_prompt(scores, first, question)
-        if question.prompt_logprobs and question.topk_prompt
+        _prompt_logprobs(scores, first, request) if request.prompt_logprobs else None,
+        _topk_prompt(scores, first, request)
+        if request.prompt_logprobs and request.topk_prompt
         else None,
-        _score_cells(scores, first, question.cells) if question.cells is not None else None,
-        _alternatives(logits[:-1], question) if question.alternatives else None,
+        _score_cells(scores, first, request.cells) if request.cells is not None else None,
+        _alternatives(logits[:-1], request) if request.alternatives else None,
     )
 
 
-def _prompt_logprobs(scores: Tensor, first: int, question: Question) -> Tensor:
-    length = len(question.prompt)
+def _prompt_logprobs(scores: Tensor, first: int, request: SampleRequest) -> Tensor:
+    length = len(request.prompt)
     found = torch.full((length,), float("nan"))
-    begin = 1 if question.last_n is None else length - question.last_n
-    targets = torch.tensor(question.prompt[begin:], dtype=torch.long)
+    begin = 1 if request.last_n is None else length - request.last_n
+    targets = torch.tensor(request.prompt[begin:], dtype=torch.long)
     found[begin:] = scores[begin - first :].gather(1, targets.unsqueeze(1)).squeeze(1)
     return found
 
 
-def _topk_prompt(scores: Tensor, first: int, question: Question) -> TopK:
-    length, k = len(question.prompt), question.topk_prompt
-    begin = 1 if question.last_n is None else length - question.last_n
+def _topk_prompt(scores: Tensor, first: int, request: SampleRequest) -> TopK:
+    length, k = len(request.prompt), request.topk_prompt
+    begin = 1 if request.last_n is None else length - request.last_n
     found = _topk(scores[begin - first :], k)
     ids = torch.zeros(length, k, dtype=torch.long)
     logprobs = torch.full((length, k), MASK_LOGPROB)
@@ -154,32 +154,32 @@ def _score_cells(scores: Tensor, first: int, cells: Cells) -> Tensor:
     return found
 
 
-def _alternatives(logits: Tensor, question: Question) -> TopK:
+def _alternatives(logits: Tensor, request: SampleRequest) -> TopK:
     """Draws at every position after the first, at the request's temperature."""
-    shape = (len(logits), question.alternatives)
-    generator = torch.Generator().manual_seed((question.seed ^ ALTERNATIVES) & (2**63 - 1))
+    shape = (len(logits), request.alternatives)
+    generator = torch.Generator().manual_seed((request.seed ^ ALTERNATIVES) & (2**63 - 1))
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
-    heat = max(question.temperature, 1e-6)
-    cumulative = (logits.double() / heat).softmax(dim=1).cumsum(dim=1)
+    temperature = max(request.temperature, 1e-6)
+    cumulative = (logits.double() / temperature).softmax(dim=1).cumsum(dim=1)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    if not question.temperature:
+    if not request.temperature:
         ids = logits.argmax(dim=1, keepdim=True).expand(shape)
     ids = ids.clamp(max=logits.shape[1] - 1)
     return TopK(ids, logits.log_softmax(dim=1).gather(1, ids))
 
 
 def _decode(
-    engine: Engine, module: Any, cache: Any, logits: Tensor, question: Question
+    engine: Engine, module: Any, cache: Any, logits: Tensor, request: SampleRequest
 ) -> list[Sequence]:
-    """Sample all sequences side by side; a row that has ended goes on unheard."""
-    count, k = question.num_samples, question.topk_sample
-    uniform = torch.stack([_uniform(question, row) for row in range(count)])
+    """Sample all sequences side by side; a row that has ended continues, unused."""
+    count, k = request.num_samples, request.topk_sample
+    uniform = torch.stack([_uniform(request, row) for row in range(count)])
     rows = [_Row([], [], []) for _ in range(count)]
     logits = logits.expand(count, -1)
     if count > 1:
         cache.batch_repeat_interleave(count)
-    for step in range(question.max_tokens):
-        chosen = _choose(logits, question.temperature, uniform[:, step : step + 1])
+    for step in range(request.max_tokens):
+        chosen = _choose(logits, request.temperature, uniform[:, step : step + 1])
         scores = logits.log_softmax(dim=1)
         for index, row in enumerate(rows):
             if not row.stopped:
@@ -187,8 +187,8 @@ def _decode(
                 row.tokens.append(token)
                 row.logprobs.append(float(scores[index, token]))
                 row.topk.append(_topk(scores[index : index + 1], k))
-                row.stopped = _ended(engine, row.tokens, question.stop)
-        if all(row.stopped for row in rows) or step + 1 == question.max_tokens:
+                row.stopped = _ended(engine, row.tokens, request.stop)
+        if all(row.stopped for row in rows) or step + 1 == request.max_tokens:
             break
         output = module(input_ids=chosen, past_key_values=cache, use_cache=True)
         logits, cache = output.logits[:, -1].float(), output.past_key_values
@@ -217,10 +217,10 @@ def _ended(engine: Engine, tokens: list[int], stop: tuple[Any, ...] | None) -> b
     return tokens[-1] in stop
 
 
-def _uniform(question: Question, row: int) -> Tensor:
+def _uniform(request: SampleRequest, row: int) -> Tensor:
     """One number a step. The torch backend draws the same ones for the same seed."""
-    generator = torch.Generator().manual_seed(question.seed + row)
-    return torch.rand(question.max_tokens, generator=generator, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(request.seed + row)
+    return torch.rand(request.max_tokens, generator=generator, dtype=torch.float32)
 
 
 def _choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:

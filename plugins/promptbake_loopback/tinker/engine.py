@@ -18,8 +18,8 @@ import transformers
 from torch import Tensor
 from torch.nn import Linear, Parameter
 
-from promptbake_tinker.loopback.errors import UserError
-from promptbake_tinker.loopback.lora import Lora, LoraShape
+from promptbake_loopback.errors import UserError
+from promptbake_loopback.tinker.lora import Lora, LoraShape
 
 MAX_ROWS = 16
 MAX_LOGITS = 2**26  # numbers in a batch's [B, L, V], 256 MB

@@ -8,8 +8,8 @@ from typing import Any
 
 import safetensors.torch
 
-from promptbake_tinker.loopback.errors import UserError
-from promptbake_tinker.loopback.lora import Lora
+from promptbake_loopback.errors import UserError
+from promptbake_loopback.tinker.lora import Lora
 
 PREFIX = "base_model.model."
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from promptbake_tinker.loopback.errors import UserError
+from promptbake_loopback.errors import UserError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from threading import Lock
-from typing import Any, cast
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Meter:
 COUNTS = frozenset(field.name for field in fields(Meter) if field.type == "int")
 
 
-class Tally:
+class MeterCounter:
     """Counts for a Meter, from any thread."""
 
     def __init__(self) -> None:
@@ -51,21 +50,21 @@ class Tally:
         self._requests: Counter[str] = Counter()
         self._executed: Counter[str] = Counter()
 
-    def request(self, endpoint: str) -> None:
+    def count_request(self, endpoint: str) -> None:
         """Count an HTTP request."""
         with self._lock:
             self._requests[endpoint] += 1
 
-    def executed(self, key: str, amounts: Mapping[str, int]) -> None:
-        """Count an operation by its request id, and what it amounts to."""
+    def count_executed(self, request_id: str, amounts: Mapping[str, int]) -> None:
+        """Count an operation, and what it amounts to."""
         if unknown := set(amounts) - COUNTS:
             raise ValueError(f"the meter has no {sorted(unknown)}")
         with self._lock:
-            self._executed[key] += 1
+            self._executed[request_id] += 1
             self._counts.update(amounts)
 
     def snapshot(self) -> Meter:
         """The counts so far."""
         with self._lock:
             requests, executed = dict(self._requests), dict(self._executed)
-            return replace(Meter(requests=requests, executed=executed), **cast(Any, self._counts))
+            return Meter(**self._counts, requests=requests, executed=executed)

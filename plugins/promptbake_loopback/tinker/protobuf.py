@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from tinker.proto import tinker_public_pb2 as pb
 from torch import Tensor
 
-from promptbake_tinker.loopback.decoding import Cells, Question, Reply, TopK
-from promptbake_tinker.loopback.engine import Datum
-from promptbake_tinker.loopback.errors import HttpError, UserError
+from promptbake_loopback.errors import HttpError, UserError
+from promptbake_loopback.tinker.decoding import Cells, SampleRequest, SampleResult, TopK
+from promptbake_loopback.tinker.engine import Datum
 
 NUMPY = {pb.DTYPE_FLOAT32: np.float32, pb.DTYPE_INT64: np.int64}
 
@@ -90,7 +90,9 @@ def write_forward_backward(logprobs: Iterable[Tensor], flat: Iterable[bool], los
     return bytes(message.SerializeToString())
 
 
-def read_question(body: Mapping[str, Any], context_tokens: int, vocabulary: int) -> Question:
+def read_sample_request(
+    body: Mapping[str, Any], context_tokens: int, vocabulary: int
+) -> SampleRequest:
     """A sample request. Raises HttpError 400 for what the service would refuse."""
     params = body.get("sampling_params") or {}
     prompt = _read_prompt(body["prompt"])
@@ -109,7 +111,7 @@ def read_question(body: Mapping[str, Any], context_tokens: int, vocabulary: int)
     except UserError as error:
         raise HttpError(400, str(error)) from None
     seed = params.get("seed")
-    question = Question(
+    request = SampleRequest(
         prompt=prompt,
         num_samples=int(body.get("num_samples", 1)),
         max_tokens=max_tokens,
@@ -123,15 +125,17 @@ def read_question(body: Mapping[str, Any], context_tokens: int, vocabulary: int)
         cells=_read_cells(body.get("target_prompt_logprobs"), len(prompt), vocabulary),
         alternatives=int(body.get("prompt_alt_tokens_k", 0)),
     )
-    _check_question(question)
-    return question
+    _check_sample_request(request)
+    return request
 
 
-def write_reply(reply: Reply, body: Mapping[str, Any], hit_tokens: int, spoil: str | None) -> bytes:
-    """A SampleResponse; `spoil` names the fault that befalls it."""
-    end = -1 if spoil == "short" else None
+def write_sample_result(
+    result: SampleResult, body: Mapping[str, Any], hit_tokens: int, fault: str | None
+) -> bytes:
+    """A SampleResponse; `fault` names the fault that befalls it."""
+    end = -1 if fault == "short" else None
     message = pb.SampleResponse(prompt_cache_hit_tokens=hit_tokens)
-    for sequence in reply.sequences:
+    for sequence in result.sequences:
         added = message.sequences.add(
             stop_reason=pb.STOP_REASON_STOP if sequence.stopped else pb.STOP_REASON_LENGTH,
             tokens=np.asarray(sequence.tokens, np.int32).tobytes(),
@@ -139,24 +143,26 @@ def write_reply(reply: Reply, body: Mapping[str, Any], hit_tokens: int, spoil: s
         )
         if sequence.topk is not None:
             added.topk_sampled_logprobs.CopyFrom(_topk(sequence.topk))
-    if reply.prompt_logprobs is not None:
-        message.prompt_logprobs = _bytes(reply.prompt_logprobs[:end], np.float32)
-    if reply.topk_prompt is not None and spoil != "no_topk":
-        table = reply.topk_prompt
+    if result.prompt_logprobs is not None:
+        message.prompt_logprobs = _bytes(result.prompt_logprobs[:end], np.float32)
+    if result.topk_prompt is not None and fault != "no_topk":
+        table = result.topk_prompt
         message.topk_prompt_logprobs.CopyFrom(_topk(TopK(table.ids[:end], table.logprobs[:end])))
-    if reply.cells is not None:
-        message.target_prompt_logprobs.CopyFrom(_cells(reply.cells, body["target_prompt_logprobs"]))
-    if reply.alternatives is not None and spoil != "no_alt":
+    if result.cells is not None:
+        message.target_prompt_logprobs.CopyFrom(
+            _cells(result.cells, body["target_prompt_logprobs"])
+        )
+    if result.alternatives is not None and fault != "no_alt":
         drawn = message.prompt_alt_tokens
-        shape = list(reply.alternatives.ids.shape)
+        shape = list(result.alternatives.ids.shape)
         drawn.tokens.CopyFrom(
             pb.Tensor(
-                dense=_bytes(reply.alternatives.ids, np.int32), dtype=pb.DTYPE_INT32, shape=shape
+                dense=_bytes(result.alternatives.ids, np.int32), dtype=pb.DTYPE_INT32, shape=shape
             )
         )
         drawn.logprobs.CopyFrom(
             pb.Tensor(
-                dense=_bytes(reply.alternatives.logprobs, np.float32),
+                dense=_bytes(result.alternatives.logprobs, np.float32),
                 dtype=pb.DTYPE_FLOAT32,
                 shape=shape,
             )
@@ -166,9 +172,9 @@ def write_reply(reply: Reply, body: Mapping[str, Any], hit_tokens: int, spoil: s
 
 def check_ids(where: str, ids: Sequence[int], vocabulary: int) -> None:
     """Raise UserError for a token that the model does not have."""
-    strange = next((token for token in ids if not 0 <= token < vocabulary), None)
-    if strange is not None:
-        raise UserError(f"{where}: token {strange} is not in the vocabulary of {vocabulary}")
+    unknown = next((token for token in ids if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        raise UserError(f"{where}: token {unknown} is not in the vocabulary of {vocabulary}")
 
 
 def _read_tensor(message: pb.Tensor) -> Tensor:
@@ -221,18 +227,18 @@ def _read_cells(body: Mapping[str, Any] | None, length: int, vocabulary: int) ->
     return Cells(rows, ids)
 
 
-def _check_question(question: Question) -> None:
-    length = len(question.prompt)
-    if question.num_samples < 1:
+def _check_sample_request(request: SampleRequest) -> None:
+    length = len(request.prompt)
+    if request.num_samples < 1:
         raise HttpError(400, "num_samples is at least 1")
-    if question.last_n is not None and not (
-        question.prompt_logprobs and 1 <= question.last_n <= length - 1
+    if request.last_n is not None and not (
+        request.prompt_logprobs and 1 <= request.last_n <= length - 1
     ):
         raise HttpError(
             400, f"prompt_logprobs_last_n is 1 to {length - 1} and goes with prompt_logprobs"
         )
-    for width in (question.topk_prompt, question.topk_sample):
-        if width > 20 and question.max_tokens * width > 1000:
+    for width in (request.topk_prompt, request.topk_sample):
+        if width > 20 and request.max_tokens * width > 1000:
             raise HttpError(
                 400, "topk_prompt_logprobs must be <= 20, or max_tokens times it <= 1000"
             )

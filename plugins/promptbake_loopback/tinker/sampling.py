@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from promptbake_tinker.loopback import wire
-from promptbake_tinker.loopback.checkpoints import Sampler, Store
-from promptbake_tinker.loopback.decoding import Question, reply
-from promptbake_tinker.loopback.engine import Engine
-from promptbake_tinker.loopback.errors import HttpError, UserError
-from promptbake_tinker.loopback.lora import Lora
-from promptbake_tinker.loopback.operations import Operations, Outcome
-from promptbake_tinker.loopback.prefixes import Prefixes
+from promptbake_loopback.errors import HttpError, UserError
+from promptbake_loopback.tinker import protobuf
+from promptbake_loopback.tinker.checkpoints import Sampler, Store
+from promptbake_loopback.tinker.decoding import SampleRequest, sample
+from promptbake_loopback.tinker.engine import Engine
+from promptbake_loopback.tinker.lora import Lora
+from promptbake_loopback.tinker.operations import Operations, Outcome
+from promptbake_loopback.tinker.prefixes import Prefixes
 
 Json = Mapping[str, Any]
 MAX_LOADED = 4  # LoRAs kept in memory for sampling
@@ -21,7 +21,7 @@ BASE = "base"
 
 
 class Sampling:
-    """Takes requests on, and executes them by way of `operations`."""
+    """Accepts requests, and executes them through `operations`."""
 
     def __init__(self, engine: Engine, store: Store, operations: Operations) -> None:
         self._engine = engine
@@ -48,35 +48,37 @@ class Sampling:
         return {"type": "create_sampling_session", "sampling_session_id": session}
 
     def sample(self, body: Json) -> Json:
-        """Samples, and what is asked about the prompt."""
+        """Samples, and scores of the prompt."""
         sampler = self._store.sampler(body.get("sampling_session_id") or "")
         if body.get("seq_id") is None:
             raise HttpError(400, "asample: needs a seq_id")
         key = f"{sampler.id}:{body['seq_id']}"
-        question = wire.read_question(body, self._engine.context_tokens, self._engine.vocabulary)
+        request = protobuf.read_sample_request(
+            body, self._engine.context_tokens, self._engine.vocabulary
+        )
 
-        def work(spoil: str | None) -> Outcome:
-            return self._sample(sampler, question, body, spoil)
+        def work(fault: str | None) -> Outcome:
+            return self._sample(sampler, request, body, fault)
 
         self._operations.submit(key, "asample", work)
-        ids = [f"{key}:{index}" for index in range(question.num_samples)]
+        ids = [f"{key}:{index}" for index in range(request.num_samples)]
         return {"request_id": key, "sample_sequence_ids": ids}
 
     def _sample(
-        self, sampler: Sampler, question: Question, body: Json, spoil: str | None
+        self, sampler: Sampler, request: SampleRequest, body: Json, fault: str | None
     ) -> Outcome:
         weights, lora = self._weights(sampler)
-        hit = self._prefixes.hit(weights, question.prompt, question.cacheable)
-        found = reply(self._engine, lora, question)
-        length = len(question.prompt)
+        hit = self._prefixes.hit(weights, request.prompt, request.cacheable)
+        result = sample(self._engine, lora, request)
+        length = len(request.prompt)
         amounts = {
             "sample_calls": 1,
             "prefill_tokens": length - hit,
             # The further samples of a request find their whole prompt in the cache.
-            "cached_prefill_tokens": hit + length * (question.num_samples - 1),
-            "sampled_tokens": sum(len(sequence.tokens) for sequence in found.sequences),
+            "cached_prefill_tokens": hit + length * (request.num_samples - 1),
+            "sampled_tokens": sum(len(sequence.tokens) for sequence in result.sequences),
         }
-        return Outcome(wire.write_reply(found, body, hit, spoil), amounts)
+        return Outcome(protobuf.write_sample_result(result, body, hit, fault), amounts)
 
     def _weights(self, sampler: Sampler) -> tuple[str, Lora | None]:
         """What the prefix cache knows the weights by, and the weights; None for the base's."""

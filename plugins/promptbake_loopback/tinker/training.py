@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from tinker.proto.tinker_public_pb2 import ForwardBackwardRequest
 
-from promptbake_tinker.loopback import wire
-from promptbake_tinker.loopback.checkpoints import (
+from promptbake_loopback.errors import HttpError, UserError
+from promptbake_loopback.tinker import protobuf
+from promptbake_loopback.tinker.checkpoints import (
     FILES,
     OPTIMIZER,
     UNLISTED,
@@ -21,11 +22,10 @@ from promptbake_tinker.loopback.checkpoints import (
     Sampler,
     Store,
 )
-from promptbake_tinker.loopback.engine import Datum, Engine
-from promptbake_tinker.loopback.errors import HttpError, UserError
-from promptbake_tinker.loopback.export import exported
-from promptbake_tinker.loopback.lora import AdamParams, Lora, LoraShape, Optimizer
-from promptbake_tinker.loopback.operations import Lane, Operations, Outcome
+from promptbake_loopback.tinker.engine import Datum, Engine
+from promptbake_loopback.tinker.export import exported
+from promptbake_loopback.tinker.lora import AdamParams, Lora, LoraShape, Optimizer
+from promptbake_loopback.tinker.operations import Operations, Outcome, Sequencer
 
 Json = Mapping[str, Any]
 LOSS = "cross_entropy"
@@ -37,7 +37,7 @@ class Model:
 
     def __init__(self, model_id: str) -> None:
         self.id = model_id
-        self.lane = Lane()
+        self.sequencer = Sequencer()
         self.run: Run | None = None
         self.lora: Lora | None = None
         self.optimizer: Optimizer | None = None
@@ -54,7 +54,7 @@ class Model:
 
 
 class Training:
-    """Takes requests on, and executes them by way of `operations`. Answers are JSON or an id."""
+    """Accepts requests, and executes them through `operations`."""
 
     def __init__(self, engine: Engine, store: Store, operations: Operations) -> None:
         self._engine = engine
@@ -103,10 +103,10 @@ class Training:
         name = "forward" if request.forward_only else "forward_backward"
         key = f"{model.id}:{request.seq_id}"
 
-        def work(spoil: str | None) -> Outcome:
-            return self._forward_backward(model, request, spoil)
+        def work(fault: str | None) -> Outcome:
+            return self._forward_backward(model, request, fault)
 
-        self._operations.submit(key, name, work, model.lane, request.seq_id)
+        self._operations.submit(key, name, work, model.sequencer, request.seq_id)
         return {"request_id": key, "model_id": model.id}
 
     def optim_step(self, body: Json) -> Json:
@@ -123,7 +123,7 @@ class Training:
         return self._submit(body, "optim_step", work)
 
     def save_weights(self, body: Json) -> Json:
-        """A checkpoint to go on training from."""
+        """A checkpoint to resume training from."""
 
         def work(model: Model) -> Outcome:
             lora, optimizer = model.parts()
@@ -183,13 +183,13 @@ class Training:
         if body.get("seq_id") is None:
             raise HttpError(400, f"{name}: needs a seq_id")
         key = f"{model.id}:{body['seq_id']}"
-        self._operations.submit(key, name, lambda _: work(model), model.lane, body["seq_id"])
+        self._operations.submit(key, name, lambda _: work(model), model.sequencer, body["seq_id"])
         return {"request_id": key, "model_id": model.id}
 
     def _load(self, model: Model, body: Json) -> Outcome:
         checkpoint = self._store.find(body["path"])
         if checkpoint.kind != "weights":
-            raise UserError(f"{body['path']}: training goes on from tinker://RUN/weights/NAME only")
+            raise UserError(f"{body['path']}: training resumes from tinker://RUN/weights/NAME only")
         shape = self._store.run(checkpoint.run).shape
         lora = self._engine.load_lora(shape, self._store.tensors(checkpoint))
         if model.run is None:
@@ -215,15 +215,15 @@ class Training:
         return Outcome({"path": saved.path, "size_bytes": saved.size}, {"saves": 1})
 
     def _forward_backward(
-        self, model: Model, request: ForwardBackwardRequest, spoil: str | None
+        self, model: Model, request: ForwardBackwardRequest, fault: str | None
     ) -> Outcome:
         if request.loss_fn != LOSS:
             raise UserError(f"loss_fn {request.loss_fn!r}: this server has {LOSS!r} only")
         data = [
-            wire.read_datum(message, index, self._engine.vocabulary)
+            protobuf.read_datum(message, index, self._engine.vocabulary)
             for index, message in enumerate(request.data)
         ]
-        if spoil == "no_k":
+        if fault == "no_k":
             data = [
                 Datum(datum.tokens, datum.targets[:, :1], datum.weights[:, :1], True)
                 for datum in data
@@ -248,7 +248,7 @@ class Training:
             amounts |= {"forward_calls": 1, "forward_tokens": tokens}
         loss = float(torch.stack(losses).sum())
         flat = [datum.flat for datum in data]
-        return Outcome(wire.write_forward_backward(logprobs, flat, loss), amounts)
+        return Outcome(protobuf.write_forward_backward(logprobs, flat, loss), amounts)
 
     def _check_base(self, name: str) -> None:
         if name != self._engine.name:
