@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from promptbake.config import Config, flatten, known_keys, profiles, resolve
 from promptbake.errors import BakeError
-from promptbake.plugins import load
+from promptbake.plugins import PluginProfile, Registry, load
 
 KINDS_OF = {
     "data.provider": "data_providers",
@@ -158,6 +159,41 @@ def test_an_unknown_profile_lists_the_profiles() -> None:
     assert problem.startswith("--profile mok: there is no such profile; there is: ")
     assert all(name in problem for name in profiles())
     assert problem.endswith("(did you mean mock?)")
+
+
+def offering(*profiles: tuple[str, str, str]) -> Registry:
+    return Registry((), (), tuple(PluginProfile(*profile) for profile in profiles))
+
+
+def test_a_plugins_profile_is_a_layer_like_any_other() -> None:
+    text = (files("promptbake") / "profiles" / "mock.toml").read_text("utf-8")
+    registry = offering(("quick", "fast", f"{text}\n[budget]\nmax_dollars = 3\n"))
+    resolved = resolve("quick", registry=registry)
+    assert resolved.config.budget.max_dollars == 3
+    assert resolved.sources["budget.max_dollars"] == "profile quick"
+    assert resolved.config.train == resolve("mock").config.train
+    assert "quick" in profiles(registry)
+
+
+@pytest.mark.parametrize(
+    ("offered", "problem"),
+    [
+        ([("mock", "fast", "")], "--profile mock: promptbake and plugin fast both offer it; leave "
+         "one out, as with PROMPTBAKE_DISABLE_PLUGINS=fast"),
+        ([("quick", "a", ""), ("quick", "b", "")], "plugin a and plugin b both offer it"),
+        ([("quick", "fast", "[train")], "profile quick: is not TOML: "),
+        ([("quick", "fast", "seed = 1")], "model: is missing"),  # a profile is a whole config
+        ([("quik", "fast", "")], "there is no such profile; there is: local, mock, quik, tinker "
+         "(did you mean quik?)"),
+    ],
+)  # fmt: skip
+def test_a_plugins_profile_that_cannot_be_used_is_refused(
+    offered: list[tuple[str, str, str]], problem: str
+) -> None:
+    name = "mock" if "mock" in problem else "quick"
+    with pytest.raises(BakeError) as caught:
+        resolve(name, registry=offering(*offered))
+    assert problem in str(caught.value)
 
 
 @pytest.mark.parametrize("profile", profiles())

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from promptbake import hookspecs, interfaces
-from promptbake.hookspecs import HOOKS
+from promptbake.hookspecs import ALL_HOOKS, HOOKS, PROFILES_HOOK
 from promptbake.plugins import GROUP, load
 
 HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "matplotlib", "tokenizers"}
@@ -20,23 +20,31 @@ HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "matplotlib", 
 
 def test_the_hooks_are_those_that_are_listed_by_kind() -> None:
     written = [name for name in vars(hookspecs) if name.startswith("promptbake_register_")]
-    assert sorted(HOOKS.values()) == sorted(written)
+    assert sorted(ALL_HOOKS) == sorted(written)
+    assert set(ALL_HOOKS) - set(HOOKS.values()) == {PROFILES_HOOK}
     assert {kind: f"promptbake_register_{kind}" for kind in HOOKS} == HOOKS
 
 
-@pytest.mark.parametrize("hook", HOOKS.values())
+@pytest.mark.parametrize("hook", ALL_HOOKS)
 def test_a_hook_speaks_to_the_plugins_author(hook: str) -> None:
     function = getattr(hookspecs, hook)
     assert len(function.__doc__.split()) > 4
     assert hasattr(function, "promptbake_spec")
     assert not inspect.signature(function).parameters
-    offered = inspect.signature(function).return_annotation.removeprefix("Factories[")
-    assert offered.removesuffix("]") in vars(interfaces)
+    offered = inspect.signature(function).return_annotation
+    if hook == PROFILES_HOOK:
+        assert offered == "Mapping[str, ProfileText]"
+    else:
+        assert offered.removeprefix("Factories[").removesuffix("]") in vars(interfaces)
 
 
 @pytest.mark.parametrize("kind", HOOKS)
 def test_a_hook_is_implemented_by_a_built_in_plugin(kind: str) -> None:
     assert load().of(kind)
+
+
+def test_the_profiles_hook_is_implemented_by_a_built_in_plugin() -> None:
+    assert load().profiles
 
 
 def test_every_built_in_loads_under_the_distributions_version() -> None:

@@ -41,6 +41,9 @@ def more():
 )
 
 
+PROFILES = "promptbake_register_profiles"
+
+
 class Installer(Protocol):
     """Writes a plugin's module and gives its entry point."""
 
@@ -121,6 +124,11 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         (LOSS.replace('{"soft"', '{"so ft"'), "'so ft' is no name such as skew_kl"),
         (LOSS.replace("weight: float", "weight: 'Nowhere'"), "'soft': its options cannot be"),
         (TWICE, "promptbake_register_losses offers a name twice: soft"),
+        (offering("None", PROFILES), "promptbake_register_profiles must return a mapping from name "
+         "to TOML text, or to a file; found None"),
+        (offering("{'a': 3}", PROFILES), "or to a file; found {'a': 3}"),
+        (offering("{3: ''}", PROFILES), "or to a file; found {3: ''}"),
+        (offering("{}", PROFILES), "promptbake_register_profiles offers nothing"),
     ],
 )  # fmt: skip
 def test_a_broken_plugin_is_set_aside_with_its_reason_and_the_others_work(
@@ -130,6 +138,19 @@ def test_a_broken_plugin_is_set_aside_with_its_reason_and_the_others_work(
     assert reason in reasons(registry)["broken"]
     assert "\n" not in reasons(registry)["broken"]
     assert [offer.name for offer in registry.offers] == ["soft"]
+
+
+def test_a_plugin_may_offer_a_profile_and_nothing_else(install: Installer, tmp_path: Path) -> None:
+    file = tmp_path / "quick.toml"
+    file.write_text("[train]\nepochs = 1\n")
+    source = f"{{'quick': __import__('pathlib').Path({str(file)!r}), 'slow': 'seed = 1'}}"
+    registry = load([install("fast", offering(source, PROFILES))])
+    assert registry.set_aside == ()
+    found = [(each.name, each.plugin, each.text()) for each in registry.profiles]
+    assert found == [("quick", "fast", "[train]\nepochs = 1\n"), ("slow", "fast", "seed = 1")]
+    file.unlink()
+    with pytest.raises(BakeError, match=r"profile quick \(plugin fast\): cannot be read"):
+        registry.profiles[0].text()
 
 
 def test_a_hook_without_the_marker_offers_nothing(install: Installer) -> None:
