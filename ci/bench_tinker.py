@@ -39,8 +39,8 @@ from promptbake.runs.session import Session, open_session
 from promptbake.stages import bake, data
 from promptbake.testing.tiny import save_tiny
 from promptbake.types import Datum, Message
-from promptbake_tinker.loopback import KEY, Loopback, Meter
-from promptbake_tinker.loopback.meter import COUNTS
+from promptbake_loopback.tinker import KEY, Meter, TinkerLoopback
+from promptbake_loopback.tinker.meter import COUNTS
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.prices import AS_OF, TABLE, Prices
 
@@ -75,7 +75,7 @@ class Job:
 class Phases(SilentReporter):
     """A reporter that reads the meter and the clock where a bar begins and where it ends."""
 
-    def __init__(self, server: Loopback) -> None:
+    def __init__(self, server: TinkerLoopback) -> None:
         self._server, self._marks = server, dict[str, list[Mark]]()
 
     def mark(self, what: str) -> None:
@@ -122,16 +122,18 @@ def benchmark(job: Job, folder: Path) -> list[dict[str, Any]]:
 @contextmanager
 def _opened(
     job: Job, folder: Path, arm: str, settings: Sequence[str]
-) -> Iterator[tuple[Session, Loopback, Phases]]:
+) -> Iterator[tuple[Session, TinkerLoopback, Phases]]:
     """A fresh server, and a session on it with the job's conversations."""
-    with Loopback(str(folder / "tiny"), state=folder / arm / "state") as server:
+    with TinkerLoopback(str(folder / "tiny"), state=folder / arm / "state") as server:
         values = {
             "model.name": folder / "tiny",
             "data.provider": "files",
             "options.data_providers.files.path": folder / "conversations.jsonl",
             "data.held_out": job.held_out,
             "teacher.top_k": job.top_k,
-            "options.backends.tinker.loopback": "false",
+            "train.backend": "tinker",
+            "options.backends.tinker.renderer": "chat_template",
+            "options.backends.tinker.max_grad_norm": 1.0,
             "options.backends.tinker.base_url": server.url,
             # The curve has its two ends only, and no state is saved: the reference does neither.
             **dict.fromkeys(("train.eval_every", "train.save_every"), 10**6),
@@ -172,7 +174,9 @@ def _run_promptbake(arm: str, session: Session, phases: Phases) -> list[dict[str
     ]
 
 
-def _run_reference(job: Job, session: Session, server: Loopback, phases: Phases) -> dict[str, Any]:
+def _run_reference(
+    job: Job, session: Session, server: TinkerLoopback, phases: Phases
+) -> dict[str, Any]:
     datums = align_all(data.load(session).training, session.prompt, session.base)
     with tinker.ServiceClient(base_url=server.url, api_key=KEY) as service:
         model = session.base.name

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from promptbake import BakeError, Budget, Checkpoint, Model, Trainer
 from promptbake_tinker.base import Base
+from promptbake_tinker.connection import Connect, connect
 from promptbake_tinker.export import download_adapter
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
@@ -13,16 +14,19 @@ from promptbake_tinker.trainer import TinkerTrainer
 
 
 class TinkerBackend:
-    """Opens base models, trains LoRAs on them, and loads checkpoints by their address."""
+    """Opens base models, trains LoRAs on them, and loads checkpoints by their address.
 
-    name = "tinker"
+    `name` is recorded in the checkpoints. `connect` says how each base model is reached.
+    """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, name: str = "tinker", connect: Connect = connect
+    ) -> None:
+        self._settings, self.name, self._connect = settings, name, connect
 
     def open_model(self, name: str, budget: Budget) -> Model:
         """A base model of the service. Raises BakeError where its tokens cannot be had."""
-        return TinkerModel(Base(name, self._settings, budget))
+        return TinkerModel(Base(name, self._settings, budget, self._connect(name, self._settings)))
 
     def new_lora(
         self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None

@@ -51,7 +51,7 @@ def download_adapter(
         except TimeoutError:
             raise BakeError(
                 f"{state}: is not here after {base.service.deadline:g} seconds; try again, or give "
-                "it longer by options.backends.tinker.deadline"
+                f"it longer by {base.settings.key}.deadline"
             ) from None
         except (TinkerCookbookError, tinker.TinkerError, OSError) as error:
             raise BakeError(f"{state}: could not be downloaded: {reason_of(error)}") from error

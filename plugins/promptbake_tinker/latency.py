@@ -32,6 +32,4 @@ class LatencyModel:
 # A step that is queued in time takes one clock cycle of the service, about 10 s; calls and tokens
 # are guesses.
 HOSTED = LatencyModel(10.0, 2.0, 0.02)
-# One call after the other on a CPU, so that many at a time take as long as they are many.
-TINY = LatencyModel(0.06, 0.5, 0.08)
 UNKNOWN = LatencyModel(None, None, None)

@@ -8,7 +8,6 @@ from promptbake import BakeError, Usage
 
 AS_OF = "2026-07"
 CACHED = 0.2  # of the price of prefill
-OPTION = "options.backends.tinker.prices"
 KINDS = ("prefill", "sample", "train")
 
 
@@ -39,12 +38,12 @@ TABLE = {
 }
 
 
-def prices_of(model: str, given: dict[str, float] | None) -> Prices | None:
+def prices_of(model: str, given: dict[str, float] | None, option: str = "prices") -> Prices | None:
     """The prices of a model, as given or by the table; None for one that it does not have."""
     if given is not None:
         if set(given) != set(KINDS) or any(price < 0 for price in given.values()):
-            raise BakeError(f"{OPTION}: expected {', '.join(KINDS)}, each 0 or more; found {given}")
-        return Prices(given["prefill"], given["sample"], given["train"], OPTION)
+            raise BakeError(f"{option}: expected {', '.join(KINDS)}, each 0 or more; found {given}")
+        return Prices(given["prefill"], given["sample"], given["train"], option)
     if model not in TABLE:
         return None
     prefill, sample, train = TABLE[model]

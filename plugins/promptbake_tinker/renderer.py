@@ -11,7 +11,6 @@ from tinker_cookbook.renderers import TrainOnWhat
 
 from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds
 
-OPTION = "options.backends.tinker.renderer"
 CHAT_TEMPLATE = "chat_template"
 PROBE = (Message("user", "Is quartz a mineral?"),)
 ANSWER = "Quartz is a mineral."
@@ -20,11 +19,12 @@ ANSWER = "Quartz is a mineral."
 class CookbookRenderer:
     """A renderer of tinker-cookbook: what is trained on is its LAST_ASSISTANT_MESSAGE."""
 
-    def __init__(self, renderer: Any, tokenizer: Any, name: str) -> None:
+    def __init__(self, renderer: Any, tokenizer: Any, name: str, option: str) -> None:
         self._renderer, self._tokenizer, self.name = renderer, tokenizer, name
+        self._option = option
         stops = renderer.get_stop_sequences()
         if not all(isinstance(stop, int) for stop in stops):
-            raise BakeError(f"{OPTION} = {name!r}: ends a turn by text; choose one with end tokens")
+            raise BakeError(f"{option} = {name!r}: ends a turn by text; choose one with end tokens")
         self.stop_ids = frozenset(stops)
 
     def prompt(self, messages: Sequence[Message], system: str | None = None) -> TokenIds:
@@ -64,25 +64,28 @@ class CookbookRenderer:
         prompted, again = self.supervised((system, *answered))
         if response != again:
             raise BakeError(
-                f"{OPTION} = {self.name!r}: a response has other tokens behind a system prompt "
-                "than without one, so teacher and student cannot be aligned; choose another"
+                f"{self._option} = {self.name!r}: a response has other tokens behind a system "
+                "prompt than without one, so teacher and student cannot be aligned; choose another"
             )
         if bare != self.prompt(PROBE) + response or prompted != (
             self.prompt(PROBE, system.content) + response
         ):
             raise BakeError(
-                f"{OPTION} = {self.name!r}: trains on other tokens than it samples after; "
+                f"{self._option} = {self.name!r}: trains on other tokens than it samples after; "
                 f"choose another{_recommended(model)}"
             )
         if self.text(response).strip() != ANSWER:
             raise BakeError(
-                f"{OPTION} = {self.name!r}: a response comes back from its tokens as "
+                f"{self._option} = {self.name!r}: a response comes back from its tokens as "
                 f"{self.text(response)!r}, not as {ANSWER!r}; choose another{_recommended(model)}"
             )
 
 
-def make_renderer(name: str, tokenizer: Any, model: str) -> Renderer:
-    """The renderer of that name, checked. Raises BakeError where it does not fit the model."""
+def make_renderer(name: str, tokenizer: Any, model: str, option: str) -> Renderer:
+    """The renderer of that name, checked. Raises BakeError where it does not fit the model.
+
+    `option` is the config key that named it.
+    """
     if name == CHAT_TEMPLATE:
         return ChatRenderer(tokenizer, model, frozenset({int(tokenizer.eos_token_id)}))
     known = recommended(model)
@@ -91,13 +94,13 @@ def make_renderer(name: str, tokenizer: Any, model: str) -> Renderer:
             return ChatRenderer(tokenizer, model, frozenset({int(tokenizer.eos_token_id)}))
         name = next((found for found in known if "disable_thinking" in found), known[0])
     if known and name not in known:
-        raise BakeError(f"{OPTION} = {name!r}: is not for {model}{_recommended(model)}")
+        raise BakeError(f"{option} = {name!r}: is not for {model}{_recommended(model)}")
     try:
         made = renderers.get_renderer(name, tokenizer, model_name=model)
-        found = CookbookRenderer(made, tokenizer, name)
+        found = CookbookRenderer(made, tokenizer, name, option)
     except (RendererError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or "its tokens are not in the tokenizer"
-        raise BakeError(f"{OPTION} = {name!r}: {reason}{_recommended(model)}") from None
+        raise BakeError(f"{option} = {name!r}: {reason}{_recommended(model)}") from None
     found.check(model)
     return found
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import tinker
 
 from promptbake import BakeError, gather, run_in_thread
+from promptbake_tinker.settings import Settings
 
 T = TypeVar("T")
 PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
@@ -29,13 +30,12 @@ class Service:
         self,
         url: str | None,
         key: str | None,
-        deadline: float,
-        in_flight: int,
+        settings: Settings,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.url = url
-        self.deadline = deadline
-        self.in_flight = in_flight
+        self.deadline, self.in_flight = settings.deadline, settings.calls_in_flight
+        self._options = settings.key
         self._alive = alive
         self.key = key
         self._last_word = _LastWord()
@@ -137,7 +137,7 @@ class Service:
         said = f" ({self._last_word.text})" if self._last_word.text else ""
         return BakeError(
             f"{what}: no answer from {self.where} in {self.deadline:g} seconds{said}; {GOES_ON}, "
-            "or give it longer by options.backends.tinker.deadline"
+            f"or give it longer by {self._options}.deadline"
         )
 
     def _open(self) -> tinker.ServiceClient:
@@ -152,7 +152,7 @@ class Service:
         except TimeoutError:
             raise BakeError(
                 f"{self.where}: does not answer; check the network, and TINKER_BASE_URL or "
-                "options.backends.tinker.base_url"
+                f"{self._options}.base_url"
             ) from None
         except Exception as error:
             raise self.explained(error, "connecting") from error

@@ -9,11 +9,10 @@ from promptbake_tinker.datum_layout import DatumLayout
 
 @dataclass(frozen=True)
 class Settings:
-    """As in `tinker_backend`."""
+    """As in `tinker_backend`; `key` is the config key that they are under, for messages."""
 
     renderer: str = "auto"
     base_url: str | None = None
-    loopback: bool = False
     steps_in_flight: int = 2
     calls_in_flight: int = 64
     deadline: float = 1800.0  # seconds
@@ -24,3 +23,4 @@ class Settings:
     train_unembed: bool = True
     datum_layout: DatumLayout = "wide"
     prices: dict[str, float] | None = None  # dollars per million tokens
+    key: str = "options.backends.tinker"

@@ -78,9 +78,9 @@ class TinkerTrainer:
             if self._resumed_from is None or "no such checkpoint" not in str(error):
                 raise
             raise BakeError(
-                f"{self._resumed_from}: is gone; states are kept for options.backends.tinker."
-                f"state_ttl seconds. Delete {self._states} to bake anew: data and the teacher's "
-                "answers are kept"
+                f"{self._resumed_from}: is gone; states are kept for "
+                f"{self._base.settings.key}.state_ttl seconds. Delete {self._states} to bake anew: "
+                "data and the teacher's answers are kept"
             ) from None
         return client
 

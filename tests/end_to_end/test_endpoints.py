@@ -16,7 +16,7 @@ import pytest
 from command import Process, Result, promptbake
 from run_folder import PROMPT, ids, read_lines, refused, settings
 
-from promptbake_openai.loopback import PASSING, Endpoint, Prices
+from promptbake_loopback.openai import TRANSIENT, ChatEndpoint, Prices
 
 KEY = "sk-test-8d1f4e6b"
 HELD_OUT, TEMPERATURES, IN_FLIGHT = 4, (0.5, 0.7, 0.9, 1.0), 20
@@ -58,18 +58,18 @@ def arguments(url: str, *more: str, provider: str = "openai") -> list[str]:
     return ["data", "pirate.md", "--profile", "mock", *settings(*values)]
 
 
-def ask(endpoint: Endpoint, *more: str, provider: str = "openai") -> Result:
+def ask(endpoint: ChatEndpoint, *more: str, provider: str = "openai") -> Result:
     return promptbake(*arguments(endpoint.url, *more, provider=provider))
 
 
-def finish(endpoint: Endpoint, *more: str, provider: str = "openai") -> str:
+def finish(endpoint: ChatEndpoint, *more: str, provider: str = "openai") -> str:
     """Run it, which must end well; what it said."""
     result = ask(endpoint, *more, provider=provider)
     assert result.code == 0, result.err
     return result.err
 
 
-def start(endpoint: Endpoint, *more: str) -> Process:
+def start(endpoint: ChatEndpoint, *more: str) -> Process:
     return Process(Path("log"), *arguments(endpoint.url, *more))
 
 
@@ -108,12 +108,14 @@ def until(true: Any) -> None:
 
 
 def test_all_that_is_asked_for_arrives_whatever_happens_on_the_way() -> None:
-    with Endpoint(0.01, seed=3, faults=0.3, kinds=PASSING, retry_after=0.1, key=KEY) as endpoint:
+    with ChatEndpoint(
+        0.01, seed=3, faults=0.3, kinds=TRANSIENT, retry_after=0.1, key=KEY
+    ) as endpoint:
         said = finish(endpoint)
         meter = endpoint.meter
     all_arrived()
-    assert set(meter.faults) == PASSING
-    assert len(meter.struck) > 0.2 * WANTED
+    assert set(meter.faults) == TRANSIENT
+    assert len(meter.injected) > 0.2 * WANTED
     assert (meter.answered, meter.repeats, meter.abandoned) == (WANTED, 0, 0)
     assert len(read_lines(RUN / "held_out.jsonl")) == HELD_OUT
     assert "left out" not in said
@@ -127,7 +129,7 @@ def test_killed_at_ten_moments_it_asks_for_nothing_again_that_is_stored() -> Non
         asked.append((request["messages"][-1]["content"], request["temperature"]))
         return f"Blue, {len(asked)}."
 
-    with Endpoint(0.04, key=KEY, answer=note) as endpoint:
+    with ChatEndpoint(0.04, key=KEY, answer=note) as endpoint:
         for _ in range(moments):
             before = {(line["messages"][0]["content"], line["meta"]["temperature"])
                       for line in whole_conversations()}  # fmt: skip
@@ -158,7 +160,7 @@ def whole_conversations() -> list[dict[str, Any]]:
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on() -> None:
-    with Endpoint(0.05, key=KEY) as endpoint:
+    with ChatEndpoint(0.05, key=KEY) as endpoint:
         process = start(endpoint)
         process.signal_when(lambda: stored() > 0, signal.SIGINT)
         result = process.result()
@@ -181,8 +183,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on() -> None:
 )
 def test_what_will_not_pass_stops_at_once(kind: str, says: str, advice: str) -> None:
     in_flight = 4
-    with Endpoint(0.02, key=KEY) as endpoint:
-        endpoint.inject(kind, times=WANTED, after=10)
+    with ChatEndpoint(0.02, key=KEY) as endpoint:
+        endpoint.inject_fault(kind, times=WANTED, after=10)
         began = time.monotonic()
         result = ask(endpoint, f"concurrency={in_flight}")
         assert time.monotonic() - began < 3
@@ -198,7 +200,7 @@ def test_what_will_not_pass_stops_at_once(kind: str, says: str, advice: str) -> 
 
 
 def test_an_unknown_model_stops_at_once() -> None:
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         result = ask(endpoint, "model=tiny-chatt")
         assert endpoint.meter.requests <= IN_FLIGHT
     assert "has no model 'tiny-chatt'" in result.complaint
@@ -207,7 +209,7 @@ def test_an_unknown_model_stops_at_once() -> None:
 def test_a_wrong_key_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = "sk-wrong-77aa"
     monkeypatch.setenv("OPENAI_API_KEY", wrong)
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         result = ask(endpoint)
         assert endpoint.meter.requests <= IN_FLIGHT
     assert result.complaint.startswith("OPENAI_API_KEY: ")
@@ -225,7 +227,7 @@ def test_no_key_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_key_is_in_no_file_and_no_output() -> None:
-    with Endpoint(key=KEY, seed=1, faults=0.2, kinds=("500", "html")) as endpoint:
+    with ChatEndpoint(key=KEY, seed=1, faults=0.2, kinds=("500", "html")) as endpoint:
         process = start(endpoint, "data.temperatures=[1.0]")
         result = process.result()
     assert result.code == 0, result.err
@@ -237,7 +239,7 @@ def test_an_error_that_quotes_the_key_does_not_tell_it() -> None:
     def quote(request: Mapping[str, Any]) -> str:
         raise ValueError(f"Incorrect API key provided: {KEY}.")
 
-    with Endpoint(key=KEY, answer=quote) as endpoint:
+    with ChatEndpoint(key=KEY, answer=quote) as endpoint:
         result = start(endpoint).result()  # in this process the endpoint's own traceback is seen
     assert result.code == 2
     assert "Incorrect API key provided" in result.err
@@ -248,7 +250,7 @@ def test_an_error_that_quotes_the_key_does_not_tell_it() -> None:
 def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in (f"{KEY}\n", f"{KEY}\u2014"):  # as copied from a file or a page
         monkeypatch.setenv("OPENAI_API_KEY", key)
-        with Endpoint(key=KEY) as endpoint:
+        with ChatEndpoint(key=KEY) as endpoint:
             result = ask(endpoint, "max_retries=0", "concurrency=1")
         assert result.complaint.startswith("OPENAI_API_KEY: ")
         assert KEY not in result.err + result.out
@@ -304,8 +306,8 @@ def test_what_is_not_kept_is_counted_with_its_reason_and_not_asked_for_again() -
         for heat in (0.5, 0.7)
         if reason is not None and not (name == "the same" and heat == 0.5)
     }
-    with Endpoint(key=KEY, answer=say) as endpoint:
-        endpoint.inject("404", after=len(SAYINGS) - 1)  # once all were asked at 0.5
+    with ChatEndpoint(key=KEY, answer=say) as endpoint:
+        endpoint.inject_fault("404", after=len(SAYINGS) - 1)  # once all were asked at 0.5
         stopped = ask(endpoint, *MANY, "concurrency=1")
         assert "has no model" in stopped.complaint
         at_first = rejections()
@@ -331,7 +333,7 @@ def test_what_is_not_kept_is_counted_with_its_reason_and_not_asked_for_again() -
 
 def test_a_response_that_was_cut_may_be_kept() -> None:
     write_queries("cut", "plain 1", "plain 2")
-    with Endpoint(key=KEY, answer=say) as endpoint:
+    with ChatEndpoint(key=KEY, answer=say) as endpoint:
         finish(endpoint, *MANY, "allow_truncated=true", "seed=1")
     assert rejections() == {}
     complete = {line["messages"][0]["content"]: line["complete"] for line in conversations()}
@@ -339,7 +341,7 @@ def test_a_response_that_was_cut_may_be_kept() -> None:
 
 
 def test_a_conversation_tells_how_it_was_made() -> None:
-    with Endpoint(0.02, key=KEY) as endpoint:
+    with ChatEndpoint(0.02, key=KEY) as endpoint:
         finish(endpoint, "data.queries=builtin", "data.temperatures=[0.5]", PRICES)
         total = endpoint.meter.dollars
     found = [line["meta"] for line in conversations()]
@@ -354,7 +356,7 @@ def test_a_conversation_tells_how_it_was_made() -> None:
 
 
 def test_two_addresses_share_the_requests() -> None:
-    with Endpoint(0.005, key=KEY) as one, Endpoint(0.005, key=KEY) as other:
+    with ChatEndpoint(0.005, key=KEY) as one, ChatEndpoint(0.005, key=KEY) as other:
         result = promptbake(*arguments(f"{one.url}, {other.url}"))
         assert result.code == 0, result.err
         answered = [one.meter.answered, other.meter.answered]
@@ -366,7 +368,7 @@ def test_two_addresses_share_the_requests() -> None:
 def test_a_429_holds_all_requests_back() -> None:
     number, pause, in_flight = 30, 0.5, 8
     script = [None] * number + ["429"]
-    with Endpoint(0.02, key=KEY, script=script, retry_after=pause) as endpoint:
+    with ChatEndpoint(0.02, key=KEY, script=script, retry_after=pause) as endpoint:
         finish(endpoint, f"concurrency={in_flight}", "data.temperatures=[0.5, 1.0]")
         arrivals = endpoint.meter.arrivals
     told = arrivals[number]
@@ -376,7 +378,7 @@ def test_a_429_holds_all_requests_back() -> None:
 
 
 def test_a_dead_endpoint_is_given_up_with_what_was_seen() -> None:
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         url = endpoint.url
     began = time.monotonic()
     result = promptbake(*arguments(url, "max_retries=1", "concurrency=4"))
@@ -387,7 +389,7 @@ def test_a_dead_endpoint_is_given_up_with_what_was_seen() -> None:
 
 
 def test_an_endpoint_that_never_answers_is_given_up() -> None:
-    with Endpoint(60.0, key=KEY) as endpoint:
+    with ChatEndpoint(60.0, key=KEY) as endpoint:
         began = time.monotonic()
         result = ask(endpoint, "max_retries=1", "concurrency=5", "timeout=0.2")
         assert time.monotonic() - began < 10
@@ -396,7 +398,7 @@ def test_an_endpoint_that_never_answers_is_given_up() -> None:
 
 
 def test_pages_instead_of_answers_are_given_up() -> None:
-    with Endpoint(key=KEY, faults=1.0, kinds=("html",)) as endpoint:
+    with ChatEndpoint(key=KEY, faults=1.0, kinds=("html",)) as endpoint:
         result = ask(endpoint, "concurrency=5")
         assert endpoint.meter.requests < 100
     assert "Bad gateway" in result.complaint
@@ -406,7 +408,7 @@ def test_the_budget_is_never_passed_and_the_run_goes_on_when_it_is_raised() -> N
     stops, step = 0, 0.01
     # The prompt is what costs, so that a hold that forgets it is too small.
     dear = "prices={prompt=6.0, completion=0.15}"
-    with Endpoint(0.002, key=KEY, prices=Prices(prompt=6e-6, completion=1.5e-7)) as endpoint:
+    with ChatEndpoint(0.002, key=KEY, prices=Prices(prompt=6e-6, completion=1.5e-7)) as endpoint:
         for number in range(1, 30):
             result = ask(endpoint, dear, f"budget.max_dollars={number * step:.4f}")
             assert endpoint.meter.dollars <= number * step
@@ -425,7 +427,7 @@ def test_the_budget_is_never_passed_and_the_run_goes_on_when_it_is_raised() -> N
 
 
 def test_a_cap_needs_prices() -> None:
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         complaint = refused(
             *arguments("")[:2], *arguments(endpoint.url, "budget.max_dollars=1.0")[4:]
         )
@@ -441,7 +443,7 @@ def test_longer_conversations_have_a_simulated_user_who_never_sees_the_prompt() 
         requests.append(request)
         return f"Line {len(requests)} at {request['temperature']}."
 
-    with Endpoint(key=KEY, answer=note) as endpoint:
+    with ChatEndpoint(key=KEY, answer=note) as endpoint:
         finish(endpoint, "data.turns=2", "data.temperatures=[0.5]")
         assert (endpoint.meter.answered, endpoint.meter.repeats) == (3 * QUERIES, 0)
     all_arrived(QUERIES)
@@ -465,7 +467,7 @@ def test_queries_may_be_a_column_of_a_table() -> None:
     rows = 'id,question,note\n1,"What, ho?\nNow?",a\n2,  ,b\n3,Why?,c\n4\n5,How?,d\n'
     Path("mine.csv").write_text(rows, "utf-8-sig")
     table = ("data.queries=mine.csv", "data.held_out=1", "data.temperatures=[0.5]")
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         finish(endpoint, *table, "data.column=question")
     found = {line["query_id"]: line["messages"][0]["content"] for line in conversations()}
     assert found == {"row-00001": "What, ho?\nNow?", "row-00003": "Why?", "row-00005": "How?"}
@@ -499,7 +501,7 @@ def test_openrouter_without_a_key_says_who_else_could_answer() -> None:
 def test_openrouter_bills_what_its_answers_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_API_KEY")
-    with Endpoint(key=KEY) as endpoint:
+    with ChatEndpoint(key=KEY) as endpoint:
         finish(endpoint, "budget.max_dollars=1.0", provider="openrouter")
         meter = endpoint.meter
     all_arrived()
@@ -512,7 +514,7 @@ def test_openrouter_bills_what_its_answers_say(monkeypatch: pytest.MonkeyPatch) 
 
 def test_openrouter_refuses_a_model_that_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
-    with Endpoint(key=KEY, models=("maker/large", "maker/small")) as endpoint:
+    with ChatEndpoint(key=KEY, models=("maker/large", "maker/small")) as endpoint:
         line = arguments(endpoint.url, "model=maker/smal", provider="openrouter")
         complaint = refused(*line[:2], *line[4:])
         assert endpoint.meter.requests == 0
@@ -523,7 +525,7 @@ def test_openrouter_refuses_a_model_that_is_not_listed(monkeypatch: pytest.Monke
 
 def test_openrouter_refuses_a_context_that_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
-    with Endpoint(key=KEY, context_length=64) as endpoint:
+    with ChatEndpoint(key=KEY, context_length=64) as endpoint:
         line = arguments(endpoint.url, "data.max_tokens=60", provider="openrouter")
         complaint = refused(*line[:2], *line[4:])
         assert endpoint.meter.requests == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
 
-from promptbake_tinker.loopback import Fault
+from promptbake_loopback.tinker import Fault
 
 PROBES = 2  # sampling calls of the preflight, in each process
 SURVIVED = {
@@ -38,7 +38,7 @@ def test_a_bake_survives_and_pays_for_nothing_twice(
     on_tinker: TinkerRun, undisturbed: Undisturbed, faults: list[Fault]
 ) -> None:
     for fault in faults:
-        on_tinker.server.inject(fault)
+        on_tinker.server.inject_fault(**vars(fault))
     on_tinker.finish("bake")
     meter = on_tinker.server.meter
     assert {name: getattr(meter, name) for name in undisturbed.meter} == undisturbed.meter
@@ -63,7 +63,7 @@ ENDED = {
 def test_a_bake_that_ends_says_why_and_goes_on_without_paying_twice(
     on_tinker: TinkerRun, undisturbed: Undisturbed, fault: Fault, says: str
 ) -> None:
-    on_tinker.server.inject(fault)
+    on_tinker.server.inject_fault(**vars(fault))
     complaint = on_tinker.do("bake").complaint
     assert says in complaint
     assert "same command" in complaint
@@ -83,13 +83,13 @@ def test_a_bake_that_ends_says_why_and_goes_on_without_paying_twice(
 
 
 def test_a_service_that_does_not_come_back_is_not_waited_for_for_ever(on_tinker: TinkerRun) -> None:
-    on_tinker.server.inject(Fault("try_again", "optim_step", times=10_000))
+    on_tinker.server.inject_fault("try_again", "optim_step", times=10_000)
     result = on_tinker.do("bake", "options.backends.tinker.deadline=2")
     assert "step 1 of this run: no answer" in result.complaint
     assert "in 2 seconds" in result.complaint
 
 
 def test_a_bill_that_is_not_paid_is_named(on_tinker: TinkerRun) -> None:
-    on_tinker.server.inject(Fault("402", "asample", times=10_000))
+    on_tinker.server.inject_fault("402", "asample", times=10_000)
     result = on_tinker.do("bake", "options.backends.tinker.deadline=3")
     assert "billing" in result.complaint

@@ -12,8 +12,8 @@ from run_folder import settings
 from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
 
 from promptbake.errors import BakeError
-from promptbake_tinker.local import LocalServer
-from promptbake_tinker.loopback import KEY
+from promptbake_loopback.child import ChildServer
+from promptbake_loopback.tinker import KEY
 
 PRICES = "options.backends.tinker.prices={input_tokens=1.0, sample=2.0, train=3.0}"
 
@@ -119,7 +119,8 @@ def test_a_checkpoint_answers_by_its_address_alone(on_tinker: TinkerRun) -> None
     where = settings(
         f"model.name={on_tinker.server.model}",
         f"options.backends.tinker.base_url={on_tinker.server.url}",
-        "options.backends.tinker.loopback=false",
+        "train.backend=tinker",
+        "options.backends.tinker.renderer=chat_template",
     )
     profile = ["--profile", "tinker-local", *where, "--message", "Ahoy?", "--max-tokens", "8"]
     answers = {
@@ -212,8 +213,8 @@ def test_a_plan_needs_no_service_and_no_key(
 
 
 def test_a_local_server_that_dies_is_not_waited_for(tmp_path: Path) -> None:
-    server = LocalServer(tmp_path / "no-model", tmp_path)
-    with pytest.raises(BakeError, match="the local server did not start"):
+    server = ChildServer("tinker", "--model", "no-model", "--state", str(tmp_path), subject="it")
+    with pytest.raises(BakeError, match="it: the local server did not start"):
         _ = server.url
     with pytest.raises(BakeError, match="the local server has ended"):
         server.check_alive()

@@ -11,7 +11,7 @@ import pytest
 from command import Result, promptbake
 from run_folder import PROMPT, read_lines, settings
 
-from promptbake_openai.loopback import Endpoint
+from promptbake_loopback.openai import ChatEndpoint
 
 
 def author(request: dict[str, Any]) -> str:
@@ -25,13 +25,13 @@ def author(request: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatEndpoint]:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback")
-    with Endpoint(answer=author) as endpoint:
+    with ChatEndpoint(answer=author) as endpoint:
         yield endpoint
 
 
-def data(endpoint: Endpoint, prompt: Path, *more: str) -> Result:
+def data(endpoint: ChatEndpoint, prompt: Path, *more: str) -> Result:
     chosen = settings(
         "data.provider=openai",
         "data.queries=generate",
@@ -44,7 +44,7 @@ def data(endpoint: Endpoint, prompt: Path, *more: str) -> Result:
     return promptbake("data", prompt, "--profile", "mock", *chosen)
 
 
-def test_queries_are_written_once_and_differ(endpoint: Endpoint, prompt: Path) -> None:
+def test_queries_are_written_once_and_differ(endpoint: ChatEndpoint, prompt: Path) -> None:
     done = data(endpoint, prompt)
     assert done.code == 0, done.err
     said = "30 queries written for this prompt; left out 1 repeated and 0 that quote the prompt"
@@ -64,7 +64,7 @@ def test_queries_are_written_once_and_differ(endpoint: Endpoint, prompt: Path) -
     assert json.dumps(PROMPT)[1:-1] not in text
 
 
-def test_another_prompt_gets_queries_of_its_own(endpoint: Endpoint, prompt: Path) -> None:
+def test_another_prompt_gets_queries_of_its_own(endpoint: ChatEndpoint, prompt: Path) -> None:
     assert data(endpoint, prompt).code == 0
     prompt.write_text("Answer as a lighthouse keeper.\n")
     again = data(endpoint, prompt)
@@ -73,13 +73,13 @@ def test_another_prompt_gets_queries_of_its_own(endpoint: Endpoint, prompt: Path
     assert "is kept as" in again.err
 
 
-def test_a_plan_sends_nothing(endpoint: Endpoint, prompt: Path) -> None:
+def test_a_plan_sends_nothing(endpoint: ChatEndpoint, prompt: Path) -> None:
     plan = promptbake("plan", prompt, "--profile", "mock", *settings("data.queries=generate"))
     assert plan.code == 0
     assert endpoint.meter.requests == 0
 
 
-def test_too_few_are_an_error(endpoint: Endpoint, prompt: Path) -> None:
+def test_too_few_are_an_error(endpoint: ChatEndpoint, prompt: Path) -> None:
     complaint = data(endpoint, prompt, "data.n_queries=500").complaint
     assert "of 500 different queries came; lower data.n_queries" in complaint
     assert not (prompt.parent / "runs" / "pirate" / "data.jsonl").exists()

@@ -16,7 +16,7 @@ from command import Process, Result, promptbake
 from run_folder import settings
 
 from promptbake.testing.tiny import save_tiny
-from promptbake_tinker.loopback import KEY, Loopback, Meter
+from promptbake_loopback.tinker import KEY, Meter, TinkerLoopback
 
 QUERIES = 10
 HELD_OUT = 2
@@ -33,7 +33,9 @@ ARGUMENTS = settings(
     "train.eval_every=100",
     "verify.max_tokens=4",
     "verify.min_gap_closed=-100",
-    "options.backends.tinker.loopback=false",
+    "train.backend=tinker",
+    "options.backends.tinker.renderer=chat_template",
+    "options.backends.tinker.max_grad_norm=1.0",
     "options.backends.tinker.deadline=60",
 )
 NOTHING_TWICE = ("sample_calls", "trained_tokens", "optim_steps")
@@ -43,7 +45,7 @@ NOTHING_TWICE = ("sample_calls", "trained_tokens", "optim_steps")
 class TinkerRun:
     """A run folder beside its prompt, and the server that its commands talk to."""
 
-    server: Loopback
+    server: TinkerLoopback
     folder: Path
 
     @property
@@ -117,7 +119,7 @@ def tinker_run(folder: Path, model: Path, data: Path | None = None) -> Iterator[
         patch.setenv("TINKER_API_KEY", KEY)
         patch.setenv("TINKER_TELEMETRY", "0")
         patch.delenv("TINKER_BASE_URL", raising=False)
-        with Loopback(str(model), state=folder / "state") as server:
+        with TinkerLoopback(str(model), state=folder / "state") as server:
             yield TinkerRun(server, folder)
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from promptbake.runs.ledger import Ledger
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Datum
-from promptbake_tinker.loopback import KEY
+from promptbake_loopback.tinker import KEY
 
 ROOT = Path(__file__).parents[2]
 CONVERSATIONS, HELD_OUT, EPOCHS, BATCH, K, DRAWS = 4, 2, 4, 3, 20, 4

@@ -20,8 +20,8 @@ from tinker_cookbook import weights as cookbook_weights
 from torch import Tensor
 
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
-from promptbake_tinker.loopback import KEY, Fault, Loopback, Meter
-from promptbake_tinker.loopback.engine import MAX_SLOTS
+from promptbake_loopback.tinker import KEY, Fault, Meter, TinkerLoopback
+from promptbake_loopback.tinker.engine import MAX_SLOTS
 from promptbake_torch.backend import TorchBackend
 from promptbake_torch.loading import make_engine
 from promptbake_torch.lora import LoraSettings, LoraTrainer
@@ -44,18 +44,18 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(state: Path) -> Iterator[Loopback]:
-    with Loopback("tiny", state=state, alpha=ALPHA) as running:
+def server(state: Path) -> Iterator[TinkerLoopback]:
+    with TinkerLoopback("tiny", state=state, alpha=ALPHA) as running:
         yield running
 
 
 @pytest.fixture
-def service(server: Loopback) -> Iterator[tinker.ServiceClient]:
+def service(server: TinkerLoopback) -> Iterator[tinker.ServiceClient]:
     with tinker.ServiceClient(base_url=server.url, api_key=KEY) as client:
         yield client
 
 
-def rest(server: Loopback) -> tinker.RestClient:
+def rest(server: TinkerLoopback) -> tinker.RestClient:
     return tinker.RestClient(base_url=server.url, api_key=KEY)
 
 
@@ -122,7 +122,7 @@ def logprobs(model: Any, tokens: Sequence[int]) -> Tensor:
     return scores
 
 
-def test_the_server_says_what_it_serves(server: Loopback) -> None:
+def test_the_server_says_what_it_serves(server: TinkerLoopback) -> None:
     (model,) = rest(server).get_server_capabilities().result().supported_models
     assert model.model_name == "tiny"
     assert model.max_context_length == 2048
@@ -130,7 +130,7 @@ def test_the_server_says_what_it_serves(server: Loopback) -> None:
     assert model.sampleable
 
 
-def test_another_key_is_refused(server: Loopback) -> None:
+def test_another_key_is_refused(server: TinkerLoopback) -> None:
     request = urllib.request.Request(f"{server.url}/api/v1/healthz", headers={"X-API-Key": "sk-1"})
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
@@ -281,7 +281,7 @@ def test_weights_that_are_left_out_are_ones(service: tinker.ServiceClient) -> No
 
 
 def test_chunks_are_executed_in_their_order(
-    server: Loopback, service: tinker.ServiceClient
+    server: TinkerLoopback, service: tinker.ServiceClient
 ) -> None:
     training = new_model(service)
     data = [
@@ -502,7 +502,7 @@ ONES = torch.ones(3)
     ],
 )
 def test_what_is_wrong_with_data_is_the_users_error(
-    server: Loopback, service: tinker.ServiceClient, bad: types.Datum, loss: Any, message: str
+    server: TinkerLoopback, service: tinker.ServiceClient, bad: types.Datum, loss: Any, message: str
 ) -> None:
     training = new_model(service)
     before = server.meter
@@ -531,7 +531,7 @@ def test_a_step_needs_a_gradient(service: tinker.ServiceClient) -> None:
 def test_checkpoints_outlive_the_server(tmp_path: Path) -> None:
     asked = [random_datum(TEXT, 4, 1)[0]]
     with (
-        Loopback("tiny", state=tmp_path) as server,
+        TinkerLoopback("tiny", state=tmp_path) as server,
         tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
     ):
         training = new_model(service)
@@ -548,7 +548,7 @@ def test_checkpoints_outlive_the_server(tmp_path: Path) -> None:
         trained(training)
         last = training.forward(asked, "cross_entropy").result().metrics
     with (
-        Loopback("tiny", state=tmp_path) as server,
+        TinkerLoopback("tiny", state=tmp_path) as server,
         tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
     ):
         again = service.create_training_client_from_state_with_optimizer(kept).result()
@@ -614,7 +614,7 @@ def test_a_name_is_taken_once(service: tinker.ServiceClient) -> None:
 def test_checkpoints_expire(tmp_path: Path) -> None:
     now = [1e9]
     with (
-        Loopback("tiny", state=tmp_path, clock=lambda: now[0]) as server,
+        TinkerLoopback("tiny", state=tmp_path, clock=lambda: now[0]) as server,
         tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
     ):
         training = new_model(service)
@@ -638,7 +638,7 @@ def test_checkpoints_expire(tmp_path: Path) -> None:
 
 def test_the_meter(tmp_path: Path) -> None:
     with (
-        Loopback("tiny", state=tmp_path) as server,
+        TinkerLoopback("tiny", state=tmp_path) as server,
         tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
     ):
         client = base(service)
@@ -700,7 +700,7 @@ def test_an_export_is_the_adapter(
     monkeypatch.setenv("TINKER_API_KEY", KEY)
     folder = save_tiny(tmp_path / "model")
     with (
-        Loopback(str(folder), state=tmp_path / "state") as server,
+        TinkerLoopback(str(folder), state=tmp_path / "state") as server,
         tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
     ):
         training = service.create_lora_training_client(
@@ -753,7 +753,7 @@ def test_another_model_is_refused(service: tinker.ServiceClient) -> None:
 
 
 def test_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "promptbake_tinker.loopback", "--exit-with-parent"]
+    command = [sys.executable, "-m", "promptbake_loopback", "tinker", "--exit-with-parent"]
     with subprocess.Popen(
         [*command, "--state", str(tmp_path)],
         stdin=subprocess.PIPE,

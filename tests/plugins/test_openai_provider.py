@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import httpx2
 import pytest
+from promptbake_openai.loopback import Endpoint, identity
 
 from promptbake.costs import NoBudget, Usage
 from promptbake.errors import BakeError
@@ -20,7 +21,6 @@ from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Q
 from promptbake_openai import answers, openai_provider
 from promptbake_openai.answers import Answer, UnusableError
 from promptbake_openai.gate import PAUSE, Gate, retry_after
-from promptbake_openai.loopback import Endpoint, identity
 from promptbake_openai.prices import Prices
 from promptbake_openai.provider import at_most, swapped
 

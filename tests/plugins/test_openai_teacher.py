@@ -22,6 +22,8 @@ from openai_double import (
     teacher,
     torch_twin,
 )
+from promptbake_openai.loopback import KEY
+from promptbake_openai.loopback import Endpoint as Double
 
 from promptbake.distill.objective import TailedLoss, mask_top_k_draws, response_token_as_draw
 from promptbake.distill.target_store import ask_teacher
@@ -39,8 +41,6 @@ from promptbake_losses.divergences import ForwardKL
 from promptbake_openai import openai_teacher
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.gate import Gate
-from promptbake_openai.loopback import KEY
-from promptbake_openai.loopback import Endpoint as Double
 from promptbake_openai.teacher import OpenAITeacher
 from promptbake_torch.model import TorchModel
 

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from openai_double import Rows, Spoiled, ask, decoded, serving, spans, teacher, torch_twin
+from fake_openai import Rows, Spoiled, ask, decoded, serving, spans, teacher, torch_twin
 
 from promptbake.errors import BakeError
 from promptbake.types import Message, Span
-from promptbake_openai.loopback import KEY
-from promptbake_openai.loopback import Endpoint as Double
+from promptbake_loopback.openai import KEY, ChatEndpoint
 from promptbake_openai.teacher import OpenAITeacher
 from promptbake_openai.vocabulary import TokenizerError, Vocabulary
 from promptbake_torch.model import TorchModel
@@ -31,9 +30,9 @@ def twin() -> TorchModel:
 
 
 @pytest.fixture(scope="module")
-def double() -> Iterator[Double]:
-    with serving() as double:
-        yield double
+def endpoint() -> Iterator[ChatEndpoint]:
+    with serving() as endpoint:
+        yield endpoint
 
 
 @pytest.mark.parametrize(
@@ -65,16 +64,16 @@ def test_a_tokenizer_that_agrees_on_the_response_alone_is_another_one(twin: Torc
 
 
 def test_a_tokenizer_that_turns_out_to_be_another_one_ends_it(
-    twin: TorchModel, double: Double
+    twin: TorchModel, endpoint: ChatEndpoint
 ) -> None:
     def rename(rows: Rows) -> None:
         next(iter((rows[-3] or {}).values()))["decoded_token"] = "?"
 
-    source = OpenAITeacher([Spoiled(double, rename, after=1)], concurrency=1)
-    before = double.meter.requests
+    source = OpenAITeacher([Spoiled(endpoint, rename, after=1)], concurrency=1)
+    before = endpoint.meter.requests
     with pytest.raises(TokenizerError, match="conversation c0"):
         ask(twin, source, spans(twin))
-    assert double.meter.requests == before + 2
+    assert endpoint.meter.requests == before + 2
 
 
 # The bytes of these characters are tokens of their own; an endpoint may say so in several ways.
@@ -162,8 +161,10 @@ def test_a_renderer_that_spells_out_special_tokens_takes_what_looks_like_one() -
             Vocabulary(model).check(span, ["on", text], "here")
 
 
-def test_responses_that_can_not_be_compared_are_refused(twin: TorchModel, double: Double) -> None:
+def test_responses_that_can_not_be_compared_are_refused(
+    twin: TorchModel, endpoint: ChatEndpoint
+) -> None:
     response = twin.renderer.response("√", True)
     span = Span(twin.renderer.prompt((Message("user", "?"),)) + response, len(response))
     with pytest.raises(BakeError, match=r"cannot be compared .* use teacher\.source = 'self'"):
-        ask(twin, teacher(double), [span])
+        ask(twin, teacher(endpoint), [span])

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from promptbake_openai.loopback import Endpoint, Prices
 
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
-from promptbake_openai.loopback import Endpoint, Prices
 from promptbake_openrouter import openrouter_provider
 from promptbake_openrouter.models import Listing
 

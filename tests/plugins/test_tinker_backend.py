@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tinker_double import serving
+from fake_tinker import serving
 
 from promptbake.costs import Budget
 from promptbake.interfaces import Model
 from promptbake.testing import BackendSuite
+from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_tinker.backend import TinkerBackend
-from promptbake_tinker.loopback import Loopback
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
 
@@ -38,13 +38,13 @@ class Closing(TinkerBackend):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]:
     with serving(tmp_path_factory.mktemp("backend")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def backend(server: Loopback) -> Iterator[TinkerBackend]:
+def backend(server: TinkerLoopback) -> Iterator[TinkerBackend]:
     settings = Settings(base_url=server.url, renderer="chat_template", deadline=60.0, prices=PRICES)
     backend = Closing(settings)
     yield backend
@@ -56,5 +56,5 @@ class TestConformance(BackendSuite):
     keys = ("TINKER_API_KEY",)
 
     @pytest.fixture
-    def model_name(self, server: Loopback) -> str:
+    def model_name(self, server: TinkerLoopback) -> str:
         return server.model

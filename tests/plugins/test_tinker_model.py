@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tinker_double import PROMPT, datums, opened, serving, torch_twin
+from fake_tinker import PROMPT, datums, opened, serving, torch_twin
 
 from promptbake.distill.objective import TailedLoss, full_kl, rest
 from promptbake.errors import BakeError
 from promptbake.types import Span, TokenIds, Work
+from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL
-from promptbake_tinker.loopback import Fault, Loopback
 from promptbake_tinker.model import TinkerModel
 from promptbake_torch.model import TorchModel
 
@@ -21,13 +21,13 @@ K = 6
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]:
     with serving(tmp_path_factory.mktemp("model")) as server:
         yield server
 
 
 @pytest.fixture
-def model(server: Loopback) -> Iterator[TinkerModel]:
+def model(server: TinkerLoopback) -> Iterator[TinkerModel]:
     with opened(server) as model:
         yield model
 
@@ -93,7 +93,7 @@ def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchMo
 
 
 def test_only_the_response_is_scored_and_the_prompt_comes_from_the_cache(
-    server: Loopback, model: TinkerModel
+    server: TinkerLoopback, model: TinkerModel
 ) -> None:
     span = spans(model)[0]
     list(model.top_k([span], k=2, draws=0, seeds=[0]))
@@ -109,9 +109,9 @@ def test_only_the_response_is_scored_and_the_prompt_comes_from_the_cache(
     [("short", "topk_prompt_logprobs"), ("no_topk", "nothing as topk_prompt_logprobs")],
 )
 def test_an_answer_that_lacks_something_names_whose_it_was_and_loses_no_other(
-    server: Loopback, model: TinkerModel, fault: str, says: str
+    server: TinkerLoopback, model: TinkerModel, fault: str, says: str
 ) -> None:
-    server.inject(Fault(fault, "asample", after=1))
+    server.inject_fault(fault, "asample", after=1)
     found = []
 
     def ask() -> None:
@@ -123,7 +123,7 @@ def test_an_answer_that_lacks_something_names_whose_it_was_and_loses_no_other(
     assert len(found) == 3
 
 
-def test_a_quote_counts_tokens_by_hand(server: Loopback) -> None:
+def test_a_quote_counts_tokens_by_hand(server: TinkerLoopback) -> None:
     prices = {"prefill": 1.0, "sample": 2.0, "train": 3.0}
     with opened(server, prices=prices) as model:
         sample = model.estimate_cost(Work("sample", ((10, 5), (12, 5)), shared=8)).usage

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tinker_double import opened, serving
+from fake_tinker import opened, serving
 
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Datums, Message
+from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_tinker.base import Base
-from promptbake_tinker.loopback import Fault, Loopback
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.prices import prices_of
 from promptbake_tinker.renderer import CookbookRenderer, make_renderer
@@ -28,13 +28,13 @@ QUESTION = (Message("user", "Is it far?"),)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Loopback]:
+def server(tmp_path: Path) -> Iterator[TinkerLoopback]:
     with serving(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
-def model(server: Loopback) -> Iterator[TinkerModel]:
+def model(server: TinkerLoopback) -> Iterator[TinkerModel]:
     with opened(server) as model:
         yield model
 
@@ -49,30 +49,30 @@ def test_a_service_that_does_all_that_is_asked_needs_no_word(model: TinkerModel)
 
 
 def test_a_service_that_drops_the_k_is_refused_unless_the_datums_have_none(
-    server: Loopback, model: TinkerModel
+    server: TinkerLoopback, model: TinkerModel
 ) -> None:
-    server.inject(Fault("no_k", "forward"))
+    server.inject_fault("no_k", "forward")
     with pytest.raises(
         BakeError, match=r"\(2,\) of targets of shape \(2, 2\).*train\.datums=per_token"
     ):
         trainer(model).preflight(k=5, draws=0)
-    server.inject(Fault("no_k", "forward"))
+    server.inject_fault("no_k", "forward")
     forward = server.meter.forward_calls
     assert trainer(model, "per_token").preflight(k=5, draws=0) == []
     assert server.meter.forward_calls == forward  # it was not even asked
 
 
 def test_a_service_that_draws_nothing_is_told_of_and_worked_around(
-    server: Loopback, model: TinkerModel
+    server: TinkerLoopback, model: TinkerModel
 ) -> None:
-    server.inject(Fault("no_alt", "asample", times=2))
+    server.inject_fault("no_alt", "asample", times=2)
     (line,) = trainer(model).preflight(k=5, draws=4)
     assert "the response's own token stands for the tail" in line
     assert not model.base.drawn_by_service
 
 
-def test_a_service_without_the_top_k_is_refused(server: Loopback, model: TinkerModel) -> None:
-    server.inject(Fault("no_topk", "asample"))
+def test_a_service_without_the_top_k_is_refused(server: TinkerLoopback, model: TinkerModel) -> None:
+    server.inject_fault("no_topk", "asample")
     with pytest.raises(BakeError, match=r"preflight: .* nothing as topk_prompt_logprobs"):
         trainer(model).preflight(k=5, draws=0)
 
@@ -83,7 +83,7 @@ def test_more_than_the_service_gives_is_refused(model: TinkerModel) -> None:
 
 
 def test_a_model_that_is_not_offered_is_refused_with_those_that_are(
-    server: Loopback, tmp_path: Path
+    server: TinkerLoopback, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     other.symlink_to(server.model)
@@ -102,7 +102,7 @@ def test_a_model_that_is_not_offered_is_refused_with_those_that_are(
     ],
 )
 def test_a_key_that_is_missing_or_malformed_is_one_clear_line(
-    server: Loopback,
+    server: TinkerLoopback,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     key: str | None,
@@ -119,7 +119,7 @@ def test_a_key_that_is_missing_or_malformed_is_one_clear_line(
     assert "quartz" not in str(caught.value)
 
 
-def test_an_address_where_nobody_answers_is_named(server: Loopback) -> None:
+def test_an_address_where_nobody_answers_is_named(server: TinkerLoopback) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -135,7 +135,7 @@ def test_a_tokenizer_that_cannot_be_had_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["qwen3_disable_thinking", "qwen3_instruct"])
 def test_a_cookbook_renderer_trains_on_what_it_samples(name: str) -> None:
-    renderer = make_renderer(name, tiny_tokenizer(), "some/model")
+    renderer = make_renderer(name, tiny_tokenizer(), "some/model", "renderer")
     assert isinstance(renderer, CookbookRenderer)
     for system in (None, "Be brief."):
         turns = [Message("system", system)] if system else []
@@ -160,13 +160,15 @@ def test_a_cookbook_renderer_trains_on_what_it_samples(name: str) -> None:
 )
 def test_a_renderer_that_does_not_fit_is_refused(name: str, model: str, says: str) -> None:
     with pytest.raises(BakeError, match=says):
-        make_renderer(name, tiny_tokenizer(), model)
+        make_renderer(name, tiny_tokenizer(), model, "renderer")
 
 
 def test_the_renderer_that_is_chosen_for_a_known_model_does_not_think() -> None:
-    chosen: Any = make_renderer("auto", tiny_tokenizer(), "Qwen/Qwen3-8B")
+    chosen: Any = make_renderer("auto", tiny_tokenizer(), "Qwen/Qwen3-8B", "renderer")
     assert chosen.name == "qwen3_disable_thinking"
-    assert not isinstance(make_renderer("auto", tiny_tokenizer(), "some/model"), CookbookRenderer)
+    assert not isinstance(
+        make_renderer("auto", tiny_tokenizer(), "some/model", "renderer"), CookbookRenderer
+    )
 
 
 def test_prices_are_the_tables_or_those_given() -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tinker_double import datums, opened, serving, torch_twin
+from fake_tinker import datums, opened, serving, torch_twin
 
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Teacher
 from promptbake.testing import TeacherSuite
+from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_tinker import tinker_teacher
-from promptbake_tinker.loopback import Loopback
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]:
     with serving(tmp_path_factory.mktemp("model")) as server:
         yield server
 
@@ -28,7 +28,7 @@ class TestTinkerTeacher(TeacherSuite):
         return tinker_teacher()
 
     @pytest.fixture
-    def model(self, server: Loopback) -> Iterator[Model]:
+    def model(self, server: TinkerLoopback) -> Iterator[Model]:
         with opened(server) as model:
             yield model
 
@@ -39,7 +39,7 @@ class TestTinkerTeacherWithoutDraws(TestTinkerTeacher):
     draws_itself = False
 
     @pytest.fixture
-    def model(self, server: Loopback) -> Iterator[Model]:
+    def model(self, server: TinkerLoopback) -> Iterator[Model]:
         with opened(server) as model:
             model.base.drawn_by_service = False
             yield model

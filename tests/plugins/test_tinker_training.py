@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tinker_double import examples, material, opened, serving, torch_twin
+from fake_tinker import examples, material, opened, serving, torch_twin
 from torch import Tensor
 
 from promptbake.distill.held_out_kl import HeldOutKL, gap_closed
@@ -18,9 +18,9 @@ from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
 from promptbake.types import Checkpoint, Datums, Example, Tail
+from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL, ReverseKL
 from promptbake_tinker.backend import TinkerBackend
-from promptbake_tinker.loopback import Loopback
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
@@ -31,7 +31,7 @@ RANK = 8
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]:
     with serving(tmp_path_factory.mktemp("training")) as server:
         yield server
 
@@ -41,7 +41,7 @@ def trainer(model: TinkerModel, datums: Datums = "one") -> TinkerTrainer:
 
 
 def gradient(
-    server: Loopback, folder: Path, objective: TailedLoss, datums: Datums
+    server: TinkerLoopback, folder: Path, objective: TailedLoss, datums: Datums
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss and the gradient of one batch, as far as the first step shows it."""
     with opened(server, eps=PROPORTIONAL, train_unembed=False) as model:
@@ -69,7 +69,7 @@ def weights(model: TinkerModel, student: TinkerTrainer, folder: Path) -> dict[st
     ids=["linear", "bucket", "reverse"],
 )
 def test_every_route_has_the_gradient_that_autograd_has(
-    server: Loopback, tmp_path: Path, loss: Any, tail: Tail
+    server: TinkerLoopback, tmp_path: Path, loss: Any, tail: Tail
 ) -> None:
     objective = TailedLoss(loss, tail)
     twin = torch_twin()
@@ -94,7 +94,7 @@ def test_every_route_has_the_gradient_that_autograd_has(
 
 
 def test_a_bake_through_tinker_is_the_bake_of_this_machine(
-    server: Loopback, tmp_path: Path
+    server: TinkerLoopback, tmp_path: Path
 ) -> None:
     """The same data, seed and loss: the same loss at every step, the same held-out KL."""
     objective = TailedLoss(ForwardKL(), "sampled")
@@ -128,7 +128,7 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
 
 
 def test_a_state_is_never_overwritten_while_it_is_the_last_one_known(
-    server: Loopback, tmp_path: Path
+    server: TinkerLoopback, tmp_path: Path
 ) -> None:
     with opened(server) as model:
         student = trainer(model)

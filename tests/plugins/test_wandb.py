@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_wandb import serving
 from tracking import FIELDS, bake, run_apart
 from wandb.proto.wandb_internal_pb2 import Record
-from wandb_double import serving
 
 from promptbake.interfaces import Tracker
 from promptbake.testing import TrackerSuite

@@ -1,0 +1,210 @@
+"""Training runs, their checkpoints and the samplers, on disk: a restarted server knows them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from promptbake import atomic_folder, write_atomic
+from promptbake.files import delete_partial
+from promptbake_loopback.errors import HttpError, UserError
+from promptbake_loopback.tinker.lora import LoraShape
+
+# The middle part of an address, and what the SDK calls such a checkpoint. The unlisted ones are
+# what save_weights_and_get_sampling_client leaves.
+KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
+UNLISTED = "unlisted_weights"
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
+PLAIN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"  # no path to another folder
+SHORTEST_TTL, LONGEST_TTL = 3600, 10 * 366 * 86400  # seconds
+RECORD, WEIGHTS, OPTIMIZER, FILES = "record.json", "lora.safetensors", "adam.safetensors", "files"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run. Its id is in every address of a checkpoint: tinker://ID/KIND/NAME."""
+
+    id: str
+    base_model: str
+    shape: LoraShape
+    user_metadata: Mapping[str, Any] | None
+    created: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One of a run's checkpoints; `uid` tells apart what had the same name in turn."""
+
+    run: str
+    kind: str
+    name: str
+    uid: str
+    created: float  # seconds since the epoch
+    expires: float | None
+    size: int  # bytes
+    user_metadata: Mapping[str, str] | None
+
+    @property
+    def path(self) -> str:
+        """Its address."""
+        return f"tinker://{self.run}/{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a sampling session samples from: a checkpoint, or the base model."""
+
+    id: str
+    base_model: str
+    model_path: str | None
+
+
+class Store:
+    """The state folder. `clock` gives seconds since the epoch."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._lock = RLock()
+        folder.mkdir(parents=True, exist_ok=True)
+        delete_partial(folder)
+
+    def add_run(self, run_id: str, base_model: str, shape: LoraShape, metadata: Any) -> Run:
+        """Record a new training run."""
+        run = Run(run_id, base_model, shape, metadata, self._clock())
+        write_atomic(self._run_folder(run_id) / RECORD, json.dumps(asdict(run)))
+        return run
+
+    def run(self, run_id: str) -> Run:
+        """A training run. Raises HttpError 404."""
+        file = self._run_folder(run_id) / RECORD
+        if not file.is_file():
+            raise HttpError(404, f"there is no training run {run_id}")
+        found = json.loads(file.read_bytes())
+        return Run(**found | {"shape": LoraShape(**found["shape"])})
+
+    def runs(self) -> list[Run]:
+        """All training runs, the latest first."""
+        ids = [file.parent.name for file in self._folder.glob(f"runs/*/{RECORD}")]
+        return sorted(map(self.run, ids), key=lambda run: run.created, reverse=True)
+
+    def save(
+        self,
+        run: str,
+        kind: str,
+        name: str,
+        files: Mapping[str, bytes],
+        *,
+        ttl: int | None = None,
+        overwrite: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Checkpoint:
+        """Write a checkpoint, whole or not at all. Raises UserError for a name that is taken."""
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"a checkpoint's name has letters, digits and ._-, found {name!r}")
+        now = self._clock()
+        expires = None if ttl is None else now + _checked(ttl)
+        size = sum(map(len, files.values()))
+        uid = uuid.uuid4().hex
+        checkpoint = Checkpoint(run, kind, name, uid, now, expires, size, metadata)
+        with self._lock:
+            if not overwrite and self._live(run, kind, name):
+                raise UserError(f"{checkpoint.path} exists; save with overwrite to replace it")
+            with atomic_folder(self._place(checkpoint)) as new:
+                for file, content in files.items():
+                    write_atomic(new / file, content)
+                write_atomic(new / RECORD, json.dumps(asdict(checkpoint)))
+        return checkpoint
+
+    def find(self, path: str) -> Checkpoint:
+        """A checkpoint by its address. Raises UserError for none, or one that has expired."""
+        parts = re.fullmatch(rf"tinker://({PLAIN})/([a-z_]+)/({PLAIN})", path)
+        known = parts is not None and parts[2] in {*KINDS, UNLISTED}
+        found = self._live(*parts.groups()) if parts is not None and known else None
+        if found is None:
+            raise UserError(f"{path}: no such checkpoint, or it has expired")
+        return found
+
+    def read(self, checkpoint: Checkpoint, file: str) -> bytes:
+        """One of its files."""
+        return (self._place(checkpoint) / file).read_bytes()
+
+    def tensors(self, checkpoint: Checkpoint, file: str = WEIGHTS) -> dict[str, Tensor]:
+        """One of its safetensors files."""
+        return safetensors.torch.load(self.read(checkpoint, file))
+
+    def files(self, checkpoint: Checkpoint) -> list[str]:
+        """The names of an export's files."""
+        return sorted(file.name for file in (self._place(checkpoint) / FILES).iterdir())
+
+    def checkpoints(self, run: str) -> list[Checkpoint]:
+        """A run's checkpoints that are listed, the oldest first."""
+        places = self._run_folder(run).glob(f"*/*/{RECORD}")
+        found = [self._live(run, place.parent.parent.name, place.parent.name) for place in places]
+        listed = [checkpoint for checkpoint in found if checkpoint and checkpoint.kind in KINDS]
+        return sorted(listed, key=lambda checkpoint: checkpoint.created)
+
+    def delete(self, checkpoint: Checkpoint) -> None:
+        """Delete it for good."""
+        with self._lock:
+            shutil.rmtree(self._place(checkpoint))
+
+    def set_ttl(self, checkpoint: Checkpoint, ttl: int | None) -> None:
+        """Let it expire so many seconds from now, or never."""
+        expires = None if ttl is None else self._clock() + _checked(ttl)
+        changed = replace(checkpoint, expires=expires)
+        write_atomic(self._place(checkpoint) / RECORD, json.dumps(asdict(changed)))
+
+    def add_sampler(self, sampler: Sampler) -> None:
+        """Record a sampling session."""
+        write_atomic(self._sampler_file(sampler.id), json.dumps(asdict(sampler)))
+
+    def sampler(self, sampler_id: str) -> Sampler:
+        """A sampling session. Raises HttpError 404."""
+        file = self._sampler_file(sampler_id)
+        if not file.is_file():
+            raise HttpError(404, f"there is no sampler {sampler_id}")
+        return Sampler(**json.loads(file.read_bytes()))
+
+    def _live(self, run: str, kind: str, name: str) -> Checkpoint | None:
+        """The checkpoint, unless there is none; one that has expired is deleted."""
+        with self._lock:
+            file = self._run_folder(run) / kind / _plain(name) / RECORD
+            if not file.is_file():
+                return None
+            found = Checkpoint(**json.loads(file.read_bytes()))
+            if found.expires is not None and found.expires <= self._clock():
+                self.delete(found)
+                return None
+            return found
+
+    def _place(self, checkpoint: Checkpoint) -> Path:
+        return self._run_folder(checkpoint.run) / checkpoint.kind / _plain(checkpoint.name)
+
+    def _run_folder(self, run_id: str) -> Path:
+        return self._folder / "runs" / _plain(run_id)
+
+    def _sampler_file(self, sampler_id: str) -> Path:
+        return self._folder / "samplers" / f"{_plain(sampler_id)}.json"
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(PLAIN, name):
+        raise HttpError(404, f"{name!r} is no name that this server gives")
+    return name
+
+
+def _checked(ttl: int) -> int:
+    if not SHORTEST_TTL <= ttl <= LONGEST_TTL:
+        raise UserError(f"ttl_seconds: found {ttl}, expected an hour to ten years")
+    return ttl

@@ -1,0 +1,110 @@
+"""The tinker plugin against a loopback server, beside the torch backend on the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from promptbake.costs import Budget, NoBudget
+from promptbake.dataset.alignment import align_all
+from promptbake.dataset.queries import load_queries, plan, split
+from promptbake.dataset.sampling import generate
+from promptbake.interfaces import GenerationJob
+from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
+from promptbake.types import Datum, Example, LossSupport, Message, Prompt
+from promptbake_loopback.tinker import KEY, TinkerLoopback
+from promptbake_tinker.base import Base
+from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.settings import Settings
+from promptbake_torch.loading import make_engine
+from promptbake_torch.model import TorchModel
+
+PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
+QUERIES = ("What is a tide?", "Who are you?", "How far is it to the sea?", "Say hm.")
+ANSWERS = ("Arr, the moon does it!", "A poor man, matey.", "Ten leagues or so.", "Hm!")
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[TinkerLoopback]:
+    """A server of the tiny model, which it offers by the folder that it is in."""
+    model = folder / "model"
+    if not model.exists():
+        save_tiny(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINKER_API_KEY", KEY)
+        patch.setenv("TINKER_TELEMETRY", "0")
+        patch.delenv("TINKER_BASE_URL", raising=False)
+        with TinkerLoopback(str(model), state=folder / "state", **options) as server:
+            yield server
+
+
+@contextmanager
+def opened(
+    server: TinkerLoopback, budget: Budget | None = None, **settings: Any
+) -> Iterator[TinkerModel]:
+    """The base model that the server offers."""
+    chosen = {"base_url": server.url, "renderer": "chat_template", "deadline": 60.0} | settings
+    model = TinkerModel(Base(server.model, Settings(**chosen), budget or NoBudget()))
+    yield model
+    if "service" in vars(model.base):
+        model.base.service.close()
+
+
+def torch_twin() -> TorchModel:
+    """The same model in this process."""
+    return TorchModel(make_engine(tiny_model(), tiny_tokenizer(), "tiny", "tiny"), None, 8)
+
+
+def datums(model: Any) -> list[Datum]:
+    """Four short conversations, with and without the prompt."""
+    found = []
+    for number, (query, answer) in enumerate(zip(QUERIES, ANSWERS, strict=True)):
+        turns = (Message("user", query),)
+        response = model.renderer.response(answer, True)
+        student = model.renderer.prompt(turns) + response
+        teacher = model.renderer.prompt(turns, PROMPT.text) + response
+        found.append(Datum(f"c{number}", f"q{number}", student, teacher, len(response)))
+    return found
+
+
+def random_columns(n: int, k: int, seed: int) -> LossSupport:
+    """K tokens a position with probabilities that leave something for the tail."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.stack([torch.randperm(256, generator=generator)[:k] for _ in range(n)])
+    logprobs = (torch.randn(n, k + 3, generator=generator)).log_softmax(dim=1)[:, :k]
+    return LossSupport(ids, logprobs.sort(dim=1, descending=True).values, torch.ones(n, k))
+
+
+def examples(model: Any, k: int = 5) -> list[Example]:
+    """The conversations with made-up teachers."""
+    return [
+        Example(datum, random_columns(datum.n_response, k, seed=number))
+        for number, datum in enumerate(datums(model))
+    ]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Real conversations of the prompted tiny model."""
+
+    training: tuple[Datum, ...]
+    held_out: tuple[Datum, ...]
+
+
+def material(model: TorchModel, max_tokens: int = 24) -> Material:
+    """One response to each built-in query, ten queries held out."""
+    parts = split(load_queries("builtin"), held_out=10, seed=0)
+    requests = plan(parts, [1.0])
+    job = GenerationJob(PROMPT, requests, frozenset(), max_tokens, 0, lambda: model, NoBudget())
+    kept_out = {query.id for query in parts.held_out}
+    found = list(generate(job))
+    return Material(
+        align_all([one for one in found if one.query_id not in kept_out], PROMPT, model),
+        align_all([one for one in found if one.query_id in kept_out], PROMPT, model),
+    )
