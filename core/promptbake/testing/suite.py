@@ -130,6 +130,8 @@ def _waived(suite: type[Suite], item: pytest.Item) -> Iterator[str]:
     ours = dict(_inherited(suite)).get(name)
     if ours is None:  # a test of the author's own
         return
+    if isinstance(ours, NotCollected):  # where the flag is as the suite has it
+        ours = ours.function
     for mark in (*item.iter_markers("skip"), *item.iter_markers("skipif")):
         yield f"{where} is waived by {mark.name}; waive it by {WAIVER}"
     waivers = list(item.iter_markers("xfail"))

@@ -1,12 +1,11 @@
-"""The part of the conformance suite for backends that is about what is saved and loaded."""
+"""The part of the conformance suite for backends about adapters that are saved and loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import peft
 import pytest
+from torch import Tensor
 
 from promptbake.costs import NoBudget
 from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
@@ -15,79 +14,39 @@ from promptbake.interfaces import Backend, Model, Trainer
 from promptbake.testing.backends.common import refuses
 from promptbake.testing.backends.training_cases import (
     LINEAR,
-    SLACK,
-    ByValue,
-    LessonTests,
-    apart,
-    scored,
-    standing,
+    TrainingTests,
+    distance,
+    model_logprobs,
+    student_logprobs,
     train,
 )
 from promptbake.testing.keys import check_unseen, contents, everything_logged
+from promptbake.testing.suite import only_if
 from promptbake.types import Checkpoint, Example
 
-STEPS = 3
 OTHER_RANK = 2
+HALF_LEAST, HALF_MOST = 0.3, 0.7  # of the way to the baked model, at strength 0.5
 
 
-class AdapterTests(LessonTests):
-    """Of states, checkpoints and exported adapters."""
+class AdapterTests(TrainingTests):
+    """Of `save_adapter`, `load_adapter` and `export`."""
 
-    def test_a_state_is_of_the_moment_at_which_it_was_asked_for(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
+    @pytest.fixture
+    def checkpoint(
+        self, backend: Backend, base: Model, batch: list[Example], tmp_path: Path
+    ) -> Checkpoint:
+        """A trained adapter, saved and read back as the core does it."""
+        trainer = backend.new_lora(base, rank=OTHER_RANK, seed=1)
+        train(trainer, batch, self.lr, LINEAR, 2)
+        return saved(trainer, backend, base, tmp_path / "adapter")
+
+    def test_a_checkpoint_names_its_backend_and_its_model(
+        self, backend: Backend, base: Model, tmp_path: Path
     ) -> None:
-        trainer = self._fresh(backend, base)
-        train(trainer, lesson, self.lr, LINEAR, STEPS)
-        then = standing(trainer, lesson)
-        state = trainer.save_state(STEPS)
-        train(trainer, lesson, self.lr, LINEAR)
-        again = self._fresh(backend, base)
-        again.load_state(_written(state.result(), tmp_path))
-        self._check_same(
-            standing(again, lesson),
-            then,
-            "a state holds the weights as they were when it was asked for, and `load_state` puts "
-            "them back",
-        )
-
-    def test_a_state_goes_on_as_if_nothing_had_happened(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
-    ) -> None:
-        whole, turned = self._fresh(backend, base), ByValue(LINEAR, sign=-1.0)
-        train(whole, lesson, self.lr, LINEAR, STEPS)
-        state = whole.save_state(STEPS).result()
-        resumed = self._fresh(backend, base)
-        resumed.load_state(_written(state, tmp_path))
-        for trainer in (whole, resumed):
-            train(trainer, lesson, self.lr, turned)  # another way: only the moments lead on
-        away = apart(standing(resumed, lesson), standing(whole, lesson))
-        moved = self._moved(whole, base, lesson)
-        assert away <= SLACK / 2 * moved + self.tolerance, (
-            f"one step after `load_state` the student is {away:.3g} nats from the one that was not "
-            f"interrupted (the base model is {moved:.3g} away): a state holds Adam's moments and "
-            "its count of steps, too"
-        )
-
-    def test_a_states_files_can_be_written(
-        self, backend: Backend, base: Model, lesson: list[Example]
-    ) -> None:
-        trainer = self._fresh(backend, base)
-        train(trainer, lesson, self.lr, LINEAR)
-        state = trainer.save_state(1).result()
-        assert state, "a state has no files"
-        for name, content in state.items():
-            assert Path(name).name == name, f"a state's file is named {name!r}: no folders in it"
-            assert isinstance(content, bytes), f"{name} is a {type(content).__name__}: bytes"
-
-    def test_a_checkpoint_says_whose_it_is(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
-    ) -> None:
-        trainer = self._fresh(backend, base)
-        train(trainer, lesson, self.lr, LINEAR)
-        checkpoint = trainer.save_adapter(tmp_path)
-        found = checkpoint.backend, checkpoint.base_model, checkpoint.base_digest
-        assert found == (backend.name, base.name, base.digest), (
-            f"backend, base_model and base_digest are {found}, expected "
+        checkpoint = self._fresh(backend, base).save_adapter(tmp_path)
+        names = checkpoint.backend, checkpoint.base_model, checkpoint.base_digest
+        assert names == (backend.name, base.name, base.digest), (
+            f"backend, base_model and base_digest are {names}, expected "
             f"{(backend.name, base.name, base.digest)}: by them the core refuses an adapter of "
             "another backend or model"
         )
@@ -95,11 +54,6 @@ class AdapterTests(LessonTests):
         assert all(isinstance(text, str) for text in texts), (
             f"uri and details are {checkpoint.uri!r} and {checkpoint.details}: text, for JSON"
         )
-
-    def test_a_checkpoint_outlives_the_name_of_its_folder(
-        self, backend: Backend, base: Model, tmp_path: Path
-    ) -> None:
-        checkpoint = self._fresh(backend, base).save_adapter(tmp_path)
         assert str(tmp_path) not in checkpoint.uri, (
             f"`uri` is {checkpoint.uri!r}, the folder that was given: the core renames it when it "
             "is whole, so leave `uri` empty where the weights are in it"
@@ -109,137 +63,192 @@ class AdapterTests(LessonTests):
         self,
         backend: Backend,
         base: Model,
-        lesson: list[Example],
+        batch: list[Example],
         model_name: str,
         tmp_path: Path,
     ) -> None:
-        trainer = self._fresh(backend, base)
-        train(trainer, lesson, self.lr, LINEAR, STEPS)
-        expected, _ = standing(trainer, lesson), self._moved(trainer, base, lesson)
-        checkpoint = _saved(trainer, backend, base, tmp_path / "adapter")
+        trainer = self._trained(backend, base, batch)
+        self._distance_from_base(trainer, base, batch)
+        checkpoint = saved(trainer, backend, base, tmp_path / "adapter")
         for opened in (base, backend.open_model(model_name, NoBudget())):
-            baked = backend.load_adapter(opened, checkpoint)
             self._check_same(
-                scored(baked, lesson),
-                expected,
+                model_logprobs(backend.load_adapter(opened, checkpoint), batch),
+                student_logprobs(trainer, batch),
                 "the adapter that was saved is not the one that answers after loading",
             )
 
     def test_base_and_baked_models_answer_side_by_side(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
+        self,
+        backend: Backend,
+        base: Model,
+        batch: list[Example],
+        checkpoint: Checkpoint,
+        tmp_path: Path,
     ) -> None:
-        start = scored(base, lesson)
-        first = self._baked(backend, base, lesson, tmp_path / "first")
-        one = backend.load_adapter(base, first)
-        expected = scored(one, lesson)
-        second = self._baked(backend, base, lesson, tmp_path / "second", seed=2, steps=1)
-        other = scored(backend.load_adapter(base, second), lesson)
-        assert apart(other, expected) > self.tolerance, "another adapter answers as the first did"
-        self._check_same(scored(base, lesson), start, "the base model is another after loading")
+        before = model_logprobs(base, batch)
+        first = backend.load_adapter(base, checkpoint)
+        expected = model_logprobs(first, batch)
+        trainer = self._trained(backend, base, batch, seed=2, steps=1)
+        other = backend.load_adapter(base, saved(trainer, backend, base, tmp_path / "other"))
+        assert distance(model_logprobs(other, batch), expected) > self.tolerance, (
+            "another adapter answers as the first one did"
+        )
+        self._check_same(model_logprobs(base, batch), before, "loading changes the base model")
         self._check_same(
-            scored(one, lesson), expected, "a baked model is another after the next one is loaded"
+            model_logprobs(first, batch), expected, "loading changes the model baked before"
         )
 
-    def test_the_baked_model_is_known_by_its_base_model(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
+    def test_a_baked_model_has_its_base_models_name_and_digest(
+        self, backend: Backend, base: Model, checkpoint: Checkpoint
     ) -> None:
-        baked = backend.load_adapter(base, self._baked(backend, base, lesson, tmp_path / "adapter"))
+        baked = backend.load_adapter(base, checkpoint)
         for what in ("name", "digest", "context_tokens", "full_vocabulary"):
-            found, expected = getattr(baked, what), getattr(base, what)
-            assert found == expected, f"the baked model's `{what}` is {found!r}, not {expected!r}"
+            value, expected = getattr(baked, what), getattr(base, what)
+            assert value == expected, f"the baked model's `{what}` is {value!r}, not {expected!r}"
 
-    def test_what_is_no_adapter_is_refused(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
+    def test_a_folder_without_an_adapter_is_refused(
+        self,
+        backend: Backend,
+        base: Model,
+        batch: list[Example],
+        checkpoint: Checkpoint,
+        tmp_path: Path,
     ) -> None:
-        self._baked(backend, base, lesson, tmp_path / "adapter")
         empty = tmp_path / "empty"
         empty.mkdir()
         nothing = Checkpoint(backend.name, base.name, base.digest, str(empty))
         assert refuses(
-            lambda: scored(backend.load_adapter(base, nothing), lesson), "an empty folder"
+            lambda: model_logprobs(backend.load_adapter(base, nothing), batch), "an empty folder"
         ), "an empty folder is loaded as an adapter, and answers: raise BakeError"
 
-    def test_an_adapter_comes_home_in_pefts_format(
-        self, backend: Backend, base: Model, lesson: list[Example], tmp_path: Path
+    @only_if("scales_adapters")
+    def test_strength_scales_the_change_of_the_weights(
+        self, backend: Backend, base: Model, batch: list[Example], checkpoint: Checkpoint
     ) -> None:
-        trainer = backend.new_lora(base, rank=OTHER_RANK, seed=1)
-        train(trainer, lesson, self.lr, LINEAR)
-        checkpoint = _saved(trainer, backend, base, tmp_path / "adapter")
-        home = tmp_path / "home"
+        start, baked = model_logprobs(base, batch), backend.load_adapter(base, checkpoint)
+        full = model_logprobs(baked, batch)
+        at_strength = {
+            strength: model_logprobs(
+                backend.load_adapter(base, checkpoint, strength=strength), batch
+            )
+            for strength in (0.0, 0.5, 1.0)
+        }
+        self._check_same(at_strength[0.0], start, "at strength 0 it is the base model")
+        self._check_same(at_strength[1.0], full, "at strength 1 it is the baked model")
+        change = (full - start).double()
+        share = ((at_strength[0.5] - start) * change).sum() / change.square().sum()
+        assert HALF_LEAST < share < HALF_MOST, (
+            f"at strength 0.5 it has {share:.0%} of the baked model's change: scale B @ A once"
+        )
+        for model, expected in ((base, start), (baked, full)):
+            logprobs = model_logprobs(model, batch)
+            self._check_same(logprobs, expected, "another model changes with the strength of one")
+
+    @only_if("scales_adapters", False)
+    def test_another_strength_is_refused(
+        self,
+        backend: Backend,
+        base: Model,
+        batch: list[Example],
+        checkpoint: Checkpoint,
+        tmp_path: Path,
+    ) -> None:
+        home = tmp_path / "exported"
         home.mkdir()
-        if refuses(lambda: backend.export(base, checkpoint, home), "export"):
-            assert not self.exports, "`exports` is True, and `export` refuses by BakeError"
-            return
-        assert self.exports, "`exports` is False, and `export` does not refuse by BakeError"
-        found = sorted(path.name for path in home.iterdir())
-        assert "adapter_config.json" in found, f"there is no adapter_config.json, but {found}"
-        config = peft.PeftConfig.from_pretrained(str(home))
-        assert config.r == OTHER_RANK, f"adapter_config.json has r = {config.r}, not {OTHER_RANK}"
-        weights = peft.load_peft_weights(str(home), device="cpu")
-        ups = [part for name, part in weights.items() if "lora_B" in name]
-        downs = [part for name, part in weights.items() if "lora_A" in name]
-        assert len(ups) == len(downs) > 0, f"{len(ups)} B and {len(downs)} A, of {list(weights)}"
-        ranks = {part.shape[1] for part in ups} | {len(part) for part in downs}
-        assert ranks == {OTHER_RANK}, f"the weights have rank {ranks}, expected {OTHER_RANK}"
-        assert any(bool(part.any()) for part in ups), (
+        for what, call in {
+            "load_adapter": lambda: model_logprobs(
+                backend.load_adapter(base, checkpoint, strength=0.5), batch
+            ),
+            "export": lambda: backend.export(base, checkpoint, home, strength=0.5),
+        }.items():
+            assert refuses(call, what), (
+                f"`scales_adapters` is False, and `{what}` takes a strength of 0.5: raise BakeError"
+            )
+
+    @only_if("exports")
+    def test_an_adapter_is_exported_in_pefts_format(
+        self, backend: Backend, base: Model, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        whole = self._exported(backend, base, checkpoint, tmp_path / "whole", strength=1.0)
+        assert any(bool(change.any()) for change in whole.values()), (
             "every B is zeros: these are not the weights that were trained"
         )
+        if self.scales_adapters:
+            half = self._exported(backend, base, checkpoint, tmp_path / "half", strength=0.5)
+            assert half.keys() == whole.keys(), "at another strength, other layers are exported"
+            for layer, change in whole.items():
+                assert distance(half[layer], 0.5 * change) <= 1e-2 * change.abs().mean(), (
+                    f"exported at strength 0.5, B @ A of {layer} is not half of what it is at 1"
+                )
 
+    @only_if("exports", False)
+    def test_export_is_refused(
+        self, backend: Backend, base: Model, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        home = tmp_path / "exported"
+        home.mkdir()
+        assert refuses(lambda: backend.export(base, checkpoint, home), "export"), (
+            "`exports` is False, and `export` does not refuse by BakeError"
+        )
+
+    @only_if("keys")
     def test_no_key_is_seen(
         self,
         backend: Backend,
-        lesson: list[Example],
+        batch: list[Example],
         model_name: str,
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
-        if not self.keys:
-            pytest.skip("`keys` names no environment variable")
         with everything_logged(caplog):
             base = backend.open_model(model_name, NoBudget())
-            trainer = self._fresh(backend, base)
-            train(trainer, lesson, self.lr, LINEAR)
-            _written(trainer.save_state(1).result(), tmp_path)
-            checkpoint = _saved(trainer, backend, base, tmp_path / "adapter")
+            trainer = self._trained(backend, base, batch, steps=1)
+            state = trainer.save_state(1).result()
+            checkpoint = saved(trainer, backend, base, tmp_path / "adapter")
             baked = backend.load_adapter(base, checkpoint)
-            scored(baked, lesson)
-        things = backend, base, base.digest, trainer, checkpoint, baked
+            model_logprobs(baked, batch)
+        objects = backend, base, base.digest, trainer, checkpoint, baked
         check_unseen(
             self.keys,
             {
                 "the log": caplog.text,
                 "what is printed": "".join(capfd.readouterr()),
-                **{f"the repr of {type(thing).__name__}": repr(thing) for thing in things},
+                **{f"the repr of {type(each).__name__}": repr(each) for each in objects},
+                **state,
                 **contents(tmp_path),
             },
         )
 
-    def _baked(
-        self,
-        backend: Backend,
-        base: Model,
-        lesson: list[Example],
-        folder: Path,
-        seed: int = 1,
-        steps: int = STEPS,
-    ) -> Checkpoint:
-        """A trained adapter, saved and read back as the core does it."""
-        trainer = self._fresh(backend, base, seed)
-        train(trainer, lesson, self.lr, LINEAR, steps)
-        return _saved(trainer, backend, base, folder)
+    def _exported(
+        self, backend: Backend, base: Model, checkpoint: Checkpoint, folder: Path, strength: float
+    ) -> dict[str, Tensor]:
+        """What an exported adapter adds to the weights of each layer."""
+        import peft
+
+        folder.mkdir()
+        backend.export(base, checkpoint, folder, strength=strength)
+        files = sorted(path.name for path in folder.iterdir())
+        assert "adapter_config.json" in files, f"there is no adapter_config.json, but {files}"
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        assert config.r == OTHER_RANK, f"adapter_config.json has r = {config.r}, not {OTHER_RANK}"
+        weights = peft.load_peft_weights(str(folder), device="cpu")
+        downs = {name: part for name, part in weights.items() if "lora_A" in name}
+        ups = {
+            name.replace("lora_B", "lora_A"): w for name, w in weights.items() if "lora_B" in name
+        }
+        assert ups.keys() == downs.keys(), f"not each A has a B: {list(weights)}"
+        assert ups, f"no A and no B: {list(weights)}"
+        ranks = {part.shape[1] for part in ups.values()} | {len(part) for part in downs.values()}
+        assert ranks == {OTHER_RANK}, f"the weights have rank {ranks}, expected {OTHER_RANK}"
+        scaling = config.lora_alpha / config.r
+        return {name: scaling * ups[name].float() @ down.float() for name, down in downs.items()}
 
 
-def _saved(trainer: Trainer, backend: Backend, base: Model, folder: Path) -> Checkpoint:
-    """Written into a folder that is then renamed, with its record, as the core does it."""
+def saved(trainer: Trainer, backend: Backend, base: Model, folder: Path) -> Checkpoint:
+    """An adapter written into a folder that is then renamed, with its record, as the core does."""
     scratch = folder.with_name("scratch")
     scratch.mkdir()
     write_json(scratch / CHECKPOINT, vars(trainer.save_adapter(scratch)))
     scratch.rename(folder)
     return read_adapter(folder, backend.name, base)
-
-
-def _written(state: Mapping[str, bytes], folder: Path) -> Path:
-    for name, content in state.items():
-        (folder / name).write_bytes(content)
-    return folder

@@ -1,9 +1,9 @@
-"""What the tests of a backend share: the flags, the base model, and what it is asked about."""
+"""What the tests of a backend share: flags, the base model, and what it is sampled and scored on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,7 +18,6 @@ from promptbake.testing.suite import Suite
 from promptbake.types import Span, TeacherLogprobs, TokenIds
 
 OPENED = pytest.StashKey[list[tuple[Backend, Model]]]()  # the last backend, and its base model
-LONGEST = 8192  # tokens: a longer context is not filled
 
 
 class BackendTests(Suite):
@@ -28,7 +27,10 @@ class BackendTests(Suite):
     lr: ClassVar[float] = 1e-2
     paid: ClassVar[bool] = False
     exports: ClassVar[bool] = True
+    scales_adapters: ClassVar[bool] = True
+    starts_from_checkpoint: ClassVar[bool] = True
     takes_any_name: ClassVar[bool] = False
+    other_model_name: Any = None  # a fixture where there is another model
 
     @pytest.fixture
     def model_name(self) -> str:
@@ -36,36 +38,30 @@ class BackendTests(Suite):
         return "tiny"
 
     @pytest.fixture
-    def other_model_name(self) -> str | None:
-        """A model with other weights, where there is one."""
-        return None
-
-    @pytest.fixture
     def base(self, backend: Backend, model_name: str, request: pytest.FixtureRequest) -> Model:
         """The base model: the same one for as long as `backend` is the same object."""
         suite: pytest.Class = request.node.getparent(pytest.Class)
-        kept = suite.stash.setdefault(OPENED, [])
-        if not kept or kept[0][0] is not backend:
-            kept[:] = [(backend, backend.open_model(model_name, NoBudget()))]
-            suite.addfinalizer(kept.clear)
-        return kept[0][1]
+        opened = suite.stash.setdefault(OPENED, [])
+        if not opened or opened[0][0] is not backend:
+            opened[:] = [(backend, backend.open_model(model_name, NoBudget()))]
+            suite.addfinalizer(opened.clear)
+        return opened[0][1]
 
-    def _check_same(self, found: Tensor, expected: Tensor, look_at: str) -> None:
-        """The same log-probabilities, but for rounding."""
-        assert found.shape == expected.shape, (
-            f"{tuple(found.shape)} where {tuple(expected.shape)} was expected: {look_at}"
+    def _check_same(self, logprobs: Tensor, expected: Tensor, hint: str) -> None:
+        """Refuse log-probabilities that differ by more than rounding."""
+        assert logprobs.shape == expected.shape, (
+            f"{tuple(logprobs.shape)} where {tuple(expected.shape)} was expected: {hint}"
         )
-        away = (found.double() - expected.double()).abs().max().item()
-        assert away <= self.tolerance, (
-            f"log-probabilities that should be the same are up to {away:.3g} nats apart, and "
-            f"`tolerance` is {self.tolerance:g}: {look_at}"
+        nats = (logprobs.double() - expected.double()).abs().max().item()
+        assert nats <= self.tolerance, (
+            f"log-probabilities that should be the same are up to {nats:.3g} nats apart, and "
+            f"`tolerance` is {self.tolerance:g}: {hint}"
         )
 
 
 def response_spans(model: Model) -> list[Span]:
-    """Responses of different lengths, behind the prompt and without it."""
-    found = datums(model)
-    return [datum.student for datum in found] + [datum.teacher for datum in found]
+    """Responses of different lengths, without the prompt and behind it."""
+    return [each.student for each in datums(model)] + [each.teacher for each in datums(model)]
 
 
 def prompts(model: Model) -> list[TokenIds]:
@@ -82,30 +78,26 @@ def some_ids(model: Model, spans: Sequence[Span], k: int, seed: int = 0) -> list
     """K different tokens at each response position, [N, K] for each span."""
     pool = torch.tensor(known_tokens(model))
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.stack(
-            [
-                pool[torch.randperm(len(pool), generator=generator)[:k]]
-                for _ in range(span.n_response)
-            ]
-        )
-        for span in spans
-    ]
+
+    def row() -> Tensor:
+        return pool[torch.randperm(len(pool), generator=generator)[:k]]
+
+    return [torch.stack([row() for _ in range(span.n_response)]) for span in spans]
 
 
-def ask(model: Model, spans: Sequence[Span], ids: Sequence[Tensor]) -> list[Tensor]:
-    """Log-probabilities [N, K] of the ids."""
-    return [found.cpu() for found in model.logprobs(spans, ids)]
+def score(model: Model, spans: Sequence[Span], ids: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Log-probabilities [N, K] of the ids; of the whole vocabulary [N, V] without any."""
+    return [logprobs.cpu() for logprobs in model.logprobs(spans, ids)]
 
 
-def tops(
+def top_k(
     model: Model, spans: Sequence[Span], k: int, draws: int = 0, seeds: Sequence[int] = ()
 ) -> dict[int, TeacherLogprobs]:
     """The top K and the draws, by the index that came with them."""
-    found = model.top_k(spans, k=k, draws=draws, seeds=seeds or some_seeds(len(spans)))
+    results = model.top_k(spans, k=k, draws=draws, seeds=seeds or some_seeds(len(spans)))
     return {
         index: TeacherLogprobs(**{name: part.cpu() for name, part in vars(each).items()})
-        for index, each in found
+        for index, each in results
     }
 
 
@@ -121,7 +113,7 @@ def filler(model: Model, length: int) -> TokenIds:
 
 
 def refuses(attempt: Callable[[], object], what: str) -> bool:
-    """Whether it raises BakeError, as it should where it refuses."""
+    """Whether it raises BakeError, the one error by which a backend may refuse."""
     try:
         attempt()
     except BakeError:

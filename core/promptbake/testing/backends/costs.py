@@ -1,4 +1,4 @@
-"""The part of the conformance suite for backends that is about quotes and the budget."""
+"""The part of the conformance suite for backends about cost estimates and the budget."""
 
 from __future__ import annotations
 
@@ -6,71 +6,79 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
-from promptbake.costs import Usage
+from promptbake.costs import LogprobsWork, SampleWork, TopKWork, TrainWork, Usage, WorkItem
 from promptbake.errors import BudgetError
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backends.common import ask, prompts, some_ids, some_seeds, tops
+from promptbake.testing.backends.adapters import saved
+from promptbake.testing.backends.common import prompts, score, some_ids, some_seeds, top_k
 from promptbake.testing.backends.training_cases import (
     LINEAR,
     NONLINEAR,
-    LessonTests,
+    TrainingTests,
     examples,
-    train,
 )
 from promptbake.testing.recording import RecordingBudget
-from promptbake.types import Checkpoint, Span, Work
+from promptbake.testing.suite import only_if
+from promptbake.types import Span
 
-KINDS = get_args(get_type_hints(Work)["kind"])
-SAID = 4  # tokens of a response
-DUST = 1e-9  # dollars: rounding
-Verbs = dict[str, Callable[[], object]]
+KINDS = [work.kind for work in get_args(WorkItem)]
+MAX_TOKENS = 4
+ROUNDING = 1e-9  # dollars
+ROWS = ((20, 5), (30, 8))
+WORK_ITEMS: tuple[WorkItem, ...] = (
+    SampleWork(ROWS, shared=10),
+    TopKWork(ROWS, draws=4),
+    LogprobsWork(ROWS, shared=10),
+    TrainWork(ROWS, steps=1),
+    TrainWork(ROWS, steps=1, support=3, forward_first=True),
+)
 
 
-class AccountTests(LessonTests):
-    """Of `model.estimate`, and of what is held against the budget."""
+class CostTests(TrainingTests):
+    """Of `model.estimate_cost`, and of what is reserved in the budget."""
 
-    def test_what_is_paid_for_is_held_and_settled(
+    def test_paid_work_is_reserved_and_committed(
         self, backend: Backend, model_name: str, tmp_path: Path
     ) -> None:
         budget = RecordingBudget()
         model = backend.open_model(model_name, budget)
-        priced = model.estimate_cost(Work("sample", ((8, 8),))).priced
-        for verb, do in self._verbs(backend, model, tmp_path).items():
+        priced = model.estimate_cost(SampleWork(((8, 8),))).priced
+        for verb, call in self._verbs(backend, model, tmp_path).items():
             before = len(budget.reservations)
-            do()
-            holds = budget.reservations[before:]
-            dollars = sum(held.usage.dollars for held in holds)
+            call()
+            reservations = budget.reservations[before:]
+            dollars = sum(each.usage.dollars for each in reservations)
             if not self.paid:
-                assert dollars == 0, f"`{verb}` holds ${dollars:.6f}: set `paid = True`"
+                assert dollars == 0, f"`{verb}` reserves ${dollars:.6f}: set `paid = True`"
             elif priced:
                 assert dollars > 0, (
-                    f"`{verb}` holds nothing: what is paid for through a model, a student or a "
-                    "baked model is held against the budget that `open_model` was given"
+                    f"`{verb}` reserves nothing: what is paid for through a model, a student or a "
+                    "baked model is reserved in the budget that `open_model` was given"
                 )
-            for held in holds:
-                assert held.what in KINDS, f"{held.what!r} is held: one of {', '.join(KINDS)}"
-                assert held.committed is not None, (
-                    f"`{verb}` never settles what it held, so that it counts as spent: settle what "
-                    "it came to when its result is there"
+            for each in reservations:
+                assert each.what in KINDS, f"{each.what!r} is reserved: one of {', '.join(KINDS)}"
+                assert each.committed is not None, (
+                    f"`{verb}` never commits what it reserved, so that it counts as spent: commit "
+                    "what it cost when its result is there"
                 )
-                over = held.committed.dollars - held.usage.dollars
-                assert over <= DUST, (
-                    f"`{verb}` settles ${over:.6f} more than it held: hold the most that it may "
-                    "come to"
+                over = each.committed.dollars - each.usage.dollars
+                assert over <= ROUNDING, (
+                    f"`{verb}` commits ${over:.6f} more than it reserved: reserve the most that it "
+                    "may cost"
                 )
 
+    @only_if("paid")
     def test_it_stops_where_the_budget_refuses(
         self, backend: Backend, model_name: str, tmp_path: Path
     ) -> None:
-        self.capable_of("paid")
         budget = RecordingBudget(capped=True)
         verbs = self._verbs(backend, backend.open_model(model_name, budget), tmp_path)
         budget.refuses_after = 0
-        for verb, do in verbs.items():
+        for verb, call in verbs.items():
             try:
-                do()
+                call()
             except BudgetError:
                 continue
             except Exception as error:
@@ -78,102 +86,88 @@ class AccountTests(LessonTests):
                     f"`{verb}` raises {error!r} where the budget refuses: let BudgetError through"
                 ) from error
             raise AssertionError(
-                f"`{verb}` goes on where the budget refuses: hold first, let BudgetError through"
+                f"`{verb}` works where the budget refuses: reserve first, let BudgetError through"
             )
 
-    def test_a_quote_is_in_numbers_and_sends_nothing(
+    def test_an_estimate_is_in_numbers_and_costs_nothing(
         self, backend: Backend, model_name: str
     ) -> None:
         budget = RecordingBudget(refuses_after=0)
         model = backend.open_model(model_name, budget)
-        for work in _works():
-            once, twice = (
-                model.estimate_cost(work),
-                model.estimate_cost(replace(work, times=2, steps=2)),
+        for work in WORK_ITEMS:
+            estimate = model.estimate_cost(work)
+            for name, value in {**vars(estimate.usage), "seconds": estimate.seconds or 0.0}.items():
+                assert math.isfinite(value), f"the estimate for {work.kind} has {value} {name}"
+                assert value >= 0, f"the estimate for {work.kind} has {value} {name}"
+            once = _tokens(estimate.usage)
+            twice = _tokens(model.estimate_cost(replace(work, times=2)).usage)
+            assert once > 0, f"the estimate for {work.kind} has no tokens"
+            assert twice == 2 * once, (
+                f"the estimate for {work.kind} is {once} tokens, and {twice} where all of it is "
+                "done twice: multiply by `times`"
             )
-            numbers = {**vars(once.usage), "seconds": once.seconds or 0.0}
-            for name, value in numbers.items():
-                assert math.isfinite(value), f"the quote for {work.kind} has {value} {name}"
-                assert value >= 0, f"the quote for {work.kind} has {value} {name}"
-            assert _tokens(twice.usage) == 2 * _tokens(once.usage), (
-                f"{work.kind}: {_tokens(once.usage)} tokens are quoted, and "
-                f"{_tokens(twice.usage)} where all of it is done twice: multiply by `times`"
-            )
-        assert not budget.refused, "a quote is held against the budget: it must cost nothing"
+        assert not budget.refused, "an estimate is reserved in the budget: it must cost nothing"
 
-    def test_a_quote_covers_what_it_comes_to(
+    @only_if("paid")
+    def test_an_estimate_covers_what_the_work_costs(
         self, backend: Backend, model_name: str, tmp_path: Path
     ) -> None:
-        self.capable_of("paid")
         budget = RecordingBudget()
         model = backend.open_model(model_name, budget)
         verbs = self._verbs(backend, model, tmp_path)
-        read = tuple((len(prompt), SAID) for prompt in prompts(model))
-        lesson = tuple(
-            (len(one.datum.student_ids), one.datum.n_response) for one in examples(model)
-        )
         whole = tuple((len(span.tokens), span.n_response) for span in _spans(model))
-        works = {
-            "sample": Work("sample", read),
-            "logprobs": Work("logprobs", whole),
-            "top_k": Work("top_k", whole, draws=2),
-            "forward_backward": Work("train", lesson, steps=1),
-            "forward_backward, bent": Work("train", lesson, steps=1, forward_first=True),
+        lesson = tuple(
+            (len(each.datum.student_ids), each.datum.n_response) for each in examples(model)
+        )
+        support = examples(model)[0].support.ids.shape[1]
+        training = TrainWork(lesson, steps=1, support=support)
+        work_items: dict[str, WorkItem] = {
+            "sample": SampleWork(tuple((len(each), MAX_TOKENS) for each in prompts(model))),
+            "logprobs": LogprobsWork(whole),
+            "top_k": TopKWork(whole, draws=2),
+            "forward_backward": training,
+            "forward_backward, nonlinear": replace(training, forward_first=True),
         }
-        for verb, work in works.items():
-            before, quote = len(budget.reservations), model.estimate_cost(work)
+        for verb, work in work_items.items():
+            before, estimate = len(budget.reservations), model.estimate_cost(work)
             verbs[verb]()
-            came = sum(
-                (held.committed or held.usage).dollars for held in budget.reservations[before:]
+            dollars = sum(
+                (each.committed or each.usage).dollars for each in budget.reservations[before:]
             )
-            assert not quote.priced or came <= quote.usage.dollars + DUST, (
-                f"`{verb}` comes to ${came:.6f}, and the quote for it is ${quote.usage.dollars:.6f}"
+            assert not estimate.priced or dollars <= estimate.usage.dollars + ROUNDING, (
+                f"`{verb}` costs ${dollars:.6f}, and the estimate is ${estimate.usage.dollars:.6f}"
             )
 
-    def _verbs(self, backend: Backend, model: Model, folder: Path) -> Verbs:
+    def _verbs(
+        self, backend: Backend, model: Model, folder: Path
+    ) -> dict[str, Callable[[], object]]:
         """All that may be paid for through a model."""
-        spans = _spans(model)
+        spans, before, batch = _spans(model), prompts(model), examples(model)
         ids = some_ids(model, spans, 2)
-        lesson, asked = examples(model), prompts(model)
-        trainer = self._fresh(backend, model)
-        train(trainer, lesson, self.lr, LINEAR)
+        trainer = self._trained(backend, model, batch, steps=1)
         student = trainer.snapshot().result()
-        saved = trainer.save_adapter(folder)
-        baked = backend.load_adapter(model, _at(saved, folder))
-        heat, seeds = [1.0] * len(asked), some_seeds(len(asked))
+        baked = backend.load_adapter(model, saved(trainer, backend, model, folder / "adapter"))
+        temperatures, seeds = [1.0] * len(before), some_seeds(len(before))
         return {
             "sample": lambda: list(
-                model.sample(asked, max_tokens=SAID, temperatures=heat, seeds=seeds)
+                model.sample(before, max_tokens=MAX_TOKENS, temperatures=temperatures, seeds=seeds)
             ),
             "stream": lambda: list(
-                model.stream(asked[0], max_tokens=SAID, temperature=1.0, seed=0)
+                model.stream(before[0], max_tokens=MAX_TOKENS, temperature=1.0, seed=0)
             ),
-            "logprobs": lambda: ask(model, spans, ids),
-            "top_k": lambda: tops(model, spans, 2, draws=2),
-            "forward_backward": lambda: trainer.forward_backward(lesson, LINEAR).result(),
-            "forward_backward, bent": lambda: trainer.forward_backward(lesson, NONLINEAR).result(),
-            "logprobs of a student": lambda: ask(student, spans, ids),
-            "logprobs of a baked model": lambda: ask(baked, spans, ids),
+            "logprobs": lambda: score(model, spans, ids),
+            "top_k": lambda: top_k(model, spans, 2, draws=2),
+            "forward_backward": lambda: trainer.forward_backward(batch, LINEAR).result(),
+            "forward_backward, nonlinear": lambda: trainer.forward_backward(
+                batch, NONLINEAR
+            ).result(),
+            "logprobs of a student": lambda: score(student, spans, ids),
+            "logprobs of a baked model": lambda: score(baked, spans, ids),
         }
 
 
 def _spans(model: Model) -> list[Span]:
-    return [one.datum.teacher for one in examples(model)]
-
-
-def _at(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    return replace(checkpoint, uri=checkpoint.uri or str(folder))
-
-
-def _works() -> list[Work]:
-    rows = ((20, 5), (30, 8))
-    return [
-        Work("sample", rows, shared=10),
-        Work("top_k", rows, draws=4),
-        Work("logprobs", rows, shared=10),
-        Work("train", rows, steps=1),
-        Work("train", rows, steps=1, datums=3, forward_first=True),
-    ]
+    return [example.datum.teacher for example in examples(model)]
 
 
 def _tokens(usage: Usage) -> int:

@@ -40,24 +40,22 @@ class RendererTests(BackendTests):
         assert all(type(token) is int for token in stops), f"`stop_ids` is {stops}: ints"
 
     def test_the_question_is_in_the_prompt(self, base: Model) -> None:
-        renderer = base.renderer
         for query in queries():
             question = query.messages[-1].content
-            found = renderer.text(renderer.prompt(query.messages))
-            assert question in found, (
-                f"{question!r} is rendered to {found!r}: look at what reads the messages"
+            text = base.renderer.text(base.renderer.prompt(query.messages))
+            assert question in text, (
+                f"{question!r} is rendered to {text!r}: look at what reads the messages"
             )
 
     def test_the_system_prompt_is_in_the_prompt(self, base: Model) -> None:
-        renderer = base.renderer
-        found = renderer.text(renderer.prompt(TURNS, PROMPT.text))
-        assert PROMPT.text in found, (
-            f"with the system prompt {PROMPT.text!r} the turns are rendered to {found!r}: a "
+        text = base.renderer.text(base.renderer.prompt(TURNS, PROMPT.text))
+        assert PROMPT.text in text, (
+            f"with the system prompt {PROMPT.text!r} the turns are rendered to {text!r}: a "
             "template without a system role gets it folded into the first user's turn"
         )
         for message in TURNS:
-            assert message.content in found, (
-                f"with a system prompt, {message.content!r} is lost: {found!r}"
+            assert message.content in text, (
+                f"with a system prompt, {message.content!r} is lost: {text!r}"
             )
 
     def test_without_a_system_prompt_it_is_not_there(self, base: Model) -> None:
@@ -72,11 +70,10 @@ class RendererTests(BackendTests):
         assert after == before, "another rendering in between changes the tokens"
 
     def test_all_turns_are_in_the_prompt_in_their_order(self, base: Model) -> None:
-        renderer = base.renderer
-        found = renderer.text(renderer.prompt(TURNS))
-        places = [found.find(message.content) for message in TURNS]
-        assert -1 not in places, f"a turn is lost of a conversation of three: {found!r}"
-        assert places == sorted(places), f"the turns are out of order: {found!r}"
+        text = base.renderer.text(base.renderer.prompt(TURNS))
+        places = [text.find(message.content) for message in TURNS]
+        assert -1 not in places, f"a turn is lost of a conversation of three: {text!r}"
+        assert places == sorted(places), f"the turns are out of order: {text!r}"
 
     def test_a_complete_response_ends_in_one_stop_token(self, base: Model) -> None:
         renderer = base.renderer
@@ -100,8 +97,8 @@ class RendererTests(BackendTests):
         renderer = base.renderer
         for text in TEXTS:
             for complete in (True, False):
-                found = renderer.text(renderer.response(text, complete))
-                assert found.strip() == text.strip(), (
-                    f"{text!r} comes back as {found!r}: special tokens are left out, and all else "
+                back = renderer.text(renderer.response(text, complete))
+                assert back.strip() == text.strip(), (
+                    f"{text!r} comes back as {back!r}: special tokens are left out, and all else "
                     "stays; look at the decoder's clean-up of spaces"
                 )

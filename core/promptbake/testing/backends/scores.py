@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
 import torch
 
 from promptbake.interfaces import Model
 from promptbake.testing.backends.common import (
-    LONGEST,
     BackendTests,
-    ask,
     filler,
     known_tokens,
+    refuses,
     response_spans,
+    score,
     some_ids,
-    tops,
+    top_k,
 )
 from promptbake.types import Span
 
 K = 3
+LARGEST_CONTEXT = 2**18  # tokens
+LARGEST_FILLED = 2**13  # tokens: a larger context is not filled to its end
 LOOK_AT_ALIGNMENT = "look at which position's logits are taken, they predict the next token"
 
 
@@ -36,16 +37,15 @@ class ScoringTests(BackendTests):
         batch = base.sample_batch
         assert batch is None or batch > 0, f"`sample_batch` is {batch}: None for any number"
         assert isinstance(base.full_vocabulary, bool), f"`full_vocabulary`: {base.full_vocabulary}"
-        assert not isinstance(base.warnings, str), (
-            f"`warnings` is {base.warnings!r}: a sequence of lines"
-        )
-        assert all(isinstance(line, str) for line in base.warnings), f"`warnings`: {base.warnings}"
+        lines = base.warnings
+        assert not isinstance(lines, str), f"`warnings` is {lines!r}: a sequence of lines"
+        assert all(isinstance(line, str) for line in lines), f"`warnings`: {lines}"
 
     def test_named_tokens_are_scored_at_each_response_position(self, base: Model) -> None:
         spans = response_spans(base)
-        found = ask(base, spans, some_ids(base, spans, K))
-        assert len(found) == len(spans), f"{len(found)} results for {len(spans)} spans"
-        for span, logprobs in zip(spans, found, strict=True):
+        results = score(base, spans, some_ids(base, spans, K))
+        assert len(results) == len(spans), f"{len(results)} results for {len(spans)} spans"
+        for span, logprobs in zip(spans, results, strict=True):
             assert logprobs.shape == (span.n_response, K), (
                 f"{tuple(logprobs.shape)} for {K} ids at {span.n_response} positions: [N, K] of "
                 "the response alone, in the order of the spans"
@@ -59,32 +59,29 @@ class ScoringTests(BackendTests):
     def test_each_position_is_scored_for_its_own_ids(self, base: Model) -> None:
         span = response_spans(base)[0]
         (ids,) = some_ids(base, [span], K)
-        (found,) = ask(base, [span], [ids])
-        (turned,) = ask(base, [span], [ids.flip(1)])
-        self._check_same(turned.flip(1), found, "ids in another order, look at what gathers them")
-        (first,) = ask(base, [span], [ids[:1].expand_as(ids)])
-        self._check_same(
-            first[:1], found[:1], "the ids of a position decide its row, look at what gathers them"
-        )
-        assert (first[1:] - found[1:]).abs().max() > self.tolerance, (
+        (expected,) = score(base, [span], [ids])
+        (flipped,) = score(base, [span], [ids.flip(1)])
+        self._check_same(flipped.flip(1), expected, "look at what gathers the ids of a row")
+        (first,) = score(base, [span], [ids[:1].expand_as(ids)])
+        self._check_same(first[:1], expected[:1], "the ids of a position decide its row alone")
+        assert (first[1:] - expected[1:]).abs().max() > self.tolerance, (
             "other ids at a position have the same log-probabilities"
         )
 
     def test_a_position_is_scored_by_what_stands_before_it(self, base: Model) -> None:
         span = response_spans(base)[0]
         (ids,) = some_ids(base, [span], K)
-        (found,) = ask(base, [span], [ids])
-        for place, moved in ((-1, 0), (-2, 1), (-span.n_response - 1, span.n_response)):
-            (other,) = ask(base, [_with_another_token(span, place, base)], [ids])
-            rows = span.n_response - moved
-            if rows:
+        (expected,) = score(base, [span], [ids])
+        for place, changes in ((-1, 0), (-2, 1), (-span.n_response - 1, span.n_response)):
+            (logprobs,) = score(base, [_with_another_token(span, place, base)], [ids])
+            if same := span.n_response - changes:  # rows before the changed token
                 self._check_same(
-                    other[:rows],
-                    found[:rows],
+                    logprobs[:same],
+                    expected[:same],
                     f"a row changed with a token behind it; {LOOK_AT_ALIGNMENT}",
                 )
-            if moved:
-                assert (other[rows] - found[rows]).abs().max() > self.tolerance, (
+            if changes:
+                assert (logprobs[same] - expected[same]).abs().max() > self.tolerance, (
                     f"a row stays as it was where the token before it is another: "
                     f"{LOOK_AT_ALIGNMENT}"
                 )
@@ -92,81 +89,79 @@ class ScoringTests(BackendTests):
     def test_the_rows_are_the_last_ones_of_the_span(self, base: Model) -> None:
         span = response_spans(base)[0]
         (ids,) = some_ids(base, [span], K)
-        (found,) = ask(base, [span], [ids])
+        (expected,) = score(base, [span], [ids])
         for n in (1, span.n_response // 2):
-            (last,) = ask(base, [replace(span, n_response=n)], [ids[-n:]])
-            self._check_same(last, found[-n:], "the response is the last tokens of the span")
+            (last,) = score(base, [replace(span, n_response=n)], [ids[-n:]])
+            self._check_same(last, expected[-n:], "the response is the last tokens of the span")
 
-    def test_spans_are_scored_in_their_order_and_not_by_their_company(self, base: Model) -> None:
+    def test_spans_are_scored_in_their_order_whatever_the_others_are(self, base: Model) -> None:
         spans = response_spans(base)
         ids = some_ids(base, spans, K)
-        together = ask(base, spans, ids)
-        turned = ask(base, spans[::-1], ids[::-1])[::-1]
-        for index, (span, given) in enumerate(zip(spans, ids, strict=True)):
-            (alone,) = ask(base, [span], [given])
-            for found in (together[index], turned[index]):
+        together = score(base, spans, ids)
+        reversed_ = score(base, spans[::-1], ids[::-1])[::-1]
+        for index, span in enumerate(spans):
+            (alone,) = score(base, [span], [ids[index]])
+            for logprobs in (together[index], reversed_[index]):
                 self._check_same(
-                    found,
+                    logprobs,
                     alone,
-                    f"span {index} in company; look at the order of results, at the padding, the "
+                    f"span {index} among others; look at the order of results, at the padding, the "
                     "mask and the positions",
                 )
 
-    def test_the_whole_vocabulary_is_normalised(self, base: Model) -> None:
-        if not base.full_vocabulary:
-            pytest.skip("`full_vocabulary` is False")
+    def test_probabilities_are_normalised(self, base: Model) -> None:
         spans = response_spans(base)
-        ids = some_ids(base, spans, K)
-        named = ask(base, spans, ids)
-        whole = [found.cpu() for found in base.logprobs(spans)]
+        ids = [torch.tensor([known_tokens(base)] * span.n_response) for span in spans]
+        named = score(base, spans, ids)
+        sums = torch.cat(named).double().logsumexp(dim=1)
+        assert sums.max() < 1e-3, f"some tokens of the vocabulary share e^{sums.max():.3f}"
+        if not base.full_vocabulary:
+            return
+        whole = score(base, spans)
         assert len(whole) == len(spans), f"{len(whole)} results for {len(spans)} spans"
-        sizes = {found.shape[1] for found in whole}
+        sizes = {logprobs.shape[1] for logprobs in whole}
         assert len(sizes) == 1, f"vocabularies of {sorted(sizes)} entries"
-        for span, given, some, found in zip(spans, ids, named, whole, strict=True):
-            assert len(found) == span.n_response, f"{len(found)} rows for {span.n_response} tokens"
-            total = found.double().logsumexp(dim=1).abs().max().item()
+        for span, given, expected, logprobs in zip(spans, ids, named, whole, strict=True):
+            assert len(logprobs) == span.n_response, f"{len(logprobs)} rows: {span.n_response}"
+            total = logprobs.double().logsumexp(dim=1).abs().max().item()
             assert total < 1e-3, (
                 f"the probabilities of a position sum to e^{total:.3f}: look for logits that are "
                 "not normalised, another base than e, and a temperature"
             )
-            self._check_same(some, found.gather(1, given), "named ids and the whole vocabulary")
+            self._check_same(logprobs.gather(1, given), expected, "all tokens, and named ones")
 
-    def test_what_is_longer_than_the_context_is_refused(self, base: Model) -> None:
+    def test_a_sequence_longer_than_the_context_is_refused(self, base: Model) -> None:
         size = base.context_tokens
-        if size > LONGEST:
-            pytest.skip(f"a context of {size} tokens is not filled")
+        assert size <= LARGEST_CONTEXT, (
+            f"the context is {size} tokens: let the suite open a model with a smaller one"
+        )
         ids = torch.tensor([[filler(base, 1)[0]]])
-        (fits,) = ask(base, [Span(filler(base, size), 1)], [ids])
-        assert fits.shape == (1, 1), f"{tuple(fits.shape)} for one id in a sequence of {size}"
+        if size <= LARGEST_FILLED:
+            (fits,) = score(base, [Span(filler(base, size), 1)], [ids])
+            assert fits.shape == (1, 1), f"{tuple(fits.shape)} for one id in {size} tokens"
         long = filler(base, size + 1)
-        wanted = {"max_tokens": 1, "temperatures": [0.0], "seeds": [0]}
-        tries: dict[str, Callable[[], object]] = {
-            "logprobs": lambda: ask(base, [Span(long, 1)], [ids]),
-            "top_k": lambda: tops(base, [Span(long, 1)], k=1),
-            "sample": lambda: list(base.sample([long], **wanted)),  # type: ignore[arg-type]
+        verbs: dict[str, Callable[[], object]] = {
+            "logprobs": lambda: score(base, [Span(long, 1)], [ids]),
+            "top_k": lambda: top_k(base, [Span(long, 1)], k=1),
+            "sample": lambda: list(
+                base.sample([long], max_tokens=1, temperatures=[0.0], seeds=[0])
+            ),
+            "stream": lambda: list(base.stream(long, max_tokens=1, temperature=0.0, seed=0)),
         }
-        for verb, attempt in tries.items():
-            assert _raises(attempt), (
+        for verb, call in verbs.items():
+            assert refuses(call, verb), (
                 f"`{verb}` takes {size + 1} tokens where `context_tokens` is {size}: it must not "
                 "cut them silently"
             )
 
-    def test_asked_for_nothing_it_gives_nothing(self, base: Model) -> None:
-        assert ask(base, [], []) == [], "`logprobs` of no span"
-        assert tops(base, [], k=K) == {}, "`top_k` of no span"
-        found = list(base.sample([], max_tokens=1, temperatures=[], seeds=[]))
-        assert found == [], "`sample` of no prompt"
+    def test_no_rows_give_no_results(self, base: Model) -> None:
+        assert score(base, [], []) == [], "`logprobs` of no span"
+        assert top_k(base, [], k=K) == {}, "`top_k` of no span"
+        responses = list(base.sample([], max_tokens=1, temperatures=[], seeds=[]))
+        assert responses == [], "`sample` of no prompt"
 
 
 def _with_another_token(span: Span, place: int, model: Model) -> Span:
     tokens = list(span.tokens)
     tokens[place] = next(token for token in known_tokens(model) if token != tokens[place])
     return replace(span, tokens=tuple(tokens))
-
-
-def _raises(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except Exception:  # a BakeError says it best, and the server's own error will do
-        return True
-    return False

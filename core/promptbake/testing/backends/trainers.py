@@ -4,130 +4,134 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 
-from promptbake.errors import BakeError
-from promptbake.interfaces import Backend, Model, Objective
+from promptbake.interfaces import Backend, Model, Objective, Trainer
 from promptbake.testing.backends.training_cases import (
     LINEAR,
     NONLINEAR,
-    RANK,
-    SLACK,
-    ByValue,
-    LessonTests,
-    apart,
-    examples,
+    OPPOSITE,
+    STEPS,
+    TrainingTests,
+    WithoutWeights,
+    distance,
     mean_loss,
-    nats,
+    model_logprobs,
+    nats_by_example,
     pair,
-    scored,
-    standing,
+    student_logprobs,
     train,
+    weighted,
 )
-from promptbake.types import Datums, Example
+from promptbake.types import Example
 
-STEPS = 5
 SHORT, LONG = 2, 6  # response tokens; the one divides the other
+BOTH = (LINEAR, NONLINEAR)
 
 
-class TrainerTests(LessonTests):
+class TrainerTests(TrainingTests):
     """Of `backend.new_lora` and the trainer that it gives."""
 
     def test_a_fresh_lora_answers_as_the_base_model(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        found = standing(self._fresh(backend, base), lesson)
-        self._check_same(found, scored(base, lesson), "a LoRA's B starts as zeros")
+        logprobs = student_logprobs(self._fresh(backend, base), batch)
+        self._check_same(logprobs, model_logprobs(base, batch), "a LoRA's B starts as zeros")
 
     def test_the_loss_is_the_mean_over_the_batchs_response_tokens(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
         trainer = self._fresh(backend, base)
-        standing(trainer, lesson)  # what may be kept of it is void after the step
-        train(trainer, lesson, self.lr, LINEAR)
+        student_logprobs(trainer, batch)  # what may be cached of it is void after the step
+        train(trainer, batch, self.lr, LINEAR)
         student = trainer.snapshot().result()
-        expected = [mean_loss(student, lesson, objective) for objective in (LINEAR, NONLINEAR)]
-        for objective, wanted in zip((LINEAR, NONLINEAR), expected, strict=True):
-            found = trainer.forward_backward(lesson, objective).result()
-            assert isinstance(found, float), f"the loss is a {type(found).__name__}: a float"
-            assert abs(found - wanted) <= 2 * self.tolerance, (
-                f"the loss is {found:.4f}, and {wanted:.4f} by the student's own "
-                f"log-probabilities{_symptom(found, student, lesson, objective)}"
+        for objective in BOTH:
+            expected = mean_loss(student, batch, objective)
+            loss = trainer.forward_backward(batch, objective).result()
+            assert isinstance(loss, float), f"the loss is a {type(loss).__name__}: a float"
+            assert abs(loss - expected) <= 2 * self.tolerance, (
+                f"the loss is {loss:.4f}, and {expected:.4f} by the student's own "
+                f"log-probabilities{_diagnosis(loss, student, batch, objective)}"
             )
 
     def test_training_lowers_the_loss(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        for objective in (LINEAR, NONLINEAR):
-            losses = train(self._fresh(backend, base), lesson, self.lr, objective, STEPS)
+        for objective in BOTH:
+            losses = train(self._fresh(backend, base), batch, self.lr, objective, STEPS + 1)
             assert losses[-1] < losses[0] - max(0.05 * losses[0], 2 * self.tolerance), (
                 f"with lr = {self.lr:g} the losses are {_line(losses)}: look at the sign of the "
                 "gradient, or set `lr` to one at which your trainer learns"
             )
 
     def test_nothing_moves_without_a_step(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
         trainer = self._fresh(backend, base)
         trainer.preflight(k=0, draws=0)
-        losses = [trainer.forward_backward(lesson, LINEAR).result() for _ in range(2)]
+        losses = [trainer.forward_backward(batch, LINEAR).result() for _ in range(2)]
         assert abs(losses[1] - losses[0]) <= self.tolerance, (
             f"the losses are {_line(losses)} without a step between: only `optim_step` steps"
         )
-        self._check_same(
-            standing(trainer, lesson), scored(base, lesson), "only `optim_step` moves the weights"
-        )
+        logprobs, expected = student_logprobs(trainer, batch), model_logprobs(base, batch)
+        self._check_same(logprobs, expected, "only `optim_step` moves the weights")
 
     def test_a_step_goes_as_far_as_the_learning_rate_says(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        trainer, start = self._fresh(backend, base), scored(base, lesson)
-        train(trainer, lesson, 0.0, LINEAR)
-        self._check_same(standing(trainer, lesson), start, "a step of lr = 0 moves nothing")
-        short, long = self._fresh(backend, base), self._fresh(backend, base)
-        train(short, lesson, self.lr / 10, LINEAR)
-        train(long, lesson, self.lr, LINEAR)
-        moved = self._moved(long, base, lesson)
-        ahead = apart(standing(short, lesson), start) / moved
-        assert ahead < 0.5, (
-            f"with a tenth of the learning rate a step goes {ahead:.0%} as far: `optim_step` is "
+        none, short, long = (self._fresh(backend, base) for _ in range(3))
+        for trainer, lr in ((none, 0.0), (short, self.lr / 10), (long, self.lr)):
+            train(trainer, batch, lr, LINEAR)
+        start = model_logprobs(base, batch)
+        self._check_same(student_logprobs(none, batch), start, "a step of lr = 0 moves nothing")
+        ratio = distance(student_logprobs(short, batch), start)
+        ratio /= self._distance_from_base(long, base, batch)
+        assert ratio < 0.5, (
+            f"with a tenth of the learning rate a step goes {ratio:.0%} as far: `optim_step` is "
             "given the rate of each step"
         )
 
-    def test_the_gradient_gathers_until_a_step(self, backend: Backend, base: Model) -> None:
+    def test_gradients_add_up_until_a_step(self, backend: Backend, base: Model) -> None:
         one, other = pair(base, SHORT, SHORT)
-        apart_, together = self._fresh(backend, base), self._fresh(backend, base)
-        for example in (one, other):
-            apart_.forward_backward([example], NONLINEAR).result()
-        apart_.optim_step(self.lr).result()
-        train(together, [one, other], self.lr, NONLINEAR)
-        self._check_same_step(
-            apart_,
-            together,
+        self._check_same_student(
+            self._after_a_step(backend, base, NONLINEAR, [one], [other]),
+            self._after_a_step(backend, base, NONLINEAR, [one, other]),
             base,
             [one, other],
             "two calls of `forward_backward` and one with both batches lead to other students: "
             "gradients add up until `optim_step`",
         )
 
-    def test_every_response_token_pulls_alike(self, backend: Backend, base: Model) -> None:
+    def test_every_response_token_counts_alike(self, backend: Backend, base: Model) -> None:
         short, long = pair(base, SHORT, LONG)
-        for objective in (LINEAR, NONLINEAR):
-            one_by_one, together = self._fresh(backend, base), self._fresh(backend, base)
-            one_by_one.forward_backward([short], objective).result()
-            for _ in range(LONG // SHORT):
-                one_by_one.forward_backward([long], objective).result()
-            one_by_one.optim_step(self.lr).result()
-            train(together, [short, long], self.lr, objective)
-            self._check_same_step(
-                one_by_one,
-                together,
+        for objective in BOTH:
+            one_by_one = [[short], *[[long]] * (LONG // SHORT)]
+            self._check_same_student(
+                self._after_a_step(backend, base, objective, *one_by_one),
+                self._after_a_step(backend, base, objective, [short, long]),
                 base,
                 [short, long],
                 "a batch's gradient is not that of the mean over its response tokens: look for a "
                 "mean over rows, a sum, and padding that counts",
+            )
+
+    def test_an_example_counts_by_its_weight(self, backend: Backend, base: Model) -> None:
+        one, other = pair(base, SHORT, SHORT)
+        batch = [weighted(one, 3.0), other]
+        for objective in BOTH:
+            expected = mean_loss(base, batch, objective)
+            loss = self._fresh(backend, base).forward_backward(batch, objective).result()
+            assert abs(loss - expected) <= 2 * self.tolerance, (
+                f"the loss of examples with other weights is {loss:.4f}, expected {expected:.4f}: "
+                "hand the objective each example's whole support, and weigh nothing again"
+            )
+            self._check_same_student(
+                self._after_a_step(backend, base, objective, [one], [one], [one], [other]),
+                self._after_a_step(backend, base, objective, batch),
+                base,
+                batch,
+                "an example of weight 3 has another gradient than the same one three times",
             )
 
     def test_a_linear_loss_trains_alike_by_its_weights_and_by_its_value(
@@ -137,9 +141,9 @@ class TrainerTests(LessonTests):
         first, second = self._fresh(backend, base), self._fresh(backend, base)
         for trainer, by_weights, by_value in ((first, one, other), (second, other, one)):
             trainer.forward_backward([by_weights], LINEAR).result()
-            trainer.forward_backward([by_value], ByValue(LINEAR)).result()
+            trainer.forward_backward([by_value], WithoutWeights(LINEAR)).result()
             trainer.optim_step(self.lr).result()
-        self._check_same_step(
+        self._check_same_student(
             first,
             second,
             base,
@@ -148,12 +152,13 @@ class TrainerTests(LessonTests):
             "the batch's response tokens, and mind the sign",
         )
 
-    def test_a_step_clears_the_gradient(self, backend: Backend, base: Model) -> None:
-        batch = examples(base)
+    def test_a_step_clears_the_gradient(
+        self, backend: Backend, base: Model, batch: list[Example]
+    ) -> None:
         trainer = self._fresh(backend, base)
-        train(trainer, batch, 0.0, ByValue(LINEAR))
-        (before,) = train(trainer, batch, self.lr, ByValue(LINEAR, sign=-1.0))
-        after = trainer.forward_backward(batch, ByValue(LINEAR, sign=-1.0)).result()
+        train(trainer, batch, 0.0, WithoutWeights(LINEAR))
+        (before,) = train(trainer, batch, self.lr, OPPOSITE)
+        after = trainer.forward_backward(batch, OPPOSITE).result()
         # AdamW goes on with a share of the first gradient, which the second outweighs.
         assert after <= before + self.tolerance, (
             f"after a step of lr = 0 on a loss, a step on its opposite takes that from "
@@ -161,74 +166,69 @@ class TrainerTests(LessonTests):
         )
 
     def test_the_base_model_stays_as_it_is(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        before = scored(base, lesson)
-        trainer = self._fresh(backend, base)
-        train(trainer, lesson, self.lr, LINEAR, 2)
-        trainer.forward_backward(lesson, LINEAR).result()
+        before = model_logprobs(base, batch)
+        trainer = self._trained(backend, base, batch)
+        trainer.forward_backward(batch, LINEAR).result()
         self._check_same(
-            scored(base, lesson),
+            model_logprobs(base, batch),
             before,
             "the base model changes while a LoRA trains: switch the LoRA off where it answers",
         )
-        self._moved(trainer, base, lesson)
+        self._distance_from_base(trainer, base, batch)
 
     def test_two_loras_train_side_by_side(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        alone = self._fresh(backend, base)
-        expected = train(alone, lesson, self.lr, LINEAR, 3)
+        expected = train(self._fresh(backend, base), batch, self.lr, LINEAR, STEPS)
         left, right = self._fresh(backend, base), self._fresh(backend, base, seed=2)
         losses = []
-        for _ in range(3):
-            losses += train(left, lesson, self.lr, LINEAR)
-            train(right, lesson, self.lr, ByValue(LINEAR, sign=-1.0))
-        assert max(map(_distance, losses, expected)) <= 2 * self.tolerance, (
+        for _ in range(STEPS):
+            losses += train(left, batch, self.lr, LINEAR)
+            train(right, batch, self.lr, OPPOSITE)
+        assert _furthest(losses, expected) <= 2 * self.tolerance, (
             f"beside another LoRA the losses are {_line(losses)}, alone {_line(expected)}: with "
             "the same seed, expected the same"
         )
 
     def test_the_same_seed_starts_the_same_lora(
-        self, backend: Backend, base: Model, lesson: list[Example]
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        one, again, other = (self._fresh(backend, base, seed=seed) for seed in (1, 1, 2))
-        for trainer in (one, again, other):
-            train(trainer, lesson, self.lr, LINEAR, 2)
-        moved = self._moved(one, base, lesson)
-        away = apart(standing(again, lesson), standing(one, lesson))
-        assert away <= SLACK * moved + self.tolerance, (
-            f"after two steps, two LoRAs of the same seed are {away:.2g} nats apart: a LoRA's "
-            "random weights come from its seed alone"
+        one, again, other = (
+            self._trained(backend, base, batch, steps=2, seed=seed) for seed in (1, 1, 2)
         )
-        away = apart(standing(other, lesson), standing(one, lesson))
-        assert away > 0.01 * moved, (
+        problem = "after two steps, two LoRAs of the same seed differ: seed their random weights"
+        self._check_same_student(again, one, base, batch, problem)
+        nats = distance(student_logprobs(other, batch), student_logprobs(one, batch))
+        assert nats > 0.01 * self._distance_from_base(one, base, batch), (
             "two LoRAs of different seeds are the same: the seed is for A's random weights"
         )
 
-    def test_what_is_asked_is_done_in_order_whenever_it_is_waited_for(
-        self, backend: Backend, base: Model, lesson: list[Example]
+    def test_requests_are_carried_out_in_order_whenever_they_are_waited_for(
+        self, backend: Backend, base: Model, batch: list[Example]
     ) -> None:
-        patient, hasty = self._fresh(backend, base), self._fresh(backend, base)
-        expected = train(patient, lesson, self.lr, LINEAR, 3)
+        waiting, sending = self._fresh(backend, base), self._fresh(backend, base)
+        expected = train(waiting, batch, self.lr, LINEAR, STEPS)
         sent = [
-            (hasty.forward_backward(lesson, LINEAR), hasty.optim_step(self.lr)) for _ in range(3)
+            (sending.forward_backward(batch, LINEAR), sending.optim_step(self.lr))
+            for _ in range(STEPS)
         ]
-        snapshot = hasty.snapshot()
-        found = [loss.result() for loss, _ in reversed(sent)][::-1]
-        assert max(map(_distance, found, expected)) <= 2 * self.tolerance, (
-            f"sent before the last one is waited for, steps have the losses {_line(found)}, and "
+        snapshot = sending.snapshot()
+        losses = [loss.result() for loss, _ in reversed(sent)][::-1]
+        assert _furthest(losses, expected) <= 2 * self.tolerance, (
+            f"sent before the last one is waited for, steps have the losses {_line(losses)}, and "
             f"{_line(expected)} one by one"
         )
-        assert [loss.result() for loss, _ in sent] == found, "`result` gives another value again"
+        assert [loss.result() for loss, _ in sent] == losses, "`result` gives another value again"
         assert all(stepped.result() is None for _, stepped in sent), "a step's result is None"
         self._check_same(
-            scored(snapshot.result(), lesson),
-            standing(patient, lesson),
-            "a snapshot is of the steps that were asked for before it",
+            model_logprobs(snapshot.result(), batch),
+            student_logprobs(waiting, batch),
+            "a snapshot is of the steps that were requested before it",
         )
 
-    def test_it_says_how_many_steps_it_wants_and_what_it_found(
+    def test_it_says_how_many_steps_it_wants_and_what_will_differ(
         self, backend: Backend, base: Model
     ) -> None:
         trainer = self._fresh(backend, base)
@@ -239,28 +239,20 @@ class TrainerTests(LessonTests):
             assert not isinstance(lines, str), f"`preflight` returns {lines!r}: a sequence of lines"
             assert all(isinstance(line, str) for line in lines), f"`preflight` returns {lines}"
 
-    def test_datums_are_refused_or_train_alike(
-        self, backend: Backend, base: Model, lesson: list[Example]
-    ) -> None:
-        for datums in get_args(Datums):
-            try:
-                trainer = backend.new_lora(base, rank=RANK, seed=1, datums=datums)
-                trainer.preflight(k=3, draws=0)
-            except BakeError:
-                assert datums != "one", "the default, train.datums = 'one', is refused"
-                continue
-            for objective in (LINEAR, NONLINEAR):
-                found = trainer.forward_backward(lesson, objective).result()
-                expected = mean_loss(base, lesson, objective)
-                assert abs(found - expected) <= 2 * self.tolerance, (
-                    f"with train.datums = {datums!r} the loss is {found:.4f}, and {expected:.4f} "
-                    "was expected: either way it is the mean over the response tokens"
-                )
+    def _after_a_step(
+        self, backend: Backend, base: Model, objective: Objective, *batches: Sequence[Example]
+    ) -> Trainer:
+        """A fresh LoRA after one step by the gradients of some batches."""
+        trainer = self._fresh(backend, base)
+        for batch in batches:
+            trainer.forward_backward(batch, objective).result()
+        trainer.optim_step(self.lr).result()
+        return trainer
 
 
-def _symptom(found: float, student: Model, batch: list[Example], objective: Objective) -> str:
-    """What the loss would be by a likely mistake, where that is what it is."""
-    rows = nats(student, batch, objective)
+def _diagnosis(loss: float, student: Model, batch: list[Example], objective: Objective) -> str:
+    """The likely mistake whose loss this would be, if any."""
+    rows = nats_by_example(student, batch, objective)
     total = torch.cat(rows).sum().item()
     mistakes = {
         "the mean of the rows' means": sum(row.mean().item() for row in rows) / len(rows),
@@ -271,10 +263,10 @@ def _symptom(found: float, student: Model, batch: list[Example], objective: Obje
         "in bits": torch.cat(rows).mean().item() / math.log(2),
     }
     for name, value in mistakes.items():
-        if math.isclose(found, value, rel_tol=1e-3):
+        if math.isclose(loss, value, rel_tol=1e-3):
             return f": it is {name}"
     return (
-        ": look at which positions the columns are gathered from, and whether a snapshot is the "
+        ": look at which positions the support is gathered from, and whether a snapshot is the "
         "student as it stands"
     )
 
@@ -283,5 +275,5 @@ def _line(losses: Sequence[float]) -> str:
     return ", ".join(f"{loss:.4f}" for loss in losses)
 
 
-def _distance(one: float, other: float) -> float:
-    return abs(one - other)
+def _furthest(losses: Sequence[float], expected: Sequence[float]) -> float:
+    return max(abs(one - other) for one, other in zip(losses, expected, strict=True))

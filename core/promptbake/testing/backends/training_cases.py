@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Backend, Model, Objective, Trainer
-from promptbake.testing.backends.common import BackendTests, ask, prompts, some_ids
+from promptbake.testing.backends.common import BackendTests, prompts, score, some_ids
 from promptbake.testing.sample_data import datums
-from promptbake.types import Datum, Example, LossSupport, TokenIds
+from promptbake.types import Datum, Example, LossSupport
 
 RANK = 4
+STEPS = 3
 SLACK = 0.1  # of a step: how far rounding may lead students apart that should be the same
 K = 4
-LEFT = 3  # entries that share what the columns leave
-PATIENCE = 40  # steps in which a student learns to be silent
+LEFT_OUT = 3  # entries that share the probability that the support leaves
+MOST_STEPS = 40  # in which a student learns to end its turn at once
 LEARNED = 0.2  # nats
 
 
@@ -40,8 +41,8 @@ NONLINEAR = TailedLoss(ForwardKL(), "bucket")
 
 
 @dataclass(frozen=True)
-class ByValue:
-    """An objective that gives no weights: its gradient follows from its value. It may be turned."""
+class WithoutWeights:
+    """An objective that gives no weights: its gradient follows from its value, times `sign`."""
 
     objective: Objective
     sign: float = 1.0
@@ -53,59 +54,86 @@ class ByValue:
     def weights(self, support: LossSupport) -> None:
         """None, though there may be some."""
 
+    def loss_and_gradient(self, student: Tensor, support: LossSupport) -> tuple[Tensor, Tensor]:
+        """The loss, nats [N], and its gradient [N, C]."""
+        nats, gradient = self.objective.loss_and_gradient(student, support)
+        return self.sign * nats, self.sign * gradient
 
-class LessonTests(BackendTests):
+
+OPPOSITE = WithoutWeights(LINEAR, sign=-1.0)
+
+
+class TrainingTests(BackendTests):
     """What the tests of students and of their adapters share."""
 
     @pytest.fixture
-    def lesson(self, base: Model) -> list[Example]:
-        """A batch to train on."""
+    def batch(self, base: Model) -> list[Example]:
+        """Examples to train on."""
         return examples(base)
 
     def _fresh(self, backend: Backend, base: Model, seed: int = 1) -> Trainer:
         """A LoRA that has learned nothing yet."""
         return backend.new_lora(base, rank=RANK, seed=seed)
 
-    def _moved(self, trainer: Trainer, base: Model, batch: list[Example]) -> float:
-        """How far the student is from the base model, in nats; it must be telling."""
-        found = apart(standing(trainer, batch), scored(base, batch))
-        assert found > 2 * self.tolerance, (
-            f"the trained student is {found:.2g} nats from the base model: look whether a step "
+    def _trained(
+        self,
+        backend: Backend,
+        base: Model,
+        batch: Sequence[Example],
+        steps: int = STEPS,
+        seed: int = 1,
+    ) -> Trainer:
+        """A LoRA after some steps on a batch."""
+        trainer = self._fresh(backend, base, seed)
+        train(trainer, batch, self.lr, LINEAR, steps)
+        return trainer
+
+    def _distance_from_base(self, trainer: Trainer, base: Model, batch: list[Example]) -> float:
+        """How far the student is from the base model, in nats; refuse less than can be told."""
+        nats = distance(student_logprobs(trainer, batch), model_logprobs(base, batch))
+        assert nats > 2 * self.tolerance, (
+            f"the trained student is {nats:.2g} nats from the base model: look whether a step "
             "moves it, and whether a snapshot is the student; or raise `lr`, so that a step can be "
             "told from `tolerance`"
         )
-        return found
+        return nats
 
-    def _check_same_step(
-        self, found: Trainer, expected: Trainer, base: Model, batch: list[Example], problem: str
+    def _check_same_student(
+        self, trainer: Trainer, expected: Trainer, base: Model, batch: list[Example], problem: str
     ) -> None:
-        """Two students that took one step in the same direction."""
-        moved = self._moved(expected, base, batch)
-        away = apart(standing(found, batch), standing(expected, batch))
-        assert away <= SLACK * moved + self.tolerance, f"{problem} ({away / moved:.0%} of a step)"
+        """Refuse two students that took other steps."""
+        step = self._distance_from_base(expected, base, batch)
+        nats = distance(student_logprobs(trainer, batch), student_logprobs(expected, batch))
+        assert nats <= SLACK * step + self.tolerance, (
+            f"{problem} (the students are {nats:.2g} nats apart, and {step:.2g} from the base "
+            "model)"
+        )
 
 
-def examples(model: Model, seed: int = 0) -> list[Example]:
+def examples(model: Model) -> list[Example]:
     """The conversations, with a made-up teacher."""
-    found = datums(model)
-    return [taught(datum, model, seed + index) for index, datum in enumerate(found)]
+    return [taught(datum, model, seed) for seed, datum in enumerate(datums(model))]
 
 
 def taught(datum: Datum, model: Model, seed: int) -> Example:
-    """A datum with a made-up teacher: K tokens a position, the last of which stand for more."""
+    """A datum with a made-up teacher: K tokens a position, the last of which stands for more."""
     (ids,) = some_ids(model, [datum.student], K, seed)
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(len(ids), K + LEFT, generator=generator)
-    measure = torch.ones(len(ids), K)
-    measure[:, -1] = 1.5
-    return Example(datum, LossSupport(ids, logits.log_softmax(dim=1)[:, :K], measure))
+    logits = torch.randn(len(ids), K + LEFT_OUT, generator=generator)
+    importance_weights = torch.ones(len(ids), K)
+    importance_weights[:, -1] = 1.5
+    return Example(datum, LossSupport(ids, logits.log_softmax(dim=1)[:, :K], importance_weights))
 
 
 def pair(model: Model, first: int, second: int) -> tuple[Example, Example]:
     """Two examples whose responses have so many tokens."""
-    one, other = (datum for datum in datums(model)[:2])
-    short, long = (_cut(datum, n) for datum, n in ((one, first), (other, second)))
-    return taught(short, model, seed=1), taught(long, model, seed=2)
+    one, other, *_ = datums(model)
+    return taught(_cut(one, first), model, seed=1), taught(_cut(other, second), model, seed=2)
+
+
+def weighted(example: Example, weight: float) -> Example:
+    """The example as one of a target with a weight."""
+    return replace(example, support=replace(example.support, weight=weight))
 
 
 def train(
@@ -119,58 +147,58 @@ def train(
     return losses
 
 
-def standing(trainer: Trainer, batch: Sequence[Example]) -> Tensor:
-    """The student's log-probabilities at all columns, one row a response token."""
-    return scored(trainer.snapshot().result(), batch)
+def student_logprobs(trainer: Trainer, batch: Sequence[Example]) -> Tensor:
+    """As `model_logprobs`, of the student as it stands."""
+    return model_logprobs(trainer.snapshot().result(), batch)
 
 
-def scored(model: Model, batch: Sequence[Example]) -> Tensor:
-    """A model's log-probabilities at all columns, one row a response token."""
+def model_logprobs(model: Model, batch: Sequence[Example]) -> Tensor:
+    """A model's log-probabilities on the examples' support, one row a response token."""
     spans = [example.datum.student for example in batch]
-    return torch.cat(ask(model, spans, [example.support.ids for example in batch]))
+    return torch.cat(score(model, spans, [example.support.ids for example in batch]))
 
 
-def nats(model: Model, batch: Sequence[Example], objective: Objective) -> list[Tensor]:
+def nats_by_example(model: Model, batch: Sequence[Example], objective: Objective) -> list[Tensor]:
     """The loss at each response token of each example, by a model's log-probabilities."""
-    rows = torch.split(scored(model, batch), [example.datum.n_response for example in batch])
+    counts = [example.datum.n_response for example in batch]
+    rows = torch.split(model_logprobs(model, batch), counts)
     return [objective.nats(row, example.support) for row, example in zip(rows, batch, strict=True)]
 
 
 def mean_loss(model: Model, batch: Sequence[Example], objective: Objective) -> float:
     """The loss of a batch: the mean over its response tokens, in nats."""
-    return torch.cat(nats(model, batch, objective)).mean().item()
+    return torch.cat(nats_by_example(model, batch, objective)).mean().item()
 
 
 def silent_student(backend: Backend, base: Model, lr: float) -> Model:
     """A student that has learned to end its turn before it says anything."""
-    trainer = backend.new_lora(base, rank=4, seed=0)
+    trainer = backend.new_lora(base, rank=RANK, seed=0)
     end = base.renderer.response("Hm!", complete=True)[-1:]
-    columns = LossSupport(torch.tensor([end]), torch.zeros(1, 1), torch.ones(1, 1))
+    support = LossSupport(torch.tensor([end]), torch.zeros(1, 1), torch.ones(1, 1))
     batch = [
-        Example(Datum(f"s{index}", f"q{index}", prompt + end, prompt + end, 1), columns)
+        Example(Datum(f"s{index}", f"q{index}", prompt + end, prompt + end, 1), support)
         for index, prompt in enumerate(prompts(base))
     ]
-    for _ in range(PATIENCE):
+    for _ in range(MOST_STEPS):
         (loss,) = train(trainer, batch, lr, LINEAR)
         if loss < LEARNED:
             return trainer.snapshot().result()
     raise AssertionError(
-        f"after {PATIENCE} steps of lr = {lr:g} a student that is to end its turn at once is "
+        f"after {MOST_STEPS} steps of lr = {lr:g} a student that is to end its turn at once is "
         f"{loss:.2f} nats from it: set `lr` to one at which your trainer learns"
     )
 
 
-def apart(one: Tensor, other: Tensor) -> float:
+def distance(one: Tensor, other: Tensor) -> float:
     """The mean distance of log-probabilities, in nats."""
     return (one.double() - other.double()).abs().mean().item()
 
 
 def _cut(datum: Datum, n: int) -> Datum:
-    left = datum.n_response - n
-
-    def kept(tokens: TokenIds) -> TokenIds:
-        return tokens[: len(tokens) - left]
-
-    return Datum(
-        datum.conversation_id, datum.query_id, kept(datum.student_ids), kept(datum.teacher_ids), n
+    end = n - datum.n_response or None
+    return replace(
+        datum,
+        student_ids=datum.student_ids[:end],
+        teacher_ids=datum.teacher_ids[:end],
+        n_response=n,
     )
