@@ -1,81 +1,70 @@
-"""A good backend on the tiny model, for faulty ones to be made of."""
+"""A good backend for faulty ones to be made of: the one that `promptbake new-plugin` writes."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+import sys
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from types import ModuleType
+from typing import Any
 
-from promptbake.costs import Budget
-from promptbake.errors import BakeError
-from promptbake.interfaces import Model, Pending
-from promptbake.testing import tiny_model, tiny_tokenizer
-from promptbake.types import Checkpoint, Datums, ImmediateResult
-from promptbake_torch.loading import make_engine
-from promptbake_torch.lora import LoraSettings, LoraTrainer, load_adapter
-from promptbake_torch.model import TorchModel
+from faulty_suites import Fault
 
-BATCH = 8
+from promptbake.testing import BackendSuite
 
+TEMPLATE = files("promptbake") / "templates" / "plugin" / "backends.py.j2"
 
-def opened(kind: type[TorchModel], name: str, digest: str = "tiny", seed: int = 0) -> TorchModel:
-    """The lowest layer of the tiny model as a model of that kind."""
-    module = tiny_model(seed)
-    module.model.layers = module.model.layers[:1]
-    module.config.num_hidden_layers = 1
-    return kind(make_engine(module, tiny_tokenizer(), name, digest), None, BATCH)
+toy = sys.modules["toy"] = ModuleType("toy")
+exec(
+    TEMPLATE.read_text("utf-8").replace("{{ name }}", "toy").replace("{{ Name }}", "Toy"), vars(toy)
+)
+
+Toy, Model, Trainer, Renderer = toy.Toy, toy.ByteModel, toy.ByteTrainer, toy.ByteRenderer
+END, UP = toy.END, toy.UP
 
 
-def like(base: TorchModel, found: TorchModel) -> TorchModel:
-    """A model as one of the base model's kind."""
-    return type(base)(found.engine, found.adapter, found.sample_batch)
+class ToySuite(BackendSuite):
+    takes_any_name = True
+    lr = 0.1
 
 
-class ToyTrainer(LoraTrainer):
-    """Trains a LoRA; its student is a model of the base model's kind."""
-
-    def __init__(
-        self, base: TorchModel, backend: str, settings: LoraSettings, rank: int, seed: int
-    ) -> None:
-        super().__init__(base, backend, settings, rank, seed)
-        self.base = base
-
-    def snapshot(self) -> Pending[Model]:
-        student = super().snapshot().result()
-        assert isinstance(student, TorchModel)
-        return ImmediateResult(like(self.base, student))
-
-
-class Toy:
-    """Opens the model `tiny`."""
-
-    name = "toy"
-    model = TorchModel
-    trainer = ToyTrainer
-
-    def open_model(self, name: str, budget: Budget) -> Model:
-        if name != "tiny":
-            raise BakeError(f"model.name = {name!r}: there is only 'tiny'")
-        return opened(self.model, name)
-
-    def new_lora(
-        self, base: TorchModel, *, rank: int, seed: int, datums: Datums = "one"
-    ) -> ToyTrainer:
-        if datums != "one":
-            raise BakeError(f"train.datums = {datums!r}: leave it at 'one'")
-        return self.trainer(base, self.name, LoraSettings(), rank, seed)
-
-    def load_adapter(self, base: TorchModel, checkpoint: Checkpoint) -> Model:
-        return like(base, load_adapter(base, checkpoint))
-
-    def export(self, base: TorchModel, checkpoint: Checkpoint, folder: Path) -> None:
-        shutil.copytree(checkpoint.uri, folder, dirs_exist_ok=True)
+def backend_with(part: type) -> Any:
+    """A toy backend with models, renderers or trainers of this class; or one of this class."""
+    if issubclass(part, Toy):
+        return part()
+    if issubclass(part, Renderer):
+        part = type("Rendered", (Model,), {"renderer": part()})
+    backend = Toy()
+    if issubclass(part, Trainer):
+        backend.new_lora = lambda base, *, rank, seed, start=None: part(base, rank, seed, start)
+    else:
+        backend.open_model = lambda name, budget: part()
+    return backend
 
 
-def backend_of(model: type[TorchModel]) -> type[Toy]:
-    """A backend whose models are of that kind."""
-    return type(model.__name__, (Toy,), {"model": model})
+def faults(caught_by: str, **members_by_name: Mapping[str, Any]) -> list[Fault]:
+    """Mistakes that one test catches: what replaces the good class's members, by their names."""
+    return [Fault(name, caught_by, members) for name, members in members_by_name.items()]
 
 
-def trained_by(trainer: type[ToyTrainer]) -> type[Toy]:
-    """A backend whose trainers are of that kind."""
-    return type(trainer.__name__, (Toy,), {"trainer": trainer})
+def after(method: Callable[..., Any], change: Callable[..., Any]) -> Callable[..., Any]:
+    """The method with another result: `change` is called with self and the good one."""
+
+    def member(self: Any, *arguments: Any, **options: Any) -> Any:
+        return change(self, method(self, *arguments, **options))
+
+    return member
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def passing(method: Callable[..., Any], **changes: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The method, called with other keyword arguments: each a function of the good one."""
+
+    def member(self: Any, *arguments: Any, **options: Any) -> Any:
+        changed = {name: changes.get(name, same)(value) for name, value in options.items()}
+        return method(self, *arguments, **changed)
+
+    return member

@@ -69,11 +69,12 @@ class AdapterTests(TrainingTests):
     ) -> None:
         trainer = self._trained(backend, base, batch)
         self._distance_from_base(trainer, base, batch)
+        expected = student_logprobs(trainer, batch)
         checkpoint = saved(trainer, backend, base, tmp_path / "adapter")
         for opened in (base, backend.open_model(model_name, NoBudget())):
             self._check_same(
                 model_logprobs(backend.load_adapter(opened, checkpoint), batch),
-                student_logprobs(trainer, batch),
+                expected,
                 "the adapter that was saved is not the one that answers after loading",
             )
 

@@ -1,4 +1,4 @@
-"""What the tests of a backend share: flags, the base model, and what it is sampled and scored on."""
+"""What the tests of a backend share: flags, the base model, and the rows it is tried on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,513 @@
+"""Faulty models of a backend: how they render, score and sample."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from faulty_suites import Fault, suite_for, suites_for
+from toy_backend import END, Model, Renderer, Toy, ToySuite, after, backend_with, faults, passing
+
+from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
+from promptbake.types import Message, Span, StreamChunk, TeacherLogprobs
+
+COUNT = itertools.count()
+
+
+class SamplesWell(Model):
+    """Samples as the good model does, whatever its stream is."""
+
+    def sample(self, *arguments: Any, **options: Any) -> Any:
+        return Model().with_lora(self.delta).sample(*arguments, **options)
+
+
+class Named(Model):
+    """Scores named tokens alone."""
+
+    full_vocabulary = False
+
+    def logprobs(self, spans: Any, ids: Any = None) -> Any:
+        if ids is None:
+            raise ValueError("named tokens alone")
+        return super().logprobs(spans, ids)
+
+    def top_k(self, *arguments: Any, **options: Any) -> Any:
+        return Model().with_lora(self.delta).top_k(*arguments, **options)
+
+
+class DrawsNothing(Model):
+    """The response stands for the tail."""
+
+    def top_k(self, spans: Any, *, k: int, draws: int, seeds: Any) -> Any:
+        for index, top in super().top_k(spans, k=k, draws=0, seeds=seeds):
+            if draws:
+                span = spans[index]
+                own = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
+                (logprobs,) = self.logprobs([span], [own])
+                drawn = response_token_as_draw(span, logprobs.squeeze(1), top.logprobs)
+                drawn = mask_top_k_draws(top.ids, *drawn)
+                top = TeacherLogprobs(top.ids, top.logprobs, *drawn)
+            yield index, top
+
+
+# --- rendering
+
+
+def reading(change: Callable[..., tuple[Any, ...]]) -> dict[str, Any]:
+    """Renders other messages, or another system prompt."""
+
+    def prompt(self: Any, messages: Any, system: str | None = None) -> Any:
+        return Renderer.prompt(self, *change(list(messages), system))
+
+    return {"prompt": prompt}
+
+
+def responding(change: Callable[..., Any]) -> dict[str, Any]:
+    """Renders a response otherwise: `change` has the good way, the text, whether it is complete."""
+
+    def response(self: Any, text: str, complete: bool) -> Any:
+        return change(lambda *given: Renderer.response(self, *given), text, complete)
+
+    return {"response": response}
+
+
+def keep_the_system_prompt(self: Any, messages: Any, system: str | None = None) -> Any:
+    self.kept = system or getattr(self, "kept", None)
+    return Renderer.prompt(self, messages, self.kept)
+
+
+RENDERING = [
+    *faults(
+        "test_it_renders_to_tuples_of_tokens",
+        gives_lists={"prompt": after(Renderer.prompt, lambda self, tokens: list(tokens))},
+    ),
+    *faults("test_it_has_tokens_that_end_a_turn", has_no_end={"stop_ids": frozenset()}),
+    *faults(
+        "test_the_question_is_in_the_prompt",
+        loses_the_content=reading(lambda turns, _: ([Message(each.role, "") for each in turns],)),
+    ),
+    *faults(
+        "test_the_system_prompt_is_in_the_prompt",
+        forgets_the_system_prompt=reading(lambda turns, system: (turns,)),
+        puts_the_system_prompt_in_the_questions_place=reading(
+            lambda turns, system: ([Message("user", system or turns[0].content), *turns[1:]],)
+        ),
+    ),
+    *faults(
+        "test_without_a_system_prompt_it_is_not_there",
+        keeps_the_system_prompt={"prompt": keep_the_system_prompt},
+    ),
+    *faults(
+        "test_all_turns_are_in_the_prompt_in_their_order",
+        reads_the_last_turn_alone=reading(lambda turns, system: (turns[-1:], system)),
+        reads_the_user_alone=reading(lambda turns, system: (turns[::2], system)),
+        reads_backwards=reading(lambda turns, system: (turns[::-1], system)),
+    ),
+    *faults(
+        "test_a_complete_response_ends_in_one_stop_token",
+        never_ends_a_turn=responding(lambda good, text, complete: good(text, False)),
+        always_ends_a_turn=responding(lambda good, text, complete: good(text, True)),
+        ends_a_turn_twice=responding(
+            lambda good, text, complete: good(text, complete) + (END,) * complete
+        ),
+        ends_a_turn_by_a_line=responding(  # as a template goes on behind the stop token
+            lambda good, text, complete: good(text, complete) + good("\n", False) * complete
+        ),
+    ),
+    *faults(
+        "test_a_response_comes_back_as_its_text",
+        knows_ascii_alone=responding(
+            lambda good, text, complete: good(text.encode("ascii", "replace").decode(), complete)
+        ),
+        lowers_the_case=responding(lambda good, text, complete: good(text.lower(), complete)),
+        shows_special_tokens={
+            "text": lambda self, tokens: Renderer.text(self, tokens) + "<end>" * (END in tokens)
+        },
+        tidies_spaces={"text": after(Renderer.text, lambda self, text: " ".join(text.split()))},
+    ),
+]
+
+# --- scoring
+
+
+def rows(change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Each span's log-probabilities are others."""
+    return {"logprobs": after(Model.logprobs, lambda self, good: map(change, good))}
+
+
+def of_spans(change: Callable[[Span], Span]) -> dict[str, Any]:
+    """Scores other spans."""
+
+    def logprobs(self: Any, spans: Any, ids: Any = None) -> Any:
+        return Model.logprobs(self, list(map(change, spans)), ids)
+
+    return {"logprobs": logprobs}
+
+
+def of_ids(change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Scores other ids."""
+
+    def logprobs(self: Any, spans: Any, ids: Any = None) -> Any:
+        return Model.logprobs(self, spans, ids and list(map(change, ids)))
+
+    return {"logprobs": logprobs}
+
+
+def score_the_prompt_too(self: Any, spans: Any, ids: Any = None) -> Iterator[Any]:
+    for span, good in zip(spans, Model.logprobs(self, spans, ids), strict=True):
+        yield torch.cat([good.new_zeros(len(span.tokens) - len(good), good.shape[1]), good])
+
+
+def score_the_shortest_first(self: Any, spans: Any, ids: Any = None) -> Any:
+    order = sorted(range(len(spans)), key=lambda index: len(spans[index].tokens))
+    return Model.logprobs(self, [spans[i] for i in order], ids and [ids[i] for i in order])
+
+
+def pad_without_a_mask(self: Any, spans: Any, ids: Any = None) -> Any:
+    longest = max((len(span.tokens) for span in spans), default=0)
+    padded = [replace(s, tokens=(0,) * (longest - len(s.tokens)) + s.tokens) for s in spans]
+    return Model.logprobs(self, padded, ids)
+
+
+def take_the_first_rows(self: Any, spans: Any, ids: Any = None) -> Iterator[Any]:
+    """Those behind the first assistant's turn that it sees, whatever `n_response` says."""
+    for index, span in enumerate(spans):
+        n = span.n_response
+        (whole,) = Model.logprobs(
+            self, [replace(span, n_response=min(2 * n, len(span.tokens) - 1))]
+        )
+        whole = whole[:n] if n < 20 else whole[-n:]
+        yield whole if ids is None else whole.gather(1, ids[index])
+
+
+def raise_an_error_of_its_own(self: Any, tokens: int) -> None:
+    if tokens > self.context_tokens:
+        raise IndexError("index out of range in self")
+
+
+ROOM = Model.context_tokens
+BITS, LOGITS = rows(lambda row: row / math.log(2)), rows(lambda row: row + 3.0)
+FREQUENT = "test_tokens_are_as_frequent_as_they_are_probable"
+NAMED = "test_named_tokens_are_scored_at_each_response_position"
+InBits = type("InBits", (Model,), BITS)
+SCORING = [
+    Fault("has_another_name", "test_it_says_what_it_is", {"name": "a"}, {"takes_any_name": False}),
+    *faults(
+        "test_it_says_what_it_is",
+        has_one_warning={"warnings": "There is much to say."},
+        does_not_know_its_context={"context_tokens": 0},
+    ),
+    *faults("test_probabilities_are_normalised", scores_in_bits=BITS, gives_logits=LOGITS),
+    *faults(
+        NAMED,
+        transposes=rows(lambda row: row.T),
+        scores_the_prompt_too={"logprobs": score_the_prompt_too},
+    ),
+    Fault("gives_logits_of_named_tokens", NAMED, LOGITS, base=Named),
+    *faults(FREQUENT, scores_at_a_temperature=rows(lambda row: (row / 2).log_softmax(dim=1))),
+    Fault("scores_named_tokens_in_bits", FREQUENT, {"full_vocabulary": False}, base=InBits),
+    *faults(
+        "test_a_position_is_scored_by_what_stands_before_it",
+        scores_a_token_late=of_spans(lambda span: replace(span, tokens=(*span.tokens, 0))),
+        scores_a_token_early=of_spans(lambda span: replace(span, tokens=span.tokens[:-1])),
+    ),
+    *faults(
+        "test_spans_are_scored_in_their_order_whatever_the_others_are",
+        scores_the_shortest_first={"logprobs": score_the_shortest_first},
+        pads_without_a_mask={"logprobs": pad_without_a_mask},
+    ),
+    *faults(
+        "test_each_position_is_scored_for_its_own_ids",
+        gathers_by_the_first_row=of_ids(lambda ids: ids[:1].expand_as(ids)),
+        sorts_the_ids=of_ids(lambda ids: ids.sort(dim=1).values),
+    ),
+    *faults(
+        "test_the_rows_are_the_last_ones_of_the_span",
+        takes_the_first_rows={"logprobs": take_the_first_rows},
+    ),
+    *faults(
+        "test_a_sequence_longer_than_the_context_is_refused",
+        cuts_long_spans=of_spans(lambda span: replace(span, tokens=span.tokens[-ROOM:])),
+        cuts_long_prompts={
+            "sample": lambda self, prompts, **how: Model.sample(
+                self, [each[how["max_tokens"] - ROOM :] for each in prompts], **how
+            )
+        },
+        cuts_long_prompts_of_streams={
+            "stream": lambda self, prompt, **how: Model.stream(
+                self, prompt[how["max_tokens"] - ROOM :], **how
+            ),
+            "sample": SamplesWell.sample,
+        },
+        has_an_error_of_its_own={"_check_length": raise_an_error_of_its_own},
+    ),
+    *faults(
+        "test_no_rows_give_no_results",
+        fails_without_rows={
+            "sample": lambda self, prompts, **how: (
+                max(prompts) and Model.sample(self, prompts, **how)
+            )
+        },
+    ),
+]
+
+# --- the top K and the draws
+
+
+def top(change: Callable[..., Any]) -> dict[str, Any]:
+    """Each result is another: `change` has the model, the good result and its span."""
+
+    def top_k(self: Any, spans: Any, **how: Any) -> Iterator[Any]:
+        for index, good in Model.top_k(self, spans, **how):
+            yield index, change(self, good, spans[index])
+
+    return {"top_k": top_k}
+
+
+def weighing(change: Callable[..., Any]) -> dict[str, Any]:
+    """Draws have other importance weights: `change` has the good ones, the draws', and M."""
+
+    def reweighed(self: Any, good: TeacherLogprobs, span: Span) -> TeacherLogprobs:
+        m = max(good.drawn_ids.shape[1], 1)
+        weights = change(good.drawn_importance_weights, good.drawn_logprobs, m)
+        return replace(good, drawn_importance_weights=weights)
+
+    return top(reweighed)
+
+
+def draw_from_the_whole_vocabulary(self: Any, good: TeacherLogprobs, span: Span) -> Any:
+    """And take the top K among the draws for the tail."""
+    (whole,) = self.logprobs([span])
+    m, generator = max(good.drawn_ids.shape[1], 1), torch.Generator().manual_seed(0)
+    ids = whole.exp().multinomial(m, replacement=True, generator=generator)
+    logprobs = whole.gather(1, ids)
+    return TeacherLogprobs(good.ids, good.logprobs, ids, logprobs, (-logprobs).exp() / m)
+
+
+def draw_the_likeliest(self: Any, good: TeacherLogprobs, span: Span) -> Any:
+    """The tail's likeliest token, again and again."""
+    (whole,) = self.logprobs([span])
+    tail = whole.scatter(1, good.ids, -torch.inf)
+    ids = tail.argmax(dim=1, keepdim=True).expand_as(good.drawn_ids)
+    logprobs, m = whole.gather(1, ids), max(ids.shape[1], 1)
+    weights = tail.exp().sum(dim=1, keepdim=True) / (m * logprobs.exp())
+    return TeacherLogprobs(good.ids, good.logprobs, ids, logprobs, weights)
+
+
+TOP_K = [
+    *faults(
+        "test_the_top_k_are_the_most_likely_tokens",
+        gives_the_least_likely_first=top(
+            lambda self, good, span: replace(
+                good, ids=good.ids.flip(1), logprobs=good.logprobs.flip(1)
+            )
+        ),
+        leaves_the_likeliest_out={
+            "top_k": after(
+                passing(Model.top_k, k=lambda k: k + 1),
+                lambda self, good: (
+                    (index, replace(each, ids=each.ids[:, 1:], logprobs=each.logprobs[:, 1:]))
+                    for index, each in good
+                ),
+            )
+        },
+        normalises_the_top_k=top(
+            lambda self, good, span: replace(good, logprobs=good.logprobs.log_softmax(dim=1))
+        ),
+    ),
+    *faults(
+        "test_a_spans_top_k_do_not_depend_on_the_others",
+        answers_in_reverse={
+            "top_k": lambda self, spans, **how: (
+                (len(spans) - 1 - index, good) for index, good in Model.top_k(self, spans, **how)
+            )
+        },
+    ),
+    *faults(
+        "test_the_draws_stand_for_what_is_outside_the_top_k",
+        draws_from_the_whole_vocabulary=top(draw_from_the_whole_vocabulary),
+        draws_the_likeliest=top(draw_the_likeliest),
+        weighs_each_draw_as_the_only_one=weighing(lambda weights, logprobs, m: weights * m),
+        forgets_the_tails_probability=weighing(lambda weights, logprobs, m: (-logprobs).exp() / m),
+    ),
+    *faults(
+        "test_each_spans_draws_have_their_own_seed",
+        draws_from_a_global_generator={
+            "top_k": passing(Model.top_k, seeds=lambda seeds: [next(COUNT) for _ in seeds])
+        },
+        seeds_draws_by_their_place={
+            "top_k": passing(
+                Model.top_k, seeds=lambda seeds: [each + 100 * i for i, each in enumerate(seeds)]
+            )
+        },
+    ),
+    Fault(
+        "draws_another_token_than_the_response",
+        "test_each_spans_draws_have_their_own_seed",
+        {
+            "top_k": after(
+                DrawsNothing.top_k,
+                lambda self, good: ((i, replace(t, drawn_ids=t.drawn_ids + 1)) for i, t in good),
+            )
+        },
+        base=DrawsNothing,
+    ),
+]
+
+# --- sampling
+
+
+def sampling(**changes: Callable[[Any], Any]) -> dict[str, Any]:
+    """Samples with other arguments."""
+    return {"sample": passing(Model.sample, **changes)}
+
+
+def heat(change: Callable[[float], float]) -> dict[str, Any]:
+    """Samples at other temperatures."""
+    return sampling(temperatures=lambda temperatures: list(map(change, temperatures)))
+
+
+def responses(change: Callable[..., Any]) -> dict[str, Any]:
+    """Each response is another."""
+    return {"sample": after(Model.sample, lambda self, good: ((i, change(r)) for i, r in good))}
+
+
+def take_small_seeds(seeds: Any) -> Any:
+    """As numpy's old generators do."""
+    if max(seeds, default=0) >= 2**32:
+        raise ValueError("Seed must be between 0 and 2**32 - 1")
+    return seeds
+
+
+def seed_by_the_first(seeds: Any) -> Any:
+    return [seeds[0] % 2**32 + row for row in range(len(seeds))]
+
+
+def report_all_progress(self: Any, prompts: Any, *, progress: Any = abs, **how: Any) -> Any:
+    for done, each in enumerate(Model.sample(self, prompts, **how), 1):
+        progress(done)
+        yield each
+
+
+SAMPLING = [
+    *faults(
+        "test_every_prompt_gets_one_response",
+        counts_in_each_batch={
+            "sample_batch": 8,
+            "sample": after(Model.sample, lambda self, good: ((i % 8, each) for i, each in good)),
+        },
+        reports_all_progress_each_time={"sample": report_all_progress},
+    ),
+    *faults(
+        "test_the_same_seeds_give_the_same_again",
+        samples_without_seeds=sampling(seeds=lambda seeds: [next(COUNT) for _ in seeds]),
+        takes_small_seeds=sampling(seeds=take_small_seeds),
+    ),
+    *faults(
+        "test_each_row_has_its_own_seed",
+        has_one_seed_for_all=sampling(seeds=lambda seeds: seeds[:1] * len(seeds)),
+        seeds_by_the_first=sampling(seeds=seed_by_the_first),
+    ),
+    *faults(
+        "test_a_batch_gets_the_same_responses_whatever_else_is_sampled",
+        says_that_rows_are_independent=sampling(seeds=seed_by_the_first),
+        samples_a_batch_by_what_came_before={
+            "sample_batch": 2,
+            **sampling(seeds=lambda seeds: [each + next(COUNT) for each in seeds]),
+        },
+    ),
+    *faults(
+        FREQUENT,
+        ignores_the_temperature=heat(lambda each: 1.0 if each else 0.0),
+        multiplies_by_the_temperature=heat(lambda each: 1 / each if each else 0.0),
+        sharpens_the_temperature=heat(lambda each: 0.6 * each),
+    ),
+    *faults("test_temperature_zero_is_greedy", takes_zero_for_one=heat(lambda each: each or 1.0)),
+    *faults(
+        "test_each_row_has_its_own_temperature",
+        is_always_greedy=heat(lambda each: 0.0),
+        has_one_temperature_for_all=sampling(
+            temperatures=lambda given: [max(given, default=0.0)] * len(given)
+        ),
+    ),
+    *faults(
+        "test_a_response_that_is_cut_is_not_complete",
+        is_always_complete=responses(lambda each: replace(each, complete=True)),
+        drops_the_last_token=responses(lambda each: replace(each, tokens=each.tokens[:-1])),
+    ),
+    *faults(
+        "test_a_turn_that_ends_is_complete",
+        is_never_complete=responses(lambda each: replace(each, complete=False)),
+        keeps_the_stop_token=responses(
+            lambda each: replace(each, tokens=each.tokens + (END,) * each.complete)
+        ),
+    ),
+]
+
+# --- streams
+
+
+def streaming(**changes: Callable[[Any], Any]) -> dict[str, Any]:
+    """Streams with other arguments."""
+    return {"stream": passing(Model.stream, **changes)}
+
+
+def chunks(change: Callable[[list[StreamChunk]], Any]) -> dict[str, Any]:
+    """Streams other chunks."""
+    return {"stream": after(Model.stream, lambda self, good: change(list(good)))}
+
+
+def giving_for(reason: str | None, other: str) -> dict[str, Any]:
+    """Gives another reason to stop for one, or for none."""
+    return chunks(
+        lambda good: [replace(c, stop_reason=other) if c.stop_reason == reason else c for c in good]
+    )
+
+
+def stream_past_the_end(self: Any, prompt: Any, *, max_tokens: int, **how: Any) -> Any:
+    for _ in range(max_tokens):
+        (chunk, *_) = Model.stream(self, prompt, max_tokens=1, **how)
+        tokens = chunk.tokens or (END,)
+        prompt += tokens
+        yield StreamChunk(tokens)
+    yield StreamChunk(stop_reason="length")
+
+
+STREAMING = [
+    *faults(
+        "test_a_stream_is_a_response_in_chunks",
+        streams_without_a_seed=streaming(seed=lambda _: next(COUNT)),
+        streams_by_one_seed=streaming(seed=lambda _: 0),
+        streams_at_one_temperature=streaming(temperature=lambda _: 1.0),
+        streams_a_token_more=streaming(max_tokens=lambda most: most + 1),
+        streams_token_ids=chunks(lambda good: [t for chunk in good for t in chunk.tokens]),
+        streams_no_reason_to_stop=chunks(lambda good: good[:-1]),
+        gives_a_reason_in_each_chunk=giving_for(None, "length"),
+        says_that_a_cut_stream_has_ended=giving_for("length", "stop"),
+        has_a_reason_of_its_own=giving_for("length", "max_tokens"),
+    ),
+    *faults(
+        "test_a_turn_that_ends_is_complete",
+        streams_past_its_end={"stream": stream_past_the_end},
+        says_that_an_ended_stream_was_cut=giving_for("stop", "length"),
+    ),
+]
+FAULTS = [
+    replace(fault, base=fault.base or base)
+    for base, listed in (
+        (Renderer, RENDERING),
+        (Model, SCORING + TOP_K + SAMPLING),
+        (SamplesWell, STREAMING),
+    )
+    for fault in listed
+]
+
+globals().update(suites_for(ToySuite, "backend", Toy, FAULTS, backend_with))
+TestGoodNamed, TestGoodDrawsNothing, TestGoodSamplesWell = (
+    suite_for(ToySuite, "backend", lambda kind=kind: backend_with(kind))
+    for kind in (Named, DrawsNothing, SamplesWell)
+)
