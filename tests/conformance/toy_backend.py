@@ -20,7 +20,14 @@ exec(
 )
 
 Toy, Model, Trainer, Renderer = toy.Toy, toy.ByteModel, toy.ByteTrainer, toy.ByteRenderer
-END, UP = toy.END, toy.UP
+DOWN, UP, END = toy.DOWN, toy.UP, toy.END
+
+
+class SamplesWell(Model):
+    """Samples as the good model does, whatever its stream is."""
+
+    def sample(self, *arguments: Any, **options: Any) -> Any:
+        return Model().with_lora(self.delta).sample(*arguments, **options)
 
 
 class ToySuite(BackendSuite):

@@ -1,4 +1,4 @@
-"""Faulty models of a backend: how they render, score and sample."""
+"""Faulty scores, and a faulty top K, of a backend's model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from typing import Any
 
 import torch
 from faulty_suites import Fault, suite_for, suites_for
-from toy_backend import END, Model, Renderer, Toy, ToySuite, after, backend_with, faults, passing
+from toy_backend import Model, SamplesWell, Toy, ToySuite, after, backend_with, faults, passing
 
 from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
-from promptbake.types import Message, Span, StreamChunk, TeacherLogprobs
+from promptbake.types import Span, TeacherLogprobs
 
 COUNT = itertools.count()
-
-
-class SamplesWell(Model):
-    """Samples as the good model does, whatever its stream is."""
-
-    def sample(self, *arguments: Any, **options: Any) -> Any:
-        return Model().with_lora(self.delta).sample(*arguments, **options)
 
 
 class Named(Model):
@@ -53,83 +46,6 @@ class DrawsNothing(Model):
                 top = TeacherLogprobs(top.ids, top.logprobs, *drawn)
             yield index, top
 
-
-# --- rendering
-
-
-def reading(change: Callable[..., tuple[Any, ...]]) -> dict[str, Any]:
-    """Renders other messages, or another system prompt."""
-
-    def prompt(self: Any, messages: Any, system: str | None = None) -> Any:
-        return Renderer.prompt(self, *change(list(messages), system))
-
-    return {"prompt": prompt}
-
-
-def responding(change: Callable[..., Any]) -> dict[str, Any]:
-    """Renders a response otherwise: `change` has the good way, the text, whether it is complete."""
-
-    def response(self: Any, text: str, complete: bool) -> Any:
-        return change(lambda *given: Renderer.response(self, *given), text, complete)
-
-    return {"response": response}
-
-
-def keep_the_system_prompt(self: Any, messages: Any, system: str | None = None) -> Any:
-    self.kept = system or getattr(self, "kept", None)
-    return Renderer.prompt(self, messages, self.kept)
-
-
-RENDERING = [
-    *faults(
-        "test_it_renders_to_tuples_of_tokens",
-        gives_lists={"prompt": after(Renderer.prompt, lambda self, tokens: list(tokens))},
-    ),
-    *faults("test_it_has_tokens_that_end_a_turn", has_no_end={"stop_ids": frozenset()}),
-    *faults(
-        "test_the_question_is_in_the_prompt",
-        loses_the_content=reading(lambda turns, _: ([Message(each.role, "") for each in turns],)),
-    ),
-    *faults(
-        "test_the_system_prompt_is_in_the_prompt",
-        forgets_the_system_prompt=reading(lambda turns, system: (turns,)),
-        puts_the_system_prompt_in_the_questions_place=reading(
-            lambda turns, system: ([Message("user", system or turns[0].content), *turns[1:]],)
-        ),
-    ),
-    *faults(
-        "test_without_a_system_prompt_it_is_not_there",
-        keeps_the_system_prompt={"prompt": keep_the_system_prompt},
-    ),
-    *faults(
-        "test_all_turns_are_in_the_prompt_in_their_order",
-        reads_the_last_turn_alone=reading(lambda turns, system: (turns[-1:], system)),
-        reads_the_user_alone=reading(lambda turns, system: (turns[::2], system)),
-        reads_backwards=reading(lambda turns, system: (turns[::-1], system)),
-    ),
-    *faults(
-        "test_a_complete_response_ends_in_one_stop_token",
-        never_ends_a_turn=responding(lambda good, text, complete: good(text, False)),
-        always_ends_a_turn=responding(lambda good, text, complete: good(text, True)),
-        ends_a_turn_twice=responding(
-            lambda good, text, complete: good(text, complete) + (END,) * complete
-        ),
-        ends_a_turn_by_a_line=responding(  # as a template goes on behind the stop token
-            lambda good, text, complete: good(text, complete) + good("\n", False) * complete
-        ),
-    ),
-    *faults(
-        "test_a_response_comes_back_as_its_text",
-        knows_ascii_alone=responding(
-            lambda good, text, complete: good(text.encode("ascii", "replace").decode(), complete)
-        ),
-        lowers_the_case=responding(lambda good, text, complete: good(text.lower(), complete)),
-        shows_special_tokens={
-            "text": lambda self, tokens: Renderer.text(self, tokens) + "<end>" * (END in tokens)
-        },
-        tidies_spaces={"text": after(Renderer.text, lambda self, text: " ".join(text.split()))},
-    ),
-]
 
 # --- scoring
 
@@ -358,156 +274,10 @@ TOP_K = [
     ),
 ]
 
-# --- sampling
-
-
-def sampling(**changes: Callable[[Any], Any]) -> dict[str, Any]:
-    """Samples with other arguments."""
-    return {"sample": passing(Model.sample, **changes)}
-
-
-def heat(change: Callable[[float], float]) -> dict[str, Any]:
-    """Samples at other temperatures."""
-    return sampling(temperatures=lambda temperatures: list(map(change, temperatures)))
-
-
-def responses(change: Callable[..., Any]) -> dict[str, Any]:
-    """Each response is another."""
-    return {"sample": after(Model.sample, lambda self, good: ((i, change(r)) for i, r in good))}
-
-
-def take_small_seeds(seeds: Any) -> Any:
-    """As numpy's old generators do."""
-    if max(seeds, default=0) >= 2**32:
-        raise ValueError("Seed must be between 0 and 2**32 - 1")
-    return seeds
-
-
-def seed_by_the_first(seeds: Any) -> Any:
-    return [seeds[0] % 2**32 + row for row in range(len(seeds))]
-
-
-def report_all_progress(self: Any, prompts: Any, *, progress: Any = abs, **how: Any) -> Any:
-    for done, each in enumerate(Model.sample(self, prompts, **how), 1):
-        progress(done)
-        yield each
-
-
-SAMPLING = [
-    *faults(
-        "test_every_prompt_gets_one_response",
-        counts_in_each_batch={
-            "sample_batch": 8,
-            "sample": after(Model.sample, lambda self, good: ((i % 8, each) for i, each in good)),
-        },
-        reports_all_progress_each_time={"sample": report_all_progress},
-    ),
-    *faults(
-        "test_the_same_seeds_give_the_same_again",
-        samples_without_seeds=sampling(seeds=lambda seeds: [next(COUNT) for _ in seeds]),
-        takes_small_seeds=sampling(seeds=take_small_seeds),
-    ),
-    *faults(
-        "test_each_row_has_its_own_seed",
-        has_one_seed_for_all=sampling(seeds=lambda seeds: seeds[:1] * len(seeds)),
-        seeds_by_the_first=sampling(seeds=seed_by_the_first),
-    ),
-    *faults(
-        "test_a_batch_gets_the_same_responses_whatever_else_is_sampled",
-        says_that_rows_are_independent=sampling(seeds=seed_by_the_first),
-        samples_a_batch_by_what_came_before={
-            "sample_batch": 2,
-            **sampling(seeds=lambda seeds: [each + next(COUNT) for each in seeds]),
-        },
-    ),
-    *faults(
-        FREQUENT,
-        ignores_the_temperature=heat(lambda each: 1.0 if each else 0.0),
-        multiplies_by_the_temperature=heat(lambda each: 1 / each if each else 0.0),
-        sharpens_the_temperature=heat(lambda each: 0.6 * each),
-    ),
-    *faults("test_temperature_zero_is_greedy", takes_zero_for_one=heat(lambda each: each or 1.0)),
-    *faults(
-        "test_each_row_has_its_own_temperature",
-        is_always_greedy=heat(lambda each: 0.0),
-        has_one_temperature_for_all=sampling(
-            temperatures=lambda given: [max(given, default=0.0)] * len(given)
-        ),
-    ),
-    *faults(
-        "test_a_response_that_is_cut_is_not_complete",
-        is_always_complete=responses(lambda each: replace(each, complete=True)),
-        drops_the_last_token=responses(lambda each: replace(each, tokens=each.tokens[:-1])),
-    ),
-    *faults(
-        "test_a_turn_that_ends_is_complete",
-        is_never_complete=responses(lambda each: replace(each, complete=False)),
-        keeps_the_stop_token=responses(
-            lambda each: replace(each, tokens=each.tokens + (END,) * each.complete)
-        ),
-    ),
-]
-
-# --- streams
-
-
-def streaming(**changes: Callable[[Any], Any]) -> dict[str, Any]:
-    """Streams with other arguments."""
-    return {"stream": passing(Model.stream, **changes)}
-
-
-def chunks(change: Callable[[list[StreamChunk]], Any]) -> dict[str, Any]:
-    """Streams other chunks."""
-    return {"stream": after(Model.stream, lambda self, good: change(list(good)))}
-
-
-def giving_for(reason: str | None, other: str) -> dict[str, Any]:
-    """Gives another reason to stop for one, or for none."""
-    return chunks(
-        lambda good: [replace(c, stop_reason=other) if c.stop_reason == reason else c for c in good]
-    )
-
-
-def stream_past_the_end(self: Any, prompt: Any, *, max_tokens: int, **how: Any) -> Any:
-    for _ in range(max_tokens):
-        (chunk, *_) = Model.stream(self, prompt, max_tokens=1, **how)
-        tokens = chunk.tokens or (END,)
-        prompt += tokens
-        yield StreamChunk(tokens)
-    yield StreamChunk(stop_reason="length")
-
-
-STREAMING = [
-    *faults(
-        "test_a_stream_is_a_response_in_chunks",
-        streams_without_a_seed=streaming(seed=lambda _: next(COUNT)),
-        streams_by_one_seed=streaming(seed=lambda _: 0),
-        streams_at_one_temperature=streaming(temperature=lambda _: 1.0),
-        streams_a_token_more=streaming(max_tokens=lambda most: most + 1),
-        streams_token_ids=chunks(lambda good: [t for chunk in good for t in chunk.tokens]),
-        streams_no_reason_to_stop=chunks(lambda good: good[:-1]),
-        gives_a_reason_in_each_chunk=giving_for(None, "length"),
-        says_that_a_cut_stream_has_ended=giving_for("length", "stop"),
-        has_a_reason_of_its_own=giving_for("length", "max_tokens"),
-    ),
-    *faults(
-        "test_a_turn_that_ends_is_complete",
-        streams_past_its_end={"stream": stream_past_the_end},
-        says_that_an_ended_stream_was_cut=giving_for("stop", "length"),
-    ),
-]
-FAULTS = [
-    replace(fault, base=fault.base or base)
-    for base, listed in (
-        (Renderer, RENDERING),
-        (Model, SCORING + TOP_K + SAMPLING),
-        (SamplesWell, STREAMING),
-    )
-    for fault in listed
-]
+FAULTS = [replace(fault, base=fault.base or Model) for fault in SCORING + TOP_K]
 
 globals().update(suites_for(ToySuite, "backend", Toy, FAULTS, backend_with))
-TestGoodNamed, TestGoodDrawsNothing, TestGoodSamplesWell = (
+TestGood, TestGoodDrawsNothing = (
     suite_for(ToySuite, "backend", lambda kind=kind: backend_with(kind))
-    for kind in (Named, DrawsNothing, SamplesWell)
+    for kind in (Named, DrawsNothing)
 )
