@@ -37,7 +37,7 @@ class AdapterTests(TrainingTests):
     ) -> Checkpoint:
         """A trained adapter, saved and read back as the core does it."""
         trainer = backend.new_lora(base, rank=OTHER_RANK, seed=1)
-        train(trainer, batch, self.lr, LINEAR, 2)
+        train(trainer, batch, self.lr, LINEAR)
         return saved(trainer, backend, base, tmp_path / "adapter")
 
     def test_a_checkpoint_names_its_backend_and_its_model(
