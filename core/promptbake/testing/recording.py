@@ -1,4 +1,4 @@
-"""A model and a budget that record what they were asked, for tests of their callers."""
+"""A model and a budget that record how they are called, for tests of their callers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from promptbake.types import Completion, Span, StreamChunk, TeacherLogprobs, Tok
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAILURE = "the model has failed, as it was told to"
+FAILURE = "the model has failed, as its `fails_after` says"
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One response that was asked for, and what it was."""
+    """A request for one response, and the response."""
 
     prompt: TokenIds
     max_tokens: int
@@ -29,11 +29,11 @@ class Sampled:
 
 
 class RecordingModel:
-    """Answers as another model does, and keeps in `sampled` what it was asked to sample.
+    """Answers as another model does, and keeps in `sampled` the requests and the responses.
 
     `sample_batch` takes the place of that model's own. With `backwards`, the response to the last
     prompt of a call is ready first. Every turn ends after `ends_after` tokens, and after
-    `fails_after` responses all that is asked for ends in BakeError.
+    `fails_after` responses each call raises BakeError.
     """
 
     def __init__(
@@ -51,37 +51,30 @@ class RecordingModel:
 
     @property
     def name(self) -> str:
-        """The other model's."""
         return self._model.name
 
     @property
     def digest(self) -> str:
-        """The other model's."""
         return self._model.digest
 
     @property
     def context_tokens(self) -> int:
-        """The other model's."""
         return self._model.context_tokens
 
     @property
     def renderer(self) -> Renderer:
-        """The other model's."""
         return self._model.renderer
 
     @property
     def warnings(self) -> Sequence[str]:
-        """The other model's."""
         return self._model.warnings
 
     @property
     def full_vocabulary(self) -> bool:
-        """The other model's."""
         return self._model.full_vocabulary
 
     @property
     def sample_batch(self) -> int | None:
-        """As it was given, or the other model's."""
         return self._sample_batch
 
     def sample(
@@ -94,20 +87,16 @@ class RecordingModel:
         progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """The other model's responses, each kept as it is handed on."""
-        found = self._model.sample(
+        responses = self._model.sample(
             prompts,
             max_tokens=max_tokens,
             temperatures=temperatures,
             seeds=seeds,
             progress=progress,
         )
-        for index, completion in reversed(list(found)) if self._backwards else found:
-            yield (
-                index,
-                self._kept(
-                    prompts[index], max_tokens, temperatures[index], seeds[index], completion
-                ),
-            )
+        for index, response in reversed(list(responses)) if self._backwards else responses:
+            temperature, seed = temperatures[index], seeds[index]
+            yield index, self._kept(prompts[index], max_tokens, temperature, seed, response)
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
@@ -124,17 +113,14 @@ class RecordingModel:
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """The other model's."""
         return self._model.top_k(spans, k=k, draws=draws, seeds=seeds)
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """The other model's."""
         return self._model.logprobs(spans, ids)
 
     def estimate_cost(self, work: WorkItem) -> CostEstimate:
-        """The other model's."""
         return self._model.estimate_cost(work)
 
     def _kept(
@@ -180,7 +166,7 @@ class RecordingBudget:
         """Record the reservation. Raises BudgetError where it is to refuse."""
         if self.refuses_after is not None and len(self.reservations) >= self.refuses_after:
             self.refused += 1
-            raise BudgetError("the budget has refused, as it was told to")
+            raise BudgetError("the budget has refused, as its `refuses_after` says")
         reservation = RecordedReservation(what, usage)
         self.reservations.append(reservation)
         return reservation

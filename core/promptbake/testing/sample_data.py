@@ -43,10 +43,13 @@ def queries() -> tuple[Query, ...]:
 
 def datums(model: Model) -> tuple[Datum, ...]:
     """The questions with their answers, as the student and as the teacher read them."""
-    found = []
-    for query, answer in zip(queries(), TALKS.values(), strict=True):
-        response = model.renderer.response(answer, complete=True)
-        student = model.renderer.prompt(query.messages) + response
-        teacher = model.renderer.prompt(query.messages, PROMPT.text) + response
-        found.append(Datum(f"c-{query.id}", query.id, student, teacher, len(response)))
-    return tuple(found)
+
+    def datum(query: Query, text: str) -> Datum:
+        response = model.renderer.response(text, complete=True)
+        student, teacher = (
+            model.renderer.prompt(query.messages, prompt) + response
+            for prompt in (None, PROMPT.text)
+        )
+        return Datum(f"c-{query.id}", query.id, student, teacher, len(response))
+
+    return tuple(map(datum, queries(), TALKS.values()))

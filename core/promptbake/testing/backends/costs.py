@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 from promptbake.costs import LogprobsWork, SampleWork, TopKWork, TrainWork, Usage, WorkItem
 from promptbake.errors import BudgetError
 from promptbake.interfaces import Backend, Model
-from promptbake.testing.backends.adapters import saved
 from promptbake.testing.backends.common import prompts, score, some_ids, some_seeds, top_k
 from promptbake.testing.backends.training_cases import (
     LINEAR,
     NONLINEAR,
+    Training,
     TrainingTests,
     examples,
 )
@@ -39,13 +38,11 @@ WORK_ITEMS: tuple[WorkItem, ...] = (
 class CostTests(TrainingTests):
     """Of `model.estimate_cost`, and of what is reserved in the budget."""
 
-    def test_paid_work_is_reserved_and_committed(
-        self, backend: Backend, model_name: str, tmp_path: Path
-    ) -> None:
+    def test_paid_work_is_reserved_and_committed(self, training: Training, model_name: str) -> None:
         budget = RecordingBudget()
-        model = backend.open_model(model_name, budget)
+        model = training.backend.open_model(model_name, budget)
         priced = model.estimate_cost(SampleWork(((8, 8),))).priced
-        for verb, call in self._verbs(backend, model, tmp_path).items():
+        for verb, call in self._verbs(training, model).items():
             before = len(budget.reservations)
             call()
             reservations = budget.reservations[before:]
@@ -70,11 +67,9 @@ class CostTests(TrainingTests):
                 )
 
     @only_if("paid")
-    def test_it_stops_where_the_budget_refuses(
-        self, backend: Backend, model_name: str, tmp_path: Path
-    ) -> None:
+    def test_it_stops_where_the_budget_refuses(self, training: Training, model_name: str) -> None:
         budget = RecordingBudget(capped=True)
-        verbs = self._verbs(backend, backend.open_model(model_name, budget), tmp_path)
+        verbs = self._verbs(training, training.backend.open_model(model_name, budget))
         budget.refuses_after = 0
         for verb, call in verbs.items():
             try:
@@ -110,11 +105,11 @@ class CostTests(TrainingTests):
 
     @only_if("paid")
     def test_an_estimate_covers_what_the_work_costs(
-        self, backend: Backend, model_name: str, tmp_path: Path
+        self, training: Training, model_name: str
     ) -> None:
         budget = RecordingBudget()
-        model = backend.open_model(model_name, budget)
-        verbs = self._verbs(backend, model, tmp_path)
+        model = training.backend.open_model(model_name, budget)
+        verbs = self._verbs(training, model)
         whole = tuple((len(span.tokens), span.n_response) for span in _spans(model))
         lesson = tuple(
             (len(each.datum.student_ids), each.datum.n_response) for each in examples(model)
@@ -138,15 +133,14 @@ class CostTests(TrainingTests):
                 f"`{verb}` costs ${dollars:.6f}, and the estimate is ${estimate.usage.dollars:.6f}"
             )
 
-    def _verbs(
-        self, backend: Backend, model: Model, folder: Path
-    ) -> dict[str, Callable[[], object]]:
+    def _verbs(self, opened: Training, model: Model) -> dict[str, Callable[[], object]]:
         """All that may be paid for through a model."""
-        spans, before, batch = _spans(model), prompts(model), examples(model)
+        training = replace(opened, base=model)
+        spans, before, batch = _spans(model), prompts(model), training.batch
         ids = some_ids(model, spans, 2)
-        trainer = self._trained(backend, model, batch, steps=1)
+        trainer = training.trained(steps=1)
         student = trainer.snapshot().result()
-        baked = backend.load_adapter(model, saved(trainer, backend, model, folder / "adapter"))
+        baked = training.backend.load_adapter(model, training.saved(trainer))
         temperatures, seeds = [1.0] * len(before), some_seeds(len(before))
         return {
             "sample": lambda: list(

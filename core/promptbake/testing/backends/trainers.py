@@ -7,20 +7,19 @@ from collections.abc import Sequence
 
 import torch
 
-from promptbake.interfaces import Backend, Model, Objective, Trainer
+from promptbake.interfaces import Model, Objective
 from promptbake.testing.backends.training_cases import (
     LINEAR,
     NONLINEAR,
     OPPOSITE,
     STEPS,
+    Training,
     TrainingTests,
     WithoutWeights,
     distance,
     mean_loss,
-    model_logprobs,
     nats_by_example,
     pair,
-    student_logprobs,
     train,
     weighted,
 )
@@ -33,18 +32,14 @@ BOTH = (LINEAR, NONLINEAR)
 class TrainerTests(TrainingTests):
     """Of `backend.new_lora` and the trainer that it gives."""
 
-    def test_a_fresh_lora_answers_as_the_base_model(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        logprobs = student_logprobs(self._fresh(backend, base), batch)
-        self._check_same(logprobs, model_logprobs(base, batch), "a LoRA's B starts as zeros")
+    def test_a_fresh_lora_answers_as_the_base_model(self, training: Training) -> None:
+        logprobs, expected = training.of_student(training.fresh()), training.of(training.base)
+        self._check_same(logprobs, expected, "a LoRA's B starts as zeros")
 
-    def test_the_loss_is_the_mean_over_the_batchs_response_tokens(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        trainer = self._fresh(backend, base)
-        student_logprobs(trainer, batch)  # what may be cached of it is void after the step
-        train(trainer, batch, self.lr, LINEAR)
+    def test_the_loss_is_the_mean_over_the_batchs_response_tokens(self, training: Training) -> None:
+        trainer, batch = training.fresh(), training.batch
+        training.of_student(trainer)  # what may be cached of it is void after the step
+        training.train(trainer)
         student = trainer.snapshot().result()
         for objective in BOTH:
             expected = mean_loss(student, batch, objective)
@@ -55,109 +50,90 @@ class TrainerTests(TrainingTests):
                 f"log-probabilities{_diagnosis(loss, student, batch, objective)}"
             )
 
-    def test_training_lowers_the_loss(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
+    def test_training_lowers_the_loss(self, training: Training) -> None:
         for objective in BOTH:
-            losses = train(self._fresh(backend, base), batch, self.lr, objective, STEPS + 1)
+            losses = training.train(training.fresh(), objective, STEPS + 1)
             assert losses[-1] < losses[0] - max(0.05 * losses[0], 2 * self.tolerance), (
                 f"with lr = {self.lr:g} the losses are {_line(losses)}: look at the sign of the "
                 "gradient, or set `lr` to one at which your trainer learns"
             )
 
-    def test_nothing_moves_without_a_step(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        trainer = self._fresh(backend, base)
+    def test_nothing_moves_without_a_step(self, training: Training) -> None:
+        trainer = training.fresh()
         trainer.preflight(k=0, draws=0)
-        losses = [trainer.forward_backward(batch, LINEAR).result() for _ in range(2)]
+        losses = [trainer.forward_backward(training.batch, LINEAR).result() for _ in range(2)]
         assert abs(losses[1] - losses[0]) <= self.tolerance, (
             f"the losses are {_line(losses)} without a step between: only `optim_step` steps"
         )
-        logprobs, expected = student_logprobs(trainer, batch), model_logprobs(base, batch)
+        logprobs, expected = training.of_student(trainer), training.of(training.base)
         self._check_same(logprobs, expected, "only `optim_step` moves the weights")
 
-    def test_a_step_goes_as_far_as_the_learning_rate_says(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        none, short, long = (self._fresh(backend, base) for _ in range(3))
+    def test_a_step_goes_as_far_as_the_learning_rate_says(self, training: Training) -> None:
+        none, short, long = (training.fresh() for _ in range(3))
         for trainer, lr in ((none, 0.0), (short, self.lr / 10), (long, self.lr)):
-            train(trainer, batch, lr, LINEAR)
-        start = model_logprobs(base, batch)
-        self._check_same(student_logprobs(none, batch), start, "a step of lr = 0 moves nothing")
-        ratio = distance(student_logprobs(short, batch), start)
-        ratio /= self._distance_from_base(long, base, batch)
+            train(trainer, training.batch, lr, LINEAR)
+        start = training.of(training.base)
+        self._check_same(training.of_student(none), start, "a step of lr = 0 moves nothing")
+        ratio = distance(training.of_student(short), start) / training.distance_from_base(long)
         assert ratio < 0.5, (
             f"with a tenth of the learning rate a step goes {ratio:.0%} as far: `optim_step` is "
             "given the rate of each step"
         )
 
-    def test_gradients_add_up_until_a_step(self, backend: Backend, base: Model) -> None:
-        one, other = pair(base, SHORT, SHORT)
-        self._check_same_student(
-            self._after_a_step(backend, base, NONLINEAR, [one], [other]),
-            self._after_a_step(backend, base, NONLINEAR, [one, other]),
-            base,
-            [one, other],
+    def test_gradients_add_up_until_a_step(self, training: Training) -> None:
+        one, other = pair(training.base, SHORT, SHORT)
+        training.check_same_student(
+            training.after_a_step(NONLINEAR, [one], [other]),
+            training.after_a_step(NONLINEAR, [one, other]),
             "two calls of `forward_backward` and one with both batches lead to other students: "
             "gradients add up until `optim_step`",
         )
 
-    def test_every_response_token_counts_alike(self, backend: Backend, base: Model) -> None:
-        short, long = pair(base, SHORT, LONG)
+    def test_every_response_token_counts_alike(self, training: Training) -> None:
+        short, long = pair(training.base, SHORT, LONG)
         for objective in BOTH:
-            one_by_one = [[short], *[[long]] * (LONG // SHORT)]
-            self._check_same_student(
-                self._after_a_step(backend, base, objective, *one_by_one),
-                self._after_a_step(backend, base, objective, [short, long]),
-                base,
-                [short, long],
+            training.check_same_student(
+                training.after_a_step(objective, [short], *[[long]] * (LONG // SHORT)),
+                training.after_a_step(objective, [short, long]),
                 "a batch's gradient is not that of the mean over its response tokens: look for a "
                 "mean over rows, a sum, and padding that counts",
             )
 
-    def test_an_example_counts_by_its_weight(self, backend: Backend, base: Model) -> None:
-        one, other = pair(base, SHORT, SHORT)
+    def test_an_example_counts_by_its_weight(self, training: Training) -> None:
+        one, other = pair(training.base, SHORT, SHORT)
+        batch = [weighted(one, 3.0), other]
         for objective in BOTH:
-            batch = [weighted(one, 3.0), other]
-            expected = mean_loss(base, batch, objective)
-            loss = self._fresh(backend, base).forward_backward(batch, objective).result()
+            expected = mean_loss(training.base, batch, objective)
+            loss = training.fresh().forward_backward(batch, objective).result()
             assert abs(loss - expected) <= 2 * self.tolerance, (
                 f"the loss of examples with other weights is {loss:.4f}, expected {expected:.4f}: "
                 "hand the objective each example's whole support, and weigh nothing again"
             )
-            self._check_same_student(
-                self._after_a_step(backend, base, objective, [weighted(one, 0.0), other]),
-                self._after_a_step(backend, base, objective, [other]),
-                base,
-                [one, other],
+            training.check_same_student(
+                training.after_a_step(objective, [weighted(one, 0.0), other]),
+                training.after_a_step(objective, [other]),
                 "an example of weight 0 changes the gradient",
             )
 
     def test_a_linear_loss_trains_alike_by_its_weights_and_by_its_value(
-        self, backend: Backend, base: Model
+        self, training: Training
     ) -> None:
-        one, other = pair(base, LONG, LONG)
-        first, second = self._fresh(backend, base), self._fresh(backend, base)
-        for trainer, by_weights, by_value in ((first, one, other), (second, other, one)):
+        one, other = pair(training.base, LONG, LONG)
+        trainers = training.fresh(), training.fresh()
+        for trainer, by_weights, by_value in zip(trainers, (one, other), (other, one), strict=True):
             trainer.forward_backward([by_weights], LINEAR).result()
             trainer.forward_backward([by_value], WithoutWeights(LINEAR)).result()
             trainer.optim_step(self.lr).result()
-        self._check_same_student(
-            first,
-            second,
-            base,
-            [one, other],
+        training.check_same_student(
+            *trainers,
             "a linear objective has another gradient by `weights` than by `nats`: divide both by "
             "the batch's response tokens, and mind the sign",
         )
 
-    def test_a_step_clears_the_gradient(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        trainer = self._fresh(backend, base)
+    def test_a_step_clears_the_gradient(self, training: Training) -> None:
+        trainer, batch = training.fresh(), training.batch
         train(trainer, batch, 0.0, WithoutWeights(LINEAR))
-        (before,) = train(trainer, batch, self.lr, OPPOSITE)
+        (before,) = training.train(trainer, OPPOSITE)
         after = trainer.forward_backward(batch, OPPOSITE).result()
         # AdamW goes on with a share of the first gradient, which the second outweighs.
         assert after <= before + self.tolerance, (
@@ -165,53 +141,45 @@ class TrainerTests(TrainingTests):
             f"{before:.4f} to {after:.4f}: `optim_step` clears the gradient"
         )
 
-    def test_the_base_model_stays_as_it_is(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        before = model_logprobs(base, batch)
-        trainer = self._trained(backend, base, batch)
-        trainer.forward_backward(batch, LINEAR).result()
+    def test_the_base_model_stays_as_it_is(self, training: Training) -> None:
+        before = training.of(training.base)
+        trainer = training.trained()
+        trainer.forward_backward(training.batch, LINEAR).result()
         self._check_same(
-            model_logprobs(base, batch),
+            training.of(training.base),
             before,
             "the base model changes while a LoRA trains: switch the LoRA off where it answers",
         )
-        self._distance_from_base(trainer, base, batch)
+        training.distance_from_base(trainer)
 
-    def test_two_loras_train_side_by_side(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        expected = train(self._fresh(backend, base), batch, self.lr, LINEAR, STEPS)
-        left, right = self._fresh(backend, base), self._fresh(backend, base, seed=2)
+    def test_two_loras_train_side_by_side(self, training: Training) -> None:
+        expected = training.train(training.fresh(), steps=STEPS)
+        left, right = training.fresh(), training.fresh(seed=2)
         losses = []
         for _ in range(STEPS):
-            losses += train(left, batch, self.lr, LINEAR)
-            train(right, batch, self.lr, OPPOSITE)
+            losses += training.train(left)
+            training.train(right, OPPOSITE)
         assert _furthest(losses, expected) <= 2 * self.tolerance, (
             f"beside another LoRA the losses are {_line(losses)}, alone {_line(expected)}: with "
             "the same seed, expected the same"
         )
 
-    def test_the_same_seed_starts_the_same_lora(
-        self, backend: Backend, base: Model, batch: list[Example]
-    ) -> None:
-        one, again, other = (
-            self._trained(backend, base, batch, steps=2, seed=seed) for seed in (1, 1, 2)
-        )
+    def test_the_same_seed_starts_the_same_lora(self, training: Training) -> None:
+        one, again, other = (training.trained(steps=2, seed=seed) for seed in (1, 1, 2))
         problem = "after two steps, two LoRAs of the same seed differ: seed their random weights"
-        self._check_same_student(again, one, base, batch, problem)
-        nats = distance(student_logprobs(other, batch), student_logprobs(one, batch))
-        assert nats > 0.01 * self._distance_from_base(one, base, batch), (
+        training.check_same_student(again, one, problem)
+        nats = distance(training.of_student(other), training.of_student(one))
+        assert nats > 0.01 * training.distance_from_base(one), (
             "two LoRAs of different seeds are the same: the seed is for A's random weights"
         )
 
     def test_requests_are_carried_out_in_order_whenever_they_are_waited_for(
-        self, backend: Backend, base: Model, batch: list[Example]
+        self, training: Training
     ) -> None:
-        waiting, sending = self._fresh(backend, base), self._fresh(backend, base)
-        expected = train(waiting, batch, self.lr, LINEAR, STEPS)
+        waiting, sending = training.fresh(), training.fresh()
+        expected = training.train(waiting, steps=STEPS)
         sent = [
-            (sending.forward_backward(batch, LINEAR), sending.optim_step(self.lr))
+            (sending.forward_backward(training.batch, LINEAR), sending.optim_step(self.lr))
             for _ in range(STEPS)
         ]
         snapshot = sending.snapshot()
@@ -223,31 +191,19 @@ class TrainerTests(TrainingTests):
         assert [loss.result() for loss, _ in sent] == losses, "`result` gives another value again"
         assert all(stepped.result() is None for _, stepped in sent), "a step's result is None"
         self._check_same(
-            model_logprobs(snapshot.result(), batch),
-            student_logprobs(waiting, batch),
+            training.of(snapshot.result()),
+            training.of_student(waiting),
             "a snapshot is of the steps that were requested before it",
         )
 
-    def test_it_says_how_many_steps_it_wants_and_what_will_differ(
-        self, backend: Backend, base: Model
-    ) -> None:
-        trainer = self._fresh(backend, base)
+    def test_it_says_how_many_steps_it_wants_and_what_will_differ(self, training: Training) -> None:
+        trainer = training.fresh()
         count = trainer.steps_in_flight
         assert count >= 1, f"`steps_in_flight` is {count}: 1 where nothing is gained by more"
         for k, draws in ((0, 0), (3, 0), (3, 2)):
             lines = trainer.preflight(k=k, draws=draws)
             assert not isinstance(lines, str), f"`preflight` returns {lines!r}: a sequence of lines"
             assert all(isinstance(line, str) for line in lines), f"`preflight` returns {lines}"
-
-    def _after_a_step(
-        self, backend: Backend, base: Model, objective: Objective, *batches: Sequence[Example]
-    ) -> Trainer:
-        """A fresh LoRA after one step by the gradients of some batches."""
-        trainer = self._fresh(backend, base)
-        for batch in batches:
-            trainer.forward_backward(batch, objective).result()
-        trainer.optim_step(self.lr).result()
-        return trainer
 
 
 def _diagnosis(loss: float, student: Model, batch: list[Example], objective: Objective) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
 from promptbake.distill.objective import TailedLoss
+from promptbake.files import write_json
 from promptbake.interfaces import Backend, Model, Objective, Trainer
 from promptbake.testing.backends.common import BackendTests, prompts, score, some_ids
 from promptbake.testing.sample_data import datums
-from promptbake.types import Datum, Example, LossSupport
+from promptbake.types import Checkpoint, Datum, Example, LossSupport
 
 RANK = 4
 STEPS = 3
@@ -63,34 +67,77 @@ class WithoutWeights:
 OPPOSITE = WithoutWeights(LINEAR, sign=-1.0)
 
 
-class TrainingTests(BackendTests):
-    """What the tests of students and of their adapters share."""
+@dataclass(frozen=True)
+class Training:
+    """A backend with its base model, and a batch to train LoRAs on."""
 
-    @pytest.fixture
-    def batch(self, base: Model) -> list[Example]:
-        """Examples to train on."""
-        return examples(base)
+    backend: Backend
+    base: Model
+    lr: float
+    tolerance: float
+    folder: Path
 
-    def _fresh(self, backend: Backend, base: Model, seed: int = 1) -> Trainer:
+    @cached_property
+    def batch(self) -> list[Example]:
+        """The conversations, with a made-up teacher."""
+        return examples(self.base)
+
+    def fresh(self, seed: int = 1, rank: int = RANK) -> Trainer:
         """A LoRA that has learned nothing yet."""
-        return backend.new_lora(base, rank=RANK, seed=seed)
+        return self.backend.new_lora(self.base, rank=rank, seed=seed)
 
-    def _trained(
-        self,
-        backend: Backend,
-        base: Model,
-        batch: Sequence[Example],
-        steps: int = STEPS,
-        seed: int = 1,
-    ) -> Trainer:
-        """A LoRA after some steps on a batch."""
-        trainer = self._fresh(backend, base, seed)
-        train(trainer, batch, self.lr, LINEAR, steps)
+    def trained(self, steps: int = STEPS, seed: int = 1, rank: int = RANK) -> Trainer:
+        """A LoRA after some steps on the batch."""
+        trainer = self.fresh(seed, rank)
+        self.train(trainer, steps=steps)
         return trainer
 
-    def _distance_from_base(self, trainer: Trainer, base: Model, batch: list[Example]) -> float:
-        """How far the student is from the base model, in nats; refuse less than can be told."""
-        nats = distance(student_logprobs(trainer, batch), model_logprobs(base, batch))
+    def train(
+        self, trainer: Trainer, objective: Objective | None = None, steps: int = 1
+    ) -> list[float]:
+        """Take so many steps on the batch; the loss before each."""
+        return train(trainer, self.batch, self.lr, objective or LINEAR, steps)
+
+    def after_a_step(self, objective: Objective, *batches: Sequence[Example]) -> Trainer:
+        """A LoRA after one step by the gradients of some batches."""
+        trainer = self.fresh()
+        for batch in batches:
+            trainer.forward_backward(batch, objective).result()
+        trainer.optim_step(self.lr).result()
+        return trainer
+
+    def saved(self, trainer: Trainer, name: str = "adapter") -> Checkpoint:
+        """An adapter that is written into a folder and read back, as the core does it."""
+        scratch, folder = self.empty("scratch"), self.folder / name
+        write_json(scratch / CHECKPOINT, vars(trainer.save_adapter(scratch)))
+        scratch.rename(folder)
+        return read_adapter(folder, self.backend.name, self.base)
+
+    def no_adapter(self) -> Checkpoint:
+        """The record of an adapter whose folder is empty."""
+        folder = str(self.empty("nothing"))
+        return Checkpoint(self.backend.name, self.base.name, self.base.digest, folder)
+
+    def empty(self, name: str) -> Path:
+        """An empty folder."""
+        (self.folder / name).mkdir()
+        return self.folder / name
+
+    def load(self, checkpoint: Checkpoint, strength: float = 1.0) -> Tensor:
+        """The log-probabilities of the baked model."""
+        return self.of(self.backend.load_adapter(self.base, checkpoint, strength=strength))
+
+    def of(self, model: Model) -> Tensor:
+        """A model's log-probabilities on the batch's support, one row a response token."""
+        return model_logprobs(model, self.batch)
+
+    def of_student(self, trainer: Trainer) -> Tensor:
+        """As `of`, of the student as it stands."""
+        return self.of(trainer.snapshot().result())
+
+    def distance_from_base(self, trainer: Trainer) -> float:
+        """How far the student is from the base model, in nats; refuse too little to be seen."""
+        nats = distance(self.of_student(trainer), self.of(self.base))
         assert nats > 2 * self.tolerance, (
             f"the trained student is {nats:.2g} nats from the base model: look whether a step "
             "moves it, and whether a snapshot is the student; or raise `lr`, so that a step can be "
@@ -98,16 +145,24 @@ class TrainingTests(BackendTests):
         )
         return nats
 
-    def _check_same_student(
-        self, trainer: Trainer, expected: Trainer, base: Model, batch: list[Example], problem: str
+    def check_same_student(
+        self, trainer: Trainer, expected: Trainer, problem: str, slack: float = SLACK
     ) -> None:
-        """Refuse two students that took other steps."""
-        step = self._distance_from_base(expected, base, batch)
-        nats = distance(student_logprobs(trainer, batch), student_logprobs(expected, batch))
-        assert nats <= SLACK * step + self.tolerance, (
-            f"{problem} (the students are {nats:.2g} nats apart, and {step:.2g} from the base "
-            "model)"
+        """Refuse two students that took other steps; `slack` is a share of these."""
+        steps = self.distance_from_base(expected)
+        nats = distance(self.of_student(trainer), self.of_student(expected))
+        assert nats <= slack * steps + self.tolerance, (
+            f"{problem} (the students are {nats:.2g} nats apart, and {steps:.2g} from the base)"
         )
+
+
+class TrainingTests(BackendTests):
+    """The fixture that the tests of students and of their adapters share."""
+
+    @pytest.fixture
+    def training(self, backend: Backend, base: Model, tmp_path: Path) -> Training:
+        """The backend, with what its LoRAs are trained on."""
+        return Training(backend, base, self.lr, self.tolerance, tmp_path)
 
 
 def examples(model: Model) -> list[Example]:
@@ -145,11 +200,6 @@ def train(
         losses.append(trainer.forward_backward(batch, objective).result())
         trainer.optim_step(lr).result()
     return losses
-
-
-def student_logprobs(trainer: Trainer, batch: Sequence[Example]) -> Tensor:
-    """As `model_logprobs`, of the student as it stands."""
-    return model_logprobs(trainer.snapshot().result(), batch)
 
 
 def model_logprobs(model: Model, batch: Sequence[Example]) -> Tensor:
