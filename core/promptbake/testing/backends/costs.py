@@ -111,17 +111,17 @@ class CostTests(TrainingTests):
         model = training.backend.open_model(model_name, budget)
         verbs = self._verbs(training, model)
         whole = tuple((len(span.tokens), span.n_response) for span in _spans(model))
-        lesson = tuple(
+        batch = tuple(
             (len(each.datum.student_ids), each.datum.n_response) for each in examples(model)
         )
         support = examples(model)[0].support.ids.shape[1]
-        training = TrainWork(lesson, steps=1, support=support)
+        steps = TrainWork(batch, steps=1, support=support)
         work_items: dict[str, WorkItem] = {
             "sample": SampleWork(tuple((len(each), MAX_TOKENS) for each in prompts(model))),
             "logprobs": LogprobsWork(whole),
             "top_k": TopKWork(whole, draws=2),
-            "forward_backward": training,
-            "forward_backward, nonlinear": replace(training, forward_first=True),
+            "forward_backward": steps,
+            "forward_backward, nonlinear": replace(steps, forward_first=True),
         }
         for verb, work in work_items.items():
             before, estimate = len(budget.reservations), model.estimate_cost(work)
