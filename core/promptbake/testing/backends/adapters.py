@@ -125,9 +125,7 @@ class AdapterTests(TrainingTests):
             assert scaled.keys() == whole.keys(), "at another strength, it exports other layers"
             for layer, change in whole.items():
                 away = distance(scaled[layer], strength * change)
-                assert away <= 1e-2 * change.abs().mean(), (
-                    f"at strength {strength}, B @ A of {layer} is not scaled by it"
-                )
+                assert away <= 1e-2 * change.abs().mean(), f"{layer} is not scaled by {strength}"
 
     @only_if("exports", False)
     def test_export_is_refused(self, training: Training, checkpoint: Checkpoint) -> None:

@@ -30,9 +30,7 @@ class OpeningTests(BackendTests):
     """Of the backend itself."""
 
     def test_its_flags_are_strict_enough(self) -> None:
-        assert 0 <= self.tolerance <= COARSEST, (
-            f"`tolerance` is {self.tolerance} nats: more than {COARSEST} would hide mistakes"
-        )
+        assert 0 <= self.tolerance <= COARSEST, f"`tolerance`: {COARSEST} nats at most"
         assert self.lr > 0, f"`lr` is {self.lr}"
 
     def test_it_has_a_name(self, backend: Backend) -> None:
@@ -61,7 +59,7 @@ class OpeningTests(BackendTests):
     ) -> None:
         other = backend.open_model(other_model_name, NoBudget())
         assert other.digest != base.digest, (
-            f"two models have the digest {base.digest!r}: it changes when the weights do"
+            "two models have one digest: it changes when the weights do"
         )
 
     @only_if("takes_any_name")

@@ -30,9 +30,7 @@ class TopKTests(BackendTests):
     def test_the_top_k_are_the_most_likely_tokens(self, base: Model) -> None:
         spans = response_spans(base)
         results = top_k(base, spans, K)
-        assert sorted(results) == list(range(len(spans))), (
-            f"results for the spans {sorted(results)}, of {len(spans)}"
-        )
+        assert sorted(results) == list(range(len(spans))), f"{sorted(results)} of {len(spans)}"
         for index, span in enumerate(spans):
             top = results[index]
             assert top.ids.shape == top.logprobs.shape == (span.n_response, K), (
@@ -44,7 +42,7 @@ class TopKTests(BackendTests):
                 "the top K are out of order: the most likely one comes first"
             )
             assert bool((top.ids.sort(dim=1).values.diff(dim=1) > 0).all()), (
-                "a token is twice in the top K of a position"
+                "a token is twice in a top K"
             )
             (scored,) = score(base, [span], [top.ids])
             self._check_same(top.logprobs, scored, "`top_k` and `logprobs` disagree")
