@@ -1,18 +1,37 @@
 """Faulty plugins: each is a good one with one mistake, and names the test that must fail.
 
-A module of faulty plugins is a test module: its classes are suites. Those of good plugins run whole;
-of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
+A module of faulty plugins is a test module whose classes are suites. Those of good plugins run
+whole; of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
 from promptbake.testing.suite import NotCollected, Suite
+
+
+class around:  # noqa: N801  # used as a function
+    """A method that is given the good class's own, bound to its object, as the first argument.
+
+    With `with_self`, the object comes before it.
+    """
+
+    def __init__(self, change: Callable[..., Any], with_self: bool = False) -> None:
+        self._change, self._with_self = change, with_self
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        good = getattr(super(self._owner, instance), self._name)
+        return partial(self._change, *([instance] if self._with_self else []), good)
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,20 @@ def suite_for(
     def made(self: Suite) -> Any:
         return make()
 
-    return type("Test", (suite,), {fixture: made, "caught_by": caught_by, **members})
+    members = {fixture: made, "caught_by": caught_by, **members}
+    if caught_by is not None:  # the other tests are not collected, which takes its time
+        wanted = caught_by.partition("[")[0]
+        others = (name for name in dir(suite) if name.startswith("test_") and name != wanted)
+        members = {name: _not_collected(suite, name) for name in others} | members
+    found = type("Test", (suite,), members)
+    assert caught_by is None or inspect.isfunction(inspect.getattr_static(found, wanted)), (
+        f"{wanted} is not collected with these flags"
+    )
+    return found
+
+
+def _not_collected(suite: type[Suite], name: str) -> NotCollected:
+    return NotCollected(inspect.getattr_static(suite, name), {"caught_by": False})
 
 
 def suites_for(
