@@ -144,13 +144,13 @@ def test_without_a_cap_everything_is_granted_and_recorded(costs: Path) -> None:
 
 
 @pytest.mark.parametrize("settled", [False, True])
-def test_a_torn_last_line_is_survived(costs: Path, settled: bool) -> None:
+def test_a_truncated_last_line_is_survived(costs: Path, settled: bool) -> None:
     ledger = opened(costs, 5.0)
     ledger.reserve("train", dollars(1.0)).commit(dollars(0.5))
-    torn = ledger.reserve("train", dollars(2.0))
+    last = ledger.reserve("train", dollars(2.0))
     whole = costs.read_bytes()
     if settled:
-        torn.commit(dollars(1.0))
+        last.commit(dollars(1.0))
     else:
         ledger.reserve("train", dollars(1.0))
     costs.write_bytes(costs.read_bytes()[:-9])
@@ -176,8 +176,8 @@ def test_a_line_says_what_was_held_or_used_and_leaves_out_zeros(costs: Path) -> 
     ledger.reserve("sample", held).commit(Usage(calls=1, input_tokens=70, cached_input_tokens=20))
     first, second = lines(costs)
     work = {"id": 0, "what": "data: sample", "calls": 1}
-    assert first == work | {"settled": False, "prefill": 90, "sampled": 24, "dollars": 0.5}
-    assert second == work | {"settled": True, "prefill": 70, "cached_input_tokens": 20}
+    assert first == work | {"settled": False, "input_tokens": 90, "output_tokens": 24, "dollars": 0.5}
+    assert second == work | {"settled": True, "input_tokens": 70, "cached_input_tokens": 20}
 
 
 def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> None:
@@ -187,10 +187,10 @@ def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> 
     )
     ledger.reserve("sample", Usage(1, input_tokens=7, dollars=2))
     ledger.stage = "bake"
-    under_way = ledger.reserve("train", Usage(2, train_tokens=30, dollars=4))
+    in_flight = ledger.reserve("train", Usage(2, train_tokens=30, dollars=4))
     ledger.stage = "verify"
     ledger.reserve("sample", Usage(1, output_tokens=3))
-    under_way.commit(Usage(2, train_tokens=20, dollars=3))  # still on the account of its own stage
+    in_flight.commit(Usage(2, train_tokens=20, dollars=3))  # still on the account of its own stage
     totals = {
         "data: sample": Usage(2, input_tokens=12, dollars=3),
         "bake: train": Usage(2, train_tokens=20, dollars=3),
@@ -206,8 +206,8 @@ def test_two_settlements_in_the_other_order_fall_on_their_own_holds(costs: Path)
     first, second = ledger.reserve("sample", dollars(1)), ledger.reserve("top_k", dollars(2))
     second.commit(dollars(0.2))
     first.commit(dollars(0.1))
-    found = {"bake: sample": dollars(0.1), "bake: top_k": dollars(0.2)}
-    assert ledger.by_work() == opened(costs, None).by_work() == found
+    totals = {"bake: sample": dollars(0.1), "bake: top_k": dollars(0.2)}
+    assert ledger.by_work() == opened(costs, None).by_work() == totals
 
 
 def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
@@ -218,9 +218,9 @@ def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
     assert not costs.parent.exists()
 
 
-def test_a_spoiled_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -> None:
+def test_a_damaged_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -> None:
     costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "bake: train", "settled": true}\nspoiled\n')
+    costs.write_text('{"id": 0, "what": "bake: train", "settled": true}\ndamaged\n')
     with pytest.raises(BakeError, match=r"costs\.jsonl:2: is not JSON"):
         opened(costs, 1.0)
 
@@ -238,7 +238,7 @@ def test_outside_a_run_nothing_is_capped() -> None:
     budget.reserve("train", dollars(1e9)).commit(dollars(1e9))
 
 
-def test_what_a_new_run_pays_is_not_forgotten_after_the_old_one_was_set_aside(costs: Path) -> None:
+def test_what_a_new_run_pays_is_not_forgotten_after_the_old_one_was_archived(costs: Path) -> None:
     believed = pay_in_a_run_that_took_the_place_of_another(costs)
     assert opened(costs, None).dollars == believed
 

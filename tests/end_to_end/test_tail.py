@@ -50,16 +50,16 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
     teacher = [datum.teacher for datum in material.training]
     answers = base.top_k(teacher, k=TOP_K, draws=4, seeds=seeds)
     examples = [
-        Example(datum, objective.columns(datum, target))
+        Example(datum, objective.support(datum, target))
         for datum, (_, target) in zip(material.training, answers, strict=True)
     ]
-    yardstick = HeldOutKL(base, material.held_out)
-    assert yardstick.kind == "full"
+    held_out_kl = HeldOutKL(base, material.held_out)
+    assert held_out_kl.kind == "full"
     student = backend.new_lora(base, rank=8, seed=0)
     schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)
     for _ in steps(student, examples, objective, schedule):
         pass
-    return gap_closed(yardstick.unprompted(base), yardstick.unprompted(student.snapshot().result()))
+    return gap_closed(held_out_kl.unprompted(base), held_out_kl.unprompted(student.snapshot().result()))
 
 
 def test_a_kept_tail_closes_more_of_the_gap_than_a_dropped_one(material: Material) -> None:
