@@ -85,7 +85,7 @@ def test_a_hold_that_would_pass_the_cap_is_refused_and_not_recorded(costs: Path)
     ledger = opened(costs, 2.5)
     ledger.reserve("train", dollars(1.75)).commit(dollars(1.5))
     before = costs.read_bytes()
-    said = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next piece of top_k .* \$1\.2500"
+    said = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next top_k .* \$1\.2500"
     with pytest.raises(BudgetError, match=said):
         ledger.reserve("top_k", dollars(1.25))
     assert costs.read_bytes() == before

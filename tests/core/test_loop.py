@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptbake.costs import Budget, Reservation, Usage
+from promptbake.distill.batches import StoredBatches
 from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
@@ -28,7 +29,7 @@ from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
 from promptbake.stages import bake, data
-from promptbake.types import Checkpoint, Datum, Datums, Example, LossSupport, Prompt
+from promptbake.types import BakeTarget, Checkpoint, Datum, Example, LossSupport, Prompt
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
 
@@ -40,6 +41,7 @@ EXAMPLES = [
     for n in range(6)
 ]
 TEN_STEPS = Schedule(n_examples=6, batch_size=3, epochs=5, lr=0.5, seed=0)
+TEN_BATCHES = StoredBatches(EXAMPLES, TEN_STEPS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Waited(Generic[T]):
 
 
 @dataclass
-class Scribe:
+class RecordingTrainer:
     """A trainer that learns nothing and writes down what is asked of it, and in which order."""
 
     steps_in_flight: int = 1
@@ -93,7 +95,7 @@ class Scribe:
         """What it was told that it is the state of."""
         return self._pending("state", {"step": str(step).encode()})
 
-    def under_way(self) -> list[int]:
+    def in_flight(self) -> list[int]:
         """How many steps were sent and not waited for, after each event."""
         starts = [event.startswith("send gradient") for event in self.events]
         ends = [event.startswith("wait gradient") for event in self.events]
@@ -105,8 +107,8 @@ class Scribe:
         return Waited(self.events, event, value)
 
 
-def taken(scribe: Any, schedule: Schedule = TEN_STEPS, **how: int) -> list[Step]:
-    return list(steps(scribe, EXAMPLES, OBJECTIVE, schedule, **how))
+def taken(trainer: Any, schedule: Schedule = TEN_STEPS, **how: int) -> list[Step]:
+    return list(steps(trainer, StoredBatches(EXAMPLES, schedule), OBJECTIVE, schedule, **how))
 
 
 def positions(found: Sequence[Step], what: str) -> list[int]:
@@ -115,18 +117,18 @@ def positions(found: Sequence[Step], what: str) -> list[int]:
 
 
 def test_one_step_at_a_time_is_waited_for_before_the_next_is_sent() -> None:
-    scribe = Scribe(steps_in_flight=1)
-    taken(scribe, Schedule(n_examples=6, batch_size=3, epochs=1, lr=1, seed=0))
-    assert scribe.events == [
+    trainer = RecordingTrainer(steps_in_flight=1)
+    taken(trainer, Schedule(n_examples=6, batch_size=3, epochs=1, lr=1, seed=0))
+    assert trainer.events == [
         *("send gradient 1", "send step 1", "wait gradient 1", "wait step 1"),
         *("send gradient 2", "send step 2", "wait gradient 2", "wait step 2"),
     ]
 
 
 def test_the_next_step_is_sent_before_the_last_one_is_waited_for() -> None:
-    scribe = Scribe(steps_in_flight=2)
-    taken(scribe, Schedule(n_examples=6, batch_size=3, epochs=1, lr=1, seed=0), eval_every=1)
-    assert scribe.events == [
+    trainer = RecordingTrainer(steps_in_flight=2)
+    taken(trainer, Schedule(n_examples=6, batch_size=3, epochs=1, lr=1, seed=0), eval_every=1)
+    assert trainer.events == [
         *("send gradient 1", "send step 1", "send snapshot 1"),
         *("send gradient 2", "send step 2", "send snapshot 2"),
         *("wait gradient 1", "wait step 1"),
@@ -135,31 +137,31 @@ def test_the_next_step_is_sent_before_the_last_one_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
-def test_as_many_steps_are_under_way_as_the_trainer_has_use_for_and_no_more(in_flight: int) -> None:
-    scribe = Scribe(steps_in_flight=in_flight)
-    taken(scribe)
-    assert max(scribe.under_way()) == in_flight
-    assert scribe.under_way()[-1] == 0
+def test_as_many_steps_are_in_flight_as_the_trainer_wants_and_no_more(in_flight: int) -> None:
+    trainer = RecordingTrainer(steps_in_flight=in_flight)
+    taken(trainer)
+    assert max(trainer.in_flight()) == in_flight
+    assert trainer.in_flight()[-1] == 0
     for step in range(in_flight, 10):  # it is never idle, either
-        sent = scribe.events.index(f"send gradient {step + 1}")
-        assert f"wait gradient {step + 2 - in_flight}" not in scribe.events[:sent]
+        sent = trainer.events.index(f"send gradient {step + 1}")
+        assert f"wait gradient {step + 2 - in_flight}" not in trainer.events[:sent]
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3, 20])
-def test_results_come_in_the_order_of_the_steps_and_do_not_depend_on_how_many_are_under_way(
+def test_results_come_in_the_order_of_the_steps_and_do_not_depend_on_how_many_are_in_flight(
     in_flight: int,
 ) -> None:
     losses = {step: step / 8 for step in range(1, 11)}
-    scribe = Scribe(in_flight, losses)
-    found = [step.metrics for step in taken(scribe)]
+    trainer = RecordingTrainer(in_flight, losses)
+    found = [step.metrics for step in taken(trainer)]
     assert [metrics.step for metrics in found] == list(range(1, 11))
     assert {metrics.step: metrics.loss for metrics in found} == losses
-    assert [metrics.lr for metrics in found] == scribe.rates
-    assert scribe.rates == [TEN_STEPS.learning_rate(step) for step in range(10)]
+    assert [metrics.lr for metrics in found] == trainer.rates
+    assert trainer.rates == [TEN_STEPS.learning_rate(step) for step in range(10)]
     assert [metrics.epoch for metrics in found] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert {metrics.steps for metrics in found} == {10}
     assert all(metrics.seconds is not None and metrics.seconds >= 0 for metrics in found)
-    for step, (batch, metrics) in enumerate(zip(scribe.batches, found, strict=True)):
+    for step, (batch, metrics) in enumerate(zip(trainer.batches, found, strict=True)):
         assert batch == [EXAMPLES[index] for index in TEN_STEPS.batch(step)]
         assert metrics.tokens == sum(example.datum.n_response for example in batch)
 
@@ -173,8 +175,8 @@ def test_results_come_in_the_order_of_the_steps_and_do_not_depend_on_how_many_ar
 def test_snapshots_and_states_are_asked_for_behind_the_right_steps(
     in_flight: int, first: int, eval_every: int, save_every: int
 ) -> None:
-    scribe = Scribe(in_flight)
-    found = taken(scribe, first=first, eval_every=eval_every, save_every=save_every)
+    trainer = RecordingTrainer(in_flight)
+    found = taken(trainer, first=first, eval_every=eval_every, save_every=save_every)
     left = range(first + 1, 11)
     assert [step.metrics.step for step in found] == list(left)
     measured = [step for step in left if eval_every and (step % eval_every == 0 or step == 10)]
@@ -193,7 +195,7 @@ def test_snapshots_and_states_are_asked_for_behind_the_right_steps(
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(
     in_flight: int, loss: float
 ) -> None:
-    found = steps(Scribe(in_flight, {4: loss}), EXAMPLES, OBJECTIVE, TEN_STEPS)
+    found = steps(RecordingTrainer(in_flight, {4: loss}), TEN_BATCHES, OBJECTIVE, TEN_STEPS)
     assert [next(found).metrics.step for _ in range(3)] == [1, 2, 3]
     with pytest.raises(BakeError, match=rf"^step 4: the loss is {loss}; lower train\.lr"):
         next(found)
@@ -201,14 +203,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
 @pytest.mark.parametrize("paid_for", [0, 1, 4])
-def test_where_the_budget_is_reached_the_steps_under_way_are_still_taken(
+def test_where_the_budget_is_reached_the_steps_in_flight_are_still_taken(
     in_flight: int, paid_for: int
 ) -> None:
-    scribe, found = Scribe(in_flight, paid_for=paid_for), list[int]()
+    trainer, found = RecordingTrainer(in_flight, paid_for=paid_for), list[int]()
     with pytest.raises(BudgetError, match="max_dollars"):
-        found.extend(step.metrics.step for step in steps(scribe, EXAMPLES, OBJECTIVE, TEN_STEPS))
+        found.extend(step.metrics.step for step in steps(trainer, TEN_BATCHES, OBJECTIVE, TEN_STEPS))
     assert found == list(range(1, paid_for + 1))
-    assert len(scribe.rates) == paid_for  # no step is taken with a gradient that was not paid for
+    assert len(trainer.rates) == paid_for  # no step is taken with a gradient that was not paid for
 
 
 # A whole run, on a trainer that is paid for each step.
@@ -264,8 +266,8 @@ class PricedTrainer:
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """A gradient, which is paid for."""
-        hold = self._budget.reserve("train", PRICE)
-        return Lazy(self._queue, lambda: self._paid(batch, objective, hold))
+        reservation = self._budget.reserve("train", PRICE)
+        return Lazy(self._queue, lambda: self._paid(batch, objective, reservation))
 
     def optim_step(self, lr: float) -> Pending[None]:
         """A step."""
@@ -284,9 +286,9 @@ class PricedTrainer:
         assert not self._queue
         return self._inner.save_adapter(folder)
 
-    def _paid(self, batch: Sequence[Example], objective: Objective, hold: Reservation) -> float:
+    def _paid(self, batch: Sequence[Example], objective: Objective, reservation: Reservation) -> float:
         loss = self._inner.forward_backward(batch, objective).result()
-        hold.commit(PRICE)
+        reservation.commit(PRICE)
         return loss
 
 
@@ -304,10 +306,10 @@ class PricedBackend:
         self._budget = budget
         return self._tiny.open_model(NAME)
 
-    def new_lora(self, base: Model, *, rank: int, seed: int, datums: Datums = "one") -> Trainer:
-        """A LoRA whose steps are held against the budget."""
+    def new_lora(self, base: Model, **how: Any) -> Trainer:
+        """A LoRA whose steps are reserved in the budget."""
         assert self._budget is not None
-        return PricedTrainer(self._tiny.new_lora(base, rank=rank, seed=seed), self._budget)
+        return PricedTrainer(self._tiny.new_lora(base, **how), self._budget)
 
 
 @pytest.fixture(scope="module")
@@ -326,9 +328,9 @@ def queries(tmp_path: Path) -> Path:
 
 def session(registry: Registry, folder: Path, queries: Path, *settings: str) -> Session:
     resolved = resolve("mock", settings=(f"data.queries={queries}", *SETTINGS, *settings))
-    return Session(
-        Prompt("yoda", "Speak like Yoda."), resolved, Run(folder), registry, SilentReporter()
-    )
+    prompt = Prompt("yoda", "Speak like Yoda.")
+    targets = (BakeTarget("", prompt),)
+    return Session(prompt, targets, resolved, Run(folder), registry, SilentReporter())
 
 
 def curve(run: Run) -> list[dict[str, Any]]:
@@ -340,18 +342,18 @@ def test_a_bake_that_its_budget_stops_goes_on_when_the_cap_is_raised_and_pays_no
     registry: Registry, queries: Path, tmp_path: Path
 ) -> None:
     def baked(folder: Path, *settings: str) -> Run:
-        stage_lock = session(registry, folder, queries, *settings)
+        opened = session(registry, folder, queries, *settings)
         for name, stage in (("data", data), ("bake", bake)):
-            with stage_lock.stage_lock(name):
-                stage.run(stage_lock)
-        return stage_lock.run
+            with opened.stage_lock(name):
+                stage.run(opened)
+        return opened.run
 
     uncapped = baked(tmp_path / "uncapped")
     assert [line["step"] for line in curve(uncapped)] == list(range(N_STEPS + 1))
 
     run = Run(tmp_path / "capped")
     for dollars, step in ((0.2, None), (0.8, 3), (0.99, 3), (1.3, 5)):
-        with pytest.raises(BudgetError, match=rf"max_dollars = {dollars}: .* piece of train"):
+        with pytest.raises(BudgetError, match=rf"max_dollars = {dollars}: .* the next train may"):
             baked(run.path, f"budget.max_dollars={dollars}")
         states = [path.name for path in run.path.glob("checkpoints/*")]
         assert states == ([f"step-{step:06}"] if step else [])
@@ -368,10 +370,10 @@ def test_a_bake_that_its_budget_stops_goes_on_when_the_cap_is_raised_and_pays_no
     for each in (run, uncapped):
         every_step = sum((PRICE for _ in range(N_STEPS)), Usage())
         assert Ledger(each.costs, None).by_work() == {"bake: train": every_step}
-        assert all(settled(each))
+        assert all(committed(each))
 
 
-def settled(run: Run) -> list[bool]:
-    """Whether each piece of work was settled in the end."""
+def committed(run: Run) -> list[bool]:
+    """Whether each piece of work was committed in the end."""
     lines = {line["id"]: line["settled"] for line in read_json_lines(run.costs)}
     return list(lines.values())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from promptbake.costs import Budget, CostEstimate, Usage
+from promptbake.costs import Budget, CostEstimate, TopKWork, TrainWork, Usage, WorkItem
 from promptbake.dataset.conversations import read
 from promptbake.dataset.queries import load_queries, split
 from promptbake.interfaces import Objective, Pending, Trainer
@@ -25,13 +25,11 @@ from promptbake.stages.plan import Plan
 from promptbake.types import (
     Checkpoint,
     Completion,
-    Datums,
     Example,
     ImmediateResult,
     Span,
     TeacherLogprobs,
     TokenIds,
-    Work,
 )
 from promptbake_mock.tiny import NAME, tiny_backend
 
@@ -84,8 +82,8 @@ def opened(prompt: Path, *settings: str, factories: Sequence[PluginFactory] = ()
     )
 
 
-def usages(made: Plan) -> dict[str, Usage]:
-    return {row.key: row.estimate.usage for row in made.rows}
+def usages(planned: Plan) -> dict[str, Usage]:
+    return {row.key: row.estimate.usage for row in planned.rows}
 
 
 def n_tokens(text: str, system: str) -> int:
@@ -112,13 +110,13 @@ def test_before_any_stage_the_tokens_are_those_of_the_longest_responses(prompt: 
     session = opened(prompt)
     training, held_out = asked(session)
     assert (len(training), len(held_out)) == (N_TRAINING, N_HELD_OUT)
-    made = plan.make(session)
-    assert made.basis == "responses at their longest"
+    planned = plan.make(session)
+    assert planned.basis == "worst case (max_tokens)"
     everything = [*training, *held_out]
     held_out_student = total(held_out, DEFAULT, LONGEST)
     held_out_teacher = total(held_out, PROMPT, LONGEST)
     questions = total(QUESTIONS, DEFAULT, 0) + total(QUESTIONS, PROMPT, 0)
-    assert usages(made) == {
+    assert usages(planned) == {
         "data: sample": Usage(
             10, input_tokens=total(everything, PROMPT, 0), output_tokens=len(everything) * LONGEST
         ),
@@ -139,8 +137,8 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
     session = opened(prompt)
     with session.stage_lock("data"):
         data.run(session)
-    made = plan.make(opened(prompt))
-    assert made.basis == "responses as they are in the run folder"
+    planned = plan.make(opened(prompt))
+    assert planned.basis == "responses as they are in the run folder"
 
     def read_as(path: Path, system: str) -> int:
         return sum(
@@ -150,7 +148,7 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
             for said in read(path)
         )
 
-    run, found = session.run, usages(made)
+    run, found = session.run, usages(planned)
     assert len(read(run.data)) == N_TRAINING
     teacher = [read_as(path, PROMPT) for path in (run.data, run.held_out)]
     student = [read_as(path, DEFAULT) for path in (run.data, run.held_out)]
@@ -172,23 +170,23 @@ def test_the_curve_has_a_point_at_0_at_every_eval_every_and_at_the_last_step(
 
 
 def test_a_local_plan_is_free_and_its_time_is_known(prompt: Path) -> None:
-    made = plan.make(opened(prompt))
-    assert (made.dollars, made.spent, made.max_dollars, made.sources) == (0, 0, None, ())
-    assert made.seconds == sum(row.estimate.seconds or 0 for row in made.rows)
-    assert 0 < made.seconds < 60
-    assert [row.spent for row in made.rows] == [None] * 6
+    planned = plan.make(opened(prompt))
+    assert (planned.dollars, planned.spent, planned.max_dollars, planned.sources) == (0, 0, None, ())
+    assert planned.seconds == sum(row.estimate.seconds or 0 for row in planned.rows)
+    assert 0 < planned.seconds < 60
+    assert [row.spent for row in planned.rows] == [None] * 6
 
 
 def test_it_round_trips_through_json(prompt: Path) -> None:
-    made = plan.make(opened(prompt, "budget.max_dollars=2.5"))
-    value = json.loads(json.dumps(made.as_json()))
-    assert value == made.as_json()
+    planned = plan.make(opened(prompt, "budget.max_dollars=2.5"))
+    value = json.loads(json.dumps(planned.as_json()))
+    assert value == planned.as_json()
     assert {(row["stage"], row["work"]): Usage(**row["predicted"]) for row in value["rows"]} == {
-        (row.stage, row.work): row.estimate.usage for row in made.rows
+        (row.stage, row.work): row.estimate.usage for row in planned.rows
     }
     totals = {key: value[key] for key in ("basis", "dollars", "spent_dollars", "max_dollars")}
-    assert totals == {"basis": made.basis, "dollars": 0, "spent_dollars": 0, "max_dollars": 2.5}
-    assert value["seconds"] == made.seconds
+    assert totals == {"basis": planned.basis, "dollars": 0, "spent_dollars": 0, "max_dollars": 2.5}
+    assert value["seconds"] == planned.seconds
 
 
 def test_a_plan_writes_nothing(prompt: Path) -> None:
@@ -202,10 +200,10 @@ def test_a_plan_writes_nothing(prompt: Path) -> None:
 
 @dataclass(frozen=True)
 class Tariff:
-    """Dollars for 1024 tokens, None where nobody knows; and what was asked for a quote."""
+    """Dollars for 1024 tokens, None where nobody knows; and what was to be estimated."""
 
     dollars: float | None = 1.0
-    works: list[Work] = field(default_factory=list)
+    works: list[WorkItem] = field(default_factory=list)
 
     def priced(self, usage: Usage) -> Usage:
         """With the dollars."""
@@ -297,15 +295,15 @@ class MeteredBackend:
         """The tiny model."""
         return MeteredModel(self._tiny.open_model(NAME), self._tariff, budget)
 
-    def new_lora(
-        self, base: MeteredModel, *, rank: int, seed: int, datums: Datums = "one"
-    ) -> MeteredTrainer:
+    def new_lora(self, base: MeteredModel, **how: Any) -> MeteredTrainer:
         """A LoRA whose steps are billed."""
-        return MeteredTrainer(self._tiny.new_lora(base.inner, rank=rank, seed=seed), base)
+        return MeteredTrainer(self._tiny.new_lora(base.inner, **how), base)
 
-    def load_adapter(self, base: MeteredModel, checkpoint: Checkpoint) -> MeteredModel:
+    def load_adapter(
+        self, base: MeteredModel, checkpoint: Checkpoint, *, strength: float = 1.0
+    ) -> MeteredModel:
         """The baked model."""
-        baked = self._tiny.load_adapter(base.inner, checkpoint)
+        baked = self._tiny.load_adapter(base.inner, checkpoint, strength=strength)
         return MeteredModel(baked, base.tariff, base.budget)
 
 
@@ -317,12 +315,12 @@ def metered(prompt: Path, tariff: Tariff, *settings: str) -> Session:
 
 
 def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) -> None:
-    session, made = metered(prompt, Tariff()), []
+    session, plans = metered(prompt, Tariff()), []
     for name, stage in (("data", data), ("bake", bake), ("verify", verify)):
         with session.stage_lock(name):
             stage.run(session)
-        made.append(plan.make(metered(prompt, Tariff())))
-    after_data, after_bake, after_verify = made
+        plans.append(plan.make(metered(prompt, Tariff())))
+    after_data, after_bake, after_verify = plans
     predicted = usages(after_data)
     assert len(predicted) == 6
     assert session.budget.by_work().keys() == predicted.keys()
@@ -354,29 +352,29 @@ def test_a_loss_that_asks_no_teacher_plans_for_the_held_out_reference_alone(prom
 
 
 def test_a_price_that_nobody_knows_is_not_taken_for_0(prompt: Path) -> None:
-    made = plan.make(metered(prompt, Tariff(None)))
-    value = made.as_json()
-    assert (made.dollars, value["dollars"], value["rows"][0]["priced"]) == (None, None, False)
-    assert (made.seconds, value["seconds"], value["rows"][0]["seconds"]) == (None, None, None)
-    assert made.max_dollars is None
+    planned = plan.make(metered(prompt, Tariff(None)))
+    value = planned.as_json()
+    assert (planned.dollars, value["dollars"], value["rows"][0]["priced"]) == (None, None, False)
+    assert (planned.seconds, value["seconds"], value["rows"][0]["seconds"]) == (None, None, None)
+    assert planned.max_dollars is None
 
 
 def test_one_price_that_is_not_known_is_enough_to_know_no_total(prompt: Path) -> None:
-    made = plan.make(metered(prompt, Tariff(None), "data.provider=mock"))
-    assert made.rows[0].estimate.priced
-    assert made.dollars is None
-    assert made.seconds is None
+    planned = plan.make(metered(prompt, Tariff(None), "data.provider=mock"))
+    assert planned.rows[0].estimate.priced
+    assert planned.dollars is None
+    assert planned.seconds is None
 
 
 def test_prices_are_named_once_with_where_they_are_from(prompt: Path) -> None:
-    made = plan.make(metered(prompt, Tariff(2.0)))
-    assert made.sources == ("the tariff of today",)
-    assert made.as_json()["prices"] == ["the tariff of today"]
-    tokens = sum(u.input_tokens + u.sampled + u.trained for u in usages(made).values())
-    assert made.dollars == pytest.approx(tokens * 2.0 / 1024)
+    planned = plan.make(metered(prompt, Tariff(2.0)))
+    assert planned.sources == ("the tariff of today",)
+    assert planned.as_json()["prices"] == ["the tariff of today"]
+    tokens = sum(u.input_tokens + u.output_tokens + u.train_tokens for u in usages(planned).values())
+    assert planned.dollars == pytest.approx(tokens * 2.0 / 1024)
 
 
-def test_rows_that_begin_alike_are_quoted_with_what_they_share(prompt: Path) -> None:
+def test_rows_that_begin_alike_are_estimated_with_what_they_share(prompt: Path) -> None:
     tariff = Tariff()
     plan.make(metered(prompt, tariff))
     after = len("<\n<assistant\n")  # an empty turn of the user, from its end on; a tag is a token
@@ -394,22 +392,21 @@ def test_rows_that_begin_alike_are_quoted_with_what_they_share(prompt: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("settings", "datums", "forward_first"),
+    ("settings", "support", "forward_first"),
     [
-        ((), 1, False),
-        (("train.datums=per_token",), 7, False),
-        (("train.datums=per_token", "train.tail=bucket"), 5, True),
-        (("train.datums=per_token", "train.loss=cross_entropy"), 1, False),
-        (("train.loss=reverse_kl",), 1, True),
+        ((), 7, False),
+        (("train.tail=bucket",), 5, True),
+        (("train.loss=cross_entropy",), 1, False),
+        (("train.loss=reverse_kl",), 7, True),
     ],
 )
-def test_training_is_quoted_as_the_loss_and_the_datums_need_it(
-    prompt: Path, settings: Sequence[str], datums: int, forward_first: bool
+def test_training_is_estimated_as_the_loss_needs_it(
+    prompt: Path, settings: Sequence[str], support: int, forward_first: bool
 ) -> None:
     tariff = Tariff()
     plan.make(metered(prompt, tariff, "teacher.top_k=5", "train.tail_draws=2", *settings))
-    (work,) = (work for work in tariff.works if work.kind == "train")
-    assert (work.datums, work.forward_first) == (datums, forward_first)
+    (work,) = (work for work in tariff.works if isinstance(work, TrainWork))
+    assert (work.support, work.forward_first) == (support, forward_first)
     assert (work.times, work.steps, len(work.rows)) == (2, STEPS, N_TRAINING)
 
 
@@ -432,8 +429,8 @@ def test_responses_that_would_be_made_anew_are_planned_at_their_longest(
         data.run(session)
     if change == "prompt":
         prompt.write_text("Another one.")
-    made = plan.make(opened(prompt, *([] if change == "prompt" else [change])))
-    assert made.basis == "responses at their longest"
+    planned = plan.make(opened(prompt, *([] if change == "prompt" else [change])))
+    assert planned.basis == "worst case (max_tokens)"
 
 
 def test_conversations_that_are_there_already_are_planned_once_each(prompt: Path) -> None:
