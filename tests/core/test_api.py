@@ -109,6 +109,6 @@ def test_wrong_settings_of_a_chat_are_refused() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'bakery'"):
+    with pytest.raises(AttributeError, match="No promptbake attribute bakery"):
         promptbake.bakery  # noqa: B018
     assert "torch" in sys.modules  # of this process; test_hookspecs looks at one of its own

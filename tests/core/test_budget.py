@@ -55,7 +55,7 @@ def lines(costs: Path) -> list[dict[str, Any]]:
 
 
 @given(st.lists(st.one_of(holds, settlements, kills), max_size=25))
-def test_whatever_is_held_and_settled_the_cap_is_not_passed(events: list[tuple[Any, ...]]) -> None:
+def test_whatever_is_reserved_and_committed_the_cap_is_not_passed(events: list[tuple[Any, ...]]) -> None:
     with TemporaryDirectory() as folder:
         costs = Path(folder) / "costs.jsonl"
         ledger, open_holds = opened(costs, CAP / 100), list[tuple[Reservation, int]]()
@@ -118,7 +118,7 @@ def test_work_that_came_to_nothing_costs_nothing(costs: Path) -> None:
     assert ledger.by_work() == {"bake: sample": Usage()}
 
 
-def test_what_a_kill_left_unsettled_counts_as_spent(costs: Path) -> None:
+def test_what_a_kill_left_uncommitted_counts_as_spent(costs: Path) -> None:
     killed = opened(costs, 1.0)
     killed.reserve("train", dollars(0.5)).commit(dollars(0.25))
     killed.reserve("train", dollars(0.5))
@@ -143,13 +143,13 @@ def test_without_a_cap_everything_is_granted_and_recorded(costs: Path) -> None:
     assert opened(costs, None).dollars == 1e6
 
 
-@pytest.mark.parametrize("settled", [False, True])
-def test_a_truncated_last_line_is_survived(costs: Path, settled: bool) -> None:
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_truncated_last_line_is_survived(costs: Path, committed: bool) -> None:
     ledger = opened(costs, 5.0)
     ledger.reserve("train", dollars(1.0)).commit(dollars(0.5))
     last = ledger.reserve("train", dollars(2.0))
     whole = costs.read_bytes()
-    if settled:
+    if committed:
         last.commit(dollars(1.0))
     else:
         ledger.reserve("train", dollars(1.0))
@@ -160,7 +160,7 @@ def test_a_truncated_last_line_is_survived(costs: Path, settled: bool) -> None:
     assert costs.read_bytes() != whole  # to look at it changes nothing
     again.reserve("top_k", dollars(0.25)).commit(dollars(0.125))
     assert costs.read_bytes().startswith(whole)
-    assert [(line["id"], line["settled"]) for line in lines(costs)] == [
+    assert [(line["id"], line["committed"]) for line in lines(costs)] == [
         (0, False),
         (0, True),
         (1, False),
@@ -176,8 +176,9 @@ def test_a_line_says_what_was_held_or_used_and_leaves_out_zeros(costs: Path) -> 
     ledger.reserve("sample", held).commit(Usage(calls=1, input_tokens=70, cached_input_tokens=20))
     first, second = lines(costs)
     work = {"id": 0, "what": "data: sample", "calls": 1}
-    assert first == work | {"settled": False, "input_tokens": 90, "output_tokens": 24, "dollars": 0.5}
-    assert second == work | {"settled": True, "input_tokens": 70, "cached_input_tokens": 20}
+    used = {"input_tokens": 90, "output_tokens": 24, "dollars": 0.5}
+    assert first == work | {"committed": False} | used
+    assert second == work | {"committed": True, "input_tokens": 70, "cached_input_tokens": 20}
 
 
 def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> None:
@@ -220,7 +221,7 @@ def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
 
 def test_a_damaged_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -> None:
     costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "bake: train", "settled": true}\ndamaged\n')
+    costs.write_text('{"id": 0, "what": "bake: train", "committed": true}\ndamaged\n')
     with pytest.raises(BakeError, match=r"costs\.jsonl:2: is not JSON"):
         opened(costs, 1.0)
 

@@ -375,5 +375,5 @@ def test_a_bake_that_its_budget_stops_goes_on_when_the_cap_is_raised_and_pays_no
 
 def committed(run: Run) -> list[bool]:
     """Whether each piece of work was committed in the end."""
-    lines = {line["id"]: line["settled"] for line in read_json_lines(run.costs)}
+    lines = {line["id"]: line["committed"] for line in read_json_lines(run.costs)}
     return list(lines.values())

@@ -448,5 +448,5 @@ def test_conversations_that_are_there_already_are_planned_once_each(prompt: Path
 def test_all_that_was_spent_is_in_the_sum_whatever_for(prompt: Path) -> None:
     costs = prompt.parent / "run" / "costs.jsonl"
     costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "data: filter", "settled": true, "dollars": 0.5}\n')
+    costs.write_text('{"id": 0, "what": "data: filter", "committed": true, "dollars": 0.5}\n')
     assert plan.make(opened(prompt)).spent == 0.5

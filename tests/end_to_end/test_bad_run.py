@@ -109,7 +109,7 @@ def test_a_run_in_which_another_process_works(prompt: Path) -> None:
     other.wait_for(Path("runs/pirate/run.json").exists)
     for stage in ("data", "bake", "verify"):
         assert (
-            "another promptbake is at work in this run"
+            "another promptbake is running in this run"
             in promptbake(stage, prompt, *MOCK).complaint
         )
     assert other.result().code == 0

@@ -70,9 +70,9 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     run = prompt.parent / "runs" / "pirate"
     run.mkdir(parents=True)
     lines = (
-        {"id": 0, "what": "data: sample", "settled": False, "calls": 3, "dollars": 9.0},
-        {"id": 0, "what": "data: sample", "settled": True, "calls": 2, "dollars": 0.25},
-        {"id": 1, "what": "bake: train", "settled": False, "trained": 7, "dollars": 1.5},
+        {"id": 0, "what": "data: sample", "committed": False, "calls": 3, "dollars": 9.0},
+        {"id": 0, "what": "data: sample", "committed": True, "calls": 2, "dollars": 0.25},
+        {"id": 1, "what": "bake: train", "committed": False, "trained": 7, "dollars": 1.5},
     )
     (run / "costs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = tree(prompt.parent)
