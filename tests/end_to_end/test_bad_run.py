@@ -100,7 +100,7 @@ def test_spoiled_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
 
 def test_a_data_file_of_unknown_origin_is_not_touched(prompt: Path) -> None:
     Path("data.jsonl").write_text('{"mine": 1}\n')
-    assert "data.jsonl: is there already" in refused("data", prompt, "--run", ".")
+    assert "data.jsonl: already exists" in refused("data", prompt, "--run", ".")
 
 
 def test_a_run_in_which_another_process_works(prompt: Path) -> None:

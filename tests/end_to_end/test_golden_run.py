@@ -27,10 +27,10 @@ def test_the_run_folder_holds_what_the_design_says(finished: Finished) -> None:
     files = (
         "run.json data.jsonl held_out.jsonl rejected.jsonl metrics.jsonl verify.json report.html"
     )
-    assert names == {*files.split(), "targets", "checkpoints", "adapter"}
+    assert names == {*files.split(), "teacher_logprobs", "checkpoints", "adapter"}
     adapter = {path.name for path in (finished.folder / "adapter").iterdir()}
     assert adapter == {"adapter_config.json", "adapter_model.safetensors", "promptbake.json"}
-    assert len(list((finished.folder / "targets").iterdir())) == 40
+    assert len(list((finished.folder / "teacher_logprobs").iterdir())) == 40
     assert len(list((finished.folder / "checkpoints").iterdir())) == 1
 
 
@@ -54,9 +54,9 @@ def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
 
 def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None:
     proof = finished.read_json("verify.json")
-    scripts_read = "schema prompt backend model adapter held_out kl evaluators bars passed seconds"
-    assert set(proof) == {*scripts_read.split(), "answers"}
-    assert (proof["schema"], proof["prompt"], proof["backend"]) == (1, "pirate", "mock")
+    scripts_read = "version prompt backend model adapter held_out kl targets evaluators thresholds"
+    assert set(proof) == {*scripts_read.split(), "passed", "seconds", "answers"}
+    assert (proof["version"], proof["prompt"], proof["backend"]) == (2, "pirate", "mock")
     assert (proof["model"], proof["adapter"]) == ("mock", "runs/pirate/adapter")
     assert set(proof["held_out"]) == {"queries", "tokens"}
     assert proof["held_out"]["queries"] == 10
@@ -96,12 +96,12 @@ def test_a_second_run_says_that_it_is_done_and_changes_nothing(
     assert tree(own_copy) == before
 
 
-def test_verify_exits_with_1_below_its_bar(own_copy: Path, prompt: Path) -> None:
+def test_verify_exits_with_1_below_its_threshold(own_copy: Path, prompt: Path) -> None:
     result = promptbake("verify", prompt, *MOCK, "--set", "verify.min_gap_closed=0.99", "--json")
     assert result.code == 1
     proof = json.loads(result.out)
     assert proof["passed"] is False
-    assert proof["bars"]["kl.gap_closed"]["min"] == 0.99
+    assert proof["thresholds"]["kl.gap_closed"]["min"] == 0.99
     assert proof == json.loads((own_copy / "verify.json").read_bytes())
 
 
