@@ -98,7 +98,9 @@ def test_an_error_that_a_user_can_fix_is_one_line(
 
 
 def test_an_unknown_argument_is_refused() -> None:
-    with pytest.raises(TypeError, match="unknown argument 'setings'; choose from: profile, config, settings"):
+    with pytest.raises(
+        TypeError, match="unknown argument 'setings'; choose from: profile, config, settings"
+    ):
         promptbake.plan(PIRATE, profile="mock", setings={})  # type: ignore[call-arg]
 
 

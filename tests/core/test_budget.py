@@ -55,7 +55,9 @@ def lines(costs: Path) -> list[dict[str, Any]]:
 
 
 @given(st.lists(st.one_of(holds, settlements, kills), max_size=25))
-def test_whatever_is_reserved_and_committed_the_cap_is_not_passed(events: list[tuple[Any, ...]]) -> None:
+def test_whatever_is_reserved_and_committed_the_cap_is_not_passed(
+    events: list[tuple[Any, ...]],
+) -> None:
     with TemporaryDirectory() as folder:
         costs = Path(folder) / "costs.jsonl"
         ledger, open_holds = opened(costs, CAP / 100), list[tuple[Reservation, int]]()

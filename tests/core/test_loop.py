@@ -208,7 +208,9 @@ def test_where_the_budget_is_reached_the_steps_in_flight_are_still_taken(
 ) -> None:
     trainer, found = RecordingTrainer(in_flight, paid_for=paid_for), list[int]()
     with pytest.raises(BudgetError, match="max_dollars"):
-        found.extend(step.metrics.step for step in steps(trainer, TEN_BATCHES, OBJECTIVE, TEN_STEPS))
+        found.extend(
+            step.metrics.step for step in steps(trainer, TEN_BATCHES, OBJECTIVE, TEN_STEPS)
+        )
     assert found == list(range(1, paid_for + 1))
     assert len(trainer.rates) == paid_for  # no step is taken with a gradient that was not paid for
 
@@ -286,7 +288,9 @@ class PricedTrainer:
         assert not self._queue
         return self._inner.save_adapter(folder)
 
-    def _paid(self, batch: Sequence[Example], objective: Objective, reservation: Reservation) -> float:
+    def _paid(
+        self, batch: Sequence[Example], objective: Objective, reservation: Reservation
+    ) -> float:
         loss = self._inner.forward_backward(batch, objective).result()
         reservation.commit(PRICE)
         return loss

@@ -171,7 +171,12 @@ def test_the_curve_has_a_point_at_0_at_every_eval_every_and_at_the_last_step(
 
 def test_a_local_plan_is_free_and_its_time_is_known(prompt: Path) -> None:
     planned = plan.make(opened(prompt))
-    assert (planned.dollars, planned.spent, planned.max_dollars, planned.sources) == (0, 0, None, ())
+    assert (planned.dollars, planned.spent, planned.max_dollars, planned.sources) == (
+        0,
+        0,
+        None,
+        (),
+    )
     assert planned.seconds == sum(row.estimate.seconds or 0 for row in planned.rows)
     assert 0 < planned.seconds < 60
     assert [row.spent for row in planned.rows] == [None] * 6
@@ -370,7 +375,9 @@ def test_prices_are_named_once_with_where_they_are_from(prompt: Path) -> None:
     planned = plan.make(metered(prompt, Tariff(2.0)))
     assert planned.sources == ("the tariff of today",)
     assert planned.as_json()["prices"] == ["the tariff of today"]
-    tokens = sum(u.input_tokens + u.output_tokens + u.train_tokens for u in usages(planned).values())
+    tokens = sum(
+        u.input_tokens + u.output_tokens + u.train_tokens for u in usages(planned).values()
+    )
     assert planned.dollars == pytest.approx(tokens * 2.0 / 1024)
 
 

@@ -224,11 +224,15 @@ def test_a_factory_may_be_any_callable(
     install: Installer, name: str, options: dict[str, Any], product: str
 ) -> None:
     registry = load([install("many", FACTORIES)])
-    assert repr(registry.choose(PluginChoice("losses", name, "train.loss")).create(options)) == product
+    assert (
+        repr(registry.choose(PluginChoice("losses", name, "train.loss")).create(options)) == product
+    )
 
 
 def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
-    factory = load([install("many", FACTORIES)]).choose(PluginChoice("losses", "plain", "train.loss"))
+    factory = load([install("many", FACTORIES)]).choose(
+        PluginChoice("losses", "plain", "train.loss")
+    )
     assert factory.options == ()
     assert type(factory.create({})).__name__ == "Plain"
 
@@ -251,7 +255,9 @@ def test_what_a_factory_cannot_take_is_refused(
 
 
 def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:
-    factory = load([install("many", FACTORIES)]).choose(PluginChoice("losses", "needs", "train.loss"))
+    factory = load([install("many", FACTORIES)]).choose(
+        PluginChoice("losses", "needs", "train.loss")
+    )
     assert factory.check({}) == {}
 
 

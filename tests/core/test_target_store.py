@@ -250,15 +250,15 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
     class Short(CountingTeacher):
         """Forgets the last span."""
 
-        def score(
-            self, spans: Sequence[Span], **how: Any
-        ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        def score(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
             how["seeds"] = how["seeds"][:-1]
             return super().score(spans[:-1], **how)
 
     with pytest.raises(ContractError, match=r"Short: gave no scores for c1") as caught:
         ask(session(tmp_path, Short()), FORWARD_KL, datums(2))
-    assert "plugin test 1, hook promptbake_register_teachers, 'counting'" in caught.value.__notes__[0]
+    assert (
+        "plugin test 1, hook promptbake_register_teachers, 'counting'" in caught.value.__notes__[0]
+    )
 
 
 def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
@@ -272,9 +272,7 @@ def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
 
 def test_a_loss_on_the_response_asks_no_teacher(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    (example,) = ask(
-        session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM]
-    )
+    (example,) = ask(session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM])
     assert example.support.ids.tolist() == [[1], [2]]
     assert teacher.spans == []
     assert not (tmp_path / "teacher_logprobs").exists()

@@ -35,7 +35,14 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
     value = json.loads(printed.out)
     keys = "basis rows dollars seconds spent_dollars max_dollars prices"
     assert set(value) == set(keys.split())
-    amounts = ("calls", "input_tokens", "cached_input_tokens", "output_tokens", "train_tokens", "dollars")
+    amounts = (
+        "calls",
+        "input_tokens",
+        "cached_input_tokens",
+        "output_tokens",
+        "train_tokens",
+        "dollars",
+    )
     assert [f"{row['stage']}: {row['work']}" for row in value["rows"]] == ROWS
     for row, line in zip(value["rows"], table.out.splitlines()[1:], strict=False):
         predicted = [float(row["predicted"][name]) for name in amounts]

@@ -36,7 +36,9 @@ class Material:
 def material() -> Material:
     parts = split(load_queries("builtin"), held_out=10, seed=0)
     base = tiny_backend().open_model(NAME)
-    job = GenerationJob(PROMPT, requests_for(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget())
+    job = GenerationJob(
+        PROMPT, requests_for(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget()
+    )
     kept_out = {query.id for query in parts.held_out}
     conversations = list(sample_responses(job))
     return Material(
@@ -63,7 +65,9 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
     schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)
     for _ in steps(student, StoredBatches(examples, schedule), objective, schedule):
         pass
-    return gap_closed(held_out_kl.unprompted(base), held_out_kl.unprompted(student.snapshot().result()))
+    return gap_closed(
+        held_out_kl.unprompted(base), held_out_kl.unprompted(student.snapshot().result())
+    )
 
 
 def test_a_kept_tail_closes_more_of_the_gap_than_a_dropped_one(material: Material) -> None:
