@@ -127,8 +127,8 @@ def test_a_setting_without_a_key_or_a_value_is_refused(setting: str) -> None:
         ("train.rank.x=3", "train.rank: input should be a valid integer; found {'x': 3}"),
         ("options.backends.torch=3", "options.backends.torch: expected a table of keys; found 3"),
         ("options.backend.torch.alpha=3", "options.backend: unknown kind of plugin; choose from: "
-         "data_providers, teachers, losses, backends, evaluators, trackers, commands (did you mean "
-         "backends?)"),
+         "data_providers, teachers, losses, backends, evaluators, trackers, commands, "
+         "profiles (did you mean backends?)"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_tells_its_source_its_key_and_what_was_expected(
@@ -178,6 +178,24 @@ def test_every_key_says_what_it_is() -> None:
 def test_known_keys_are_those_that_a_setting_may_name() -> None:
     resolved = resolve("mock").config.model_dump()
     assert set(known_keys()) == {key for key, _ in flatten(resolved)} | {"options"}
+
+
+@pytest.mark.parametrize(
+    ("value", "layout"), [("one", None), ("wide", None), ("per_token", "per_token"), ("[1]", [1])]
+)
+def test_train_datums_is_moved_to_the_backends_option_with_a_hint(
+    value: str, layout: object
+) -> None:
+    setting = f"train.datums={value}"
+    resolved = resolve("tinker-local", settings=[setting])
+    assert resolved.config.options["backends"]["tinker"].get("datum_layout") == layout
+    key = "options.backends.tinker.datum_layout"
+    assert resolved.hints == (
+        f"--set {setting}: train.datums is now {key} = 'wide' or 'per_token'",
+    )
+    if layout is not None:
+        assert resolved.sources[key] == f"--set {setting}"
+    assert resolve("tinker-local").hints == ()
 
 
 def test_options_are_found_by_kind_and_name_and_empty_where_none_are_set() -> None:
