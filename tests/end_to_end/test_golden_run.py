@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import promptbake
 from run_folder import MOCK, PROMPT, STAGES, Finished, settings, tree
+from safetensors.torch import load_file
 
 from promptbake import __version__
 from promptbake.testing.tiny import tiny_model
@@ -136,6 +137,26 @@ def test_chat_answers_one_message(own_copy: Path, prompt: Path, arm: str) -> Non
     assert first.code == 0
     assert first.out.strip()
     assert first.out == again.out
+
+
+def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, prompt: Path) -> None:
+    arguments = [prompt, *MOCK, "--max-tokens", "12", "--temperature", "0", "--message", "Who?"]
+    replies = [
+        promptbake("chat", *arguments, *how).out
+        for how in (["--arm", "base"], ["--strength", "0"], ["--strength", "1"], [])
+    ]
+    assert replies[0] == replies[1] != replies[2] == replies[3]
+    for strength in ("1", "0.25"):
+        to = ["--to", f"at-{strength}", "--strength", strength]
+        assert promptbake("export", prompt, *MOCK, *to).code == 0
+    whole, quarter = (
+        load_file(Path(folder, "adapter_model.safetensors")) for folder in ("at-1", "at-0.25")
+    )
+    for name, weights in whole.items():
+        torch.testing.assert_close(
+            quarter[name], weights / 4 if ".lora_B." in name else weights
+        )
+    assert "already exists" in promptbake("export", prompt, *MOCK, "--to", "at-1").complaint
 
 
 def test_plugins_lists_the_builtins_as_json() -> None:
