@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,26 +12,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from metered import STEPS, Tariff, metered, write_prompt
 
-from promptbake.costs import Budget, Reservation, Usage
 from promptbake.distill.batches import StoredBatches
 from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import read_json_lines
-from promptbake.interfaces import Model, Objective, Pending, Trainer, TrainingState
-from promptbake.plugins.factories import PluginFactory
-from promptbake.plugins.registry import Registry, load
-from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
+from promptbake.interfaces import Objective, Pending, TrainingState
 from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
 from promptbake.stages import bake, data
-from promptbake.types import BakeTarget, Checkpoint, Datum, Example, LossSupport, Prompt
+from promptbake.types import Datum, Example, LossSupport
 from promptbake_losses.divergences import ForwardKL
-from promptbake_mock.tiny import NAME, tiny_backend
 
 T = TypeVar("T")
 OBJECTIVE = TailedLoss(ForwardKL(), "drop")
@@ -53,7 +48,6 @@ class Waited(Generic[T]):
     value: T
 
     def result(self) -> T:
-        """The value."""
         self.events.append(f"wait {self.event}")
         return self.value
 
@@ -75,7 +69,6 @@ class RecordingTrainer:
         return len(self.batches)
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
-        """The loss of the step."""
         assert objective is OBJECTIVE
         if self.sent == self.paid_for:
             raise BudgetError("budget.max_dollars")
@@ -83,16 +76,13 @@ class RecordingTrainer:
         return self._pending("gradient", self.losses.get(self.sent, 1.0))
 
     def optim_step(self, lr: float) -> Pending[None]:
-        """Nothing."""
         self.rates.append(lr)
         return self._pending("step", None)
 
     def snapshot(self) -> Pending[Any]:
-        """The number of the step that it stands behind."""
         return self._pending("snapshot", self.sent)
 
     def save_state(self, step: int) -> Pending[TrainingState]:
-        """What it was told that it is the state of."""
         return self._pending("state", {"step": str(step).encode()})
 
     def in_flight(self) -> list[int]:
@@ -215,126 +205,9 @@ def test_where_the_budget_is_reached_the_steps_in_flight_are_still_taken(
     assert len(trainer.rates) == paid_for  # no step is taken with a gradient that was not paid for
 
 
-# A whole run, on a trainer that is paid for each step.
+# A whole run, on a service that bills each step.
 
-PRICE = Usage(calls=2, train_tokens=100, dollars=0.25)  # of a step
-N_STEPS = 6
-SETTINGS = (
-    "data.held_out=2",
-    "data.max_tokens=6",
-    "train.backend=priced",
-    "train.batch_size=2",
-    "train.epochs=2",
-    "train.rank=2",
-    "train.eval_every=2",
-    "train.save_every=4",
-)
-
-
-class Lazy(Generic[T]):
-    """Does what was asked for, after all that was asked for before it, when it is waited for."""
-
-    def __init__(self, queue: list[Lazy[Any]], do: Callable[[], T]) -> None:
-        self._queue, self._do, self._found = queue, do, list[T]()
-        queue.append(self)
-
-    def result(self) -> T:
-        """The value."""
-        while not self._found:
-            self._queue.pop(0).work()
-        return self._found[0]
-
-    def work(self) -> None:
-        """Do it."""
-        self._found.append(self._do())
-
-
-class PricedTrainer:
-    """The tiny model's trainer with two steps in flight, and a bill for each of them."""
-
-    steps_in_flight = 2
-
-    def __init__(self, inner: Trainer, budget: Budget) -> None:
-        self._inner, self._budget = inner, budget
-        self._queue: list[Lazy[Any]] = []
-
-    def preflight(self, *, k: int, draws: int) -> Sequence[str]:
-        """Nothing to find out."""
-        return self._inner.preflight(k=k, draws=draws)
-
-    def snapshot(self) -> Pending[Model]:
-        """The student."""
-        return Lazy(self._queue, self._inner.snapshot().result)
-
-    def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
-        """A gradient, which is paid for."""
-        reservation = self._budget.reserve("train", PRICE)
-        return Lazy(self._queue, lambda: self._paid(batch, objective, reservation))
-
-    def optim_step(self, lr: float) -> Pending[None]:
-        """A step."""
-        return Lazy(self._queue, lambda: self._inner.optim_step(lr).result())
-
-    def save_state(self, step: int) -> Pending[TrainingState]:
-        """The state."""
-        return Lazy(self._queue, lambda: self._inner.save_state(step).result())
-
-    def load_state(self, folder: Path) -> None:
-        """Go on."""
-        self._inner.load_state(folder)
-
-    def save_adapter(self, folder: Path) -> Checkpoint:
-        """The weights. Nothing may be under way any more."""
-        assert not self._queue
-        return self._inner.save_adapter(folder)
-
-    def _paid(
-        self, batch: Sequence[Example], objective: Objective, reservation: Reservation
-    ) -> float:
-        loss = self._inner.forward_backward(batch, objective).result()
-        reservation.commit(PRICE)
-        return loss
-
-
-class PricedBackend:
-    """The tiny model, and a bill for each step of training."""
-
-    name = "priced"
-
-    def __init__(self) -> None:
-        self._tiny = tiny_backend()
-        self._budget: Budget | None = None
-
-    def open_model(self, name: str, budget: Budget) -> Model:
-        """The tiny model."""
-        self._budget = budget
-        return self._tiny.open_model(NAME)
-
-    def new_lora(self, base: Model, **how: Any) -> Trainer:
-        """A LoRA whose steps are reserved in the budget."""
-        assert self._budget is not None
-        return PricedTrainer(self._tiny.new_lora(base, **how), self._budget)
-
-
-@pytest.fixture(scope="module")
-def registry() -> Registry:
-    return Registry(
-        (*load().factories, PluginFactory("backends", "priced", "test", "1", PricedBackend))
-    )
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Path:
-    file = tmp_path / "queries.txt"
-    file.write_text("\n".join(f"What is {number}?" for number in range(8)))
-    return file
-
-
-def session(registry: Registry, folder: Path, queries: Path, *settings: str) -> Session:
-    resolved = resolve("mock", settings=(f"data.queries={queries}", *SETTINGS, *settings))
-    prompt = Prompt("yoda", "Speak like Yoda.")
-    targets = (BakeTarget("", prompt),)
-    return Session(prompt, targets, resolved, Run(folder), registry, SilentReporter())
+PRICE = 0.25  # dollars a step
 
 
 def curve(run: Run) -> list[dict[str, Any]]:
@@ -342,42 +215,42 @@ def curve(run: Run) -> list[dict[str, Any]]:
     return [line | {"seconds": None} for line in read_json_lines(run.metrics)]
 
 
-def test_a_bake_that_its_budget_stops_goes_on_when_the_cap_is_raised_and_pays_no_step_twice(
-    registry: Registry, queries: Path, tmp_path: Path
+def test_a_bake_that_its_budget_stops_resumes_when_the_cap_is_raised_and_pays_no_step_twice(
+    tmp_path: Path,
 ) -> None:
-    def baked(folder: Path, *settings: str) -> Run:
-        opened = session(registry, folder, queries, *settings)
-        for name, stage in (("data", data), ("bake", bake)):
-            with opened.stage_lock(name):
-                stage.run(opened)
-        return opened.run
+    prompt = write_prompt(tmp_path)
 
-    uncapped = baked(tmp_path / "uncapped")
-    assert [line["step"] for line in curve(uncapped)] == list(range(N_STEPS + 1))
+    def baked(name: str, *settings: str) -> Session:
+        every = ("train.eval_every=2", "train.save_every=4")
+        session = metered(prompt, Tariff(step=PRICE), *every, *settings, run=name)
+        for stage in (data, bake):
+            with session.stage_lock(stage.__name__.rpartition(".")[2]):
+                stage.run(session)
+        return session
+
+    uncapped = baked("uncapped")
+    assert [line["step"] for line in curve(uncapped.run)] == list(range(STEPS + 1))
 
     run = Run(tmp_path / "capped")
     for dollars, step in ((0.2, None), (0.8, 3), (0.99, 3), (1.3, 5)):
         with pytest.raises(BudgetError, match=rf"max_dollars = {dollars}: .* the next train may"):
-            baked(run.path, f"budget.max_dollars={dollars}")
+            baked("capped", f"budget.max_dollars={dollars}")
         states = [path.name for path in run.path.glob("checkpoints/*")]
         assert states == ([f"step-{step:06}"] if step else [])
-        assert Ledger(run.costs, None).dollars == (step or 0) * PRICE.dollars
+        assert Ledger(run.costs, None).dollars == (step or 0) * PRICE
         assert [line["step"] for line in curve(run)] == list(range((step or 0) + 1))
         assert not run.adapter.exists()
 
-    baked(run.path, "budget.max_dollars=1.5")
-    names = sorted(path.name for path in uncapped.adapter.iterdir())
+    capped = baked("capped", "budget.max_dollars=1.5")
+    names = sorted(path.name for path in uncapped.run.adapter.iterdir())
     assert names == sorted(path.name for path in run.adapter.iterdir())
     for name in names:
-        assert (run.adapter / name).read_bytes() == (uncapped.adapter / name).read_bytes()
-    assert curve(run) == curve(uncapped)
-    for each in (run, uncapped):
-        every_step = sum((PRICE for _ in range(N_STEPS)), Usage())
-        assert Ledger(each.costs, None).by_work() == {"bake: train": every_step}
-        assert all(committed(each))
-
-
-def committed(run: Run) -> list[bool]:
-    """Whether each piece of work was committed in the end."""
+        assert (run.adapter / name).read_bytes() == (uncapped.run.adapter / name).read_bytes()
+    assert curve(run) == curve(uncapped.run)
+    spent, reference = capped.budget.by_work(), uncapped.budget.by_work()
+    assert spent["bake: train"].calls == STEPS
+    assert spent["bake: train"].dollars == STEPS * PRICE
+    for work in ("data: sample", "bake: top_k", "bake: train"):
+        assert spent[work] == reference[work]
     lines = {line["id"]: line["committed"] for line in read_json_lines(run.costs)}
-    return list(lines.values())
+    assert all(lines.values())

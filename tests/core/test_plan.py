@@ -3,83 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import Tensor
+from metered import (
+    LONGEST,
+    N_HELD_OUT,
+    N_TRAINING,
+    PROMPT,
+    QUERIES,
+    QUESTIONS,
+    STEPS,
+    Tariff,
+    metered,
+    opened,
+    write_prompt,
+)
 
-from promptbake.costs import Budget, CostEstimate, TopKWork, TrainWork, Usage, WorkItem
+from promptbake.costs import TopKWork, TrainWork, Usage
 from promptbake.dataset.conversations import read
 from promptbake.dataset.queries import load_queries, split
-from promptbake.interfaces import Objective, Pending, Trainer
-from promptbake.plugins.factories import PluginFactory
-from promptbake.plugins.registry import Registry
-from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
-from promptbake.runs.session import Session, open_session
+from promptbake.runs.session import Session
 from promptbake.stages import bake, data, plan, verify
 from promptbake.stages.plan import Plan
-from promptbake.types import (
-    Checkpoint,
-    Completion,
-    Example,
-    ImmediateResult,
-    Span,
-    TeacherLogprobs,
-    TokenIds,
-)
-from promptbake_mock.tiny import NAME, tiny_backend
 
-PROMPT = "Speak as a pirate — always."
 DEFAULT = "Be kind."  # the system prompt of the tiny model's template where none is given
-LONGEST = 6  # tokens of a response, and of an answer
-QUERIES = ("Who?", "Where to?", "Why not?", "What is that?", "Since when?", "How many are there?")
-QUESTIONS = ("Eh?", "And now?", "What next?")
-SETTINGS = (
-    "data.held_out=2",
-    f"data.max_tokens={LONGEST}",
-    "data.temperatures=[0.5, 1.0]",
-    "train.batch_size=3",
-    "train.epochs=2",
-    "train.rank=2",
-    "train.eval_every=4",
-    f"verify.max_tokens={LONGEST}",
-    "verify.min_gap_closed=-9",
-)
-N_TRAINING, N_HELD_OUT = 8, 2  # 4 queries at two temperatures; held-out ones have one answer each
-STEPS = 6  # 8 conversations in batches of 3, 3 and 2, twice
 EVALS = 3  # at steps 0, 4 and 6
 
 
 @pytest.fixture
 def prompt(tmp_path: Path) -> Path:
-    (tmp_path / "queries.txt").write_text("\n".join(QUERIES))
-    (tmp_path / "questions.txt").write_text("\n".join(QUESTIONS))
-    file = tmp_path / "pirate.md"
-    file.write_text(PROMPT + "\n", "utf-8")
-    return file
-
-
-def opened(prompt: Path, *settings: str, factories: Sequence[PluginFactory] = ()) -> Session:
-    """A session with profile `mock` and small settings; `factories` are added to the plugins'."""
-    folder = prompt.parent
-    files = (f"data.queries={folder}/queries.txt", f"verify.questions={folder}/questions.txt")
-    session = open_session(
-        prompt,
-        profile="mock",
-        config_file=None,
-        settings=(),
-        run=folder / "run",
-        reporter=SilentReporter(),
-    )
-    return replace(
-        session,
-        resolved=resolve("mock", settings=(*files, *SETTINGS, *settings)),
-        registry=Registry((*session.registry.factories, *factories)),
-    )
+    return write_prompt(tmp_path)
 
 
 def usages(planned: Plan) -> dict[str, Usage]:
@@ -200,125 +155,6 @@ def test_a_plan_writes_nothing(prompt: Path) -> None:
     assert sorted(prompt.parent.rglob("*")) == before
 
 
-# A service that has its price, on the tiny model, and bills what it is really asked for.
-
-
-@dataclass(frozen=True)
-class Tariff:
-    """Dollars for 1024 tokens, None where nobody knows; and what was to be estimated."""
-
-    dollars: float | None = 1.0
-    works: list[WorkItem] = field(default_factory=list)
-
-    def priced(self, usage: Usage) -> Usage:
-        """With the dollars."""
-        tokens = usage.input_tokens + usage.output_tokens + usage.train_tokens
-        return replace(usage, dollars=tokens * (self.dollars or 0) / 1024)
-
-
-class MeteredModel:
-    """The tiny model, which tells no more than its top K, and a bill for each call."""
-
-    full_vocabulary = False
-    sample_batch = None
-
-    def __init__(self, inner: Any, tariff: Tariff, budget: Budget) -> None:
-        self.inner, self.tariff, self.budget = inner, tariff, budget
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)  # its name, its digest, its renderer
-
-    def estimate_cost(self, work: WorkItem) -> CostEstimate:
-        """By the tariff; how long it takes, nobody knows."""
-        self.tariff.works.append(work)
-        usage = self.tariff.priced(self.inner.estimate_cost(work).usage)
-        return CostEstimate(usage, self.tariff.dollars is not None, None, "the tariff of today")
-
-    def sample(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, **how: Any
-    ) -> Iterator[tuple[int, Completion]]:
-        """Responses, which are billed as if they were as long as they may be."""
-        for prompt in prompts:
-            self.bill("sample", Usage(1, input_tokens=len(prompt), output_tokens=max_tokens))
-        return self.inner.sample(prompts, max_tokens=max_tokens, **how)
-
-    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """Distributions."""
-        for span in spans:
-            self.bill("top_k", Usage(1, input_tokens=len(span.tokens)))
-        return self.inner.top_k(spans, **how)
-
-    def logprobs(
-        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
-    ) -> Iterator[Tensor]:
-        """Log-probabilities."""
-        assert ids is not None
-        for span in spans:
-            self.bill("logprobs", Usage(1, input_tokens=len(span.tokens)))
-        return self.inner.logprobs(spans, ids)
-
-    def bill(self, what: str, usage: Usage) -> None:
-        """Pay for a call."""
-        priced = self.tariff.priced(usage)
-        self.budget.reserve(what, priced).commit(priced)
-
-
-class MeteredTrainer:
-    """The tiny model's trainer, and a bill for each step."""
-
-    def __init__(self, inner: Trainer, base: MeteredModel) -> None:
-        self._inner, self._base = inner, base
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def snapshot(self) -> Pending[Any]:
-        """The student, which has its price, too."""
-        student = self._inner.snapshot().result()
-        return ImmediateResult(MeteredModel(student, self._base.tariff, self._base.budget))
-
-    def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
-        """A gradient."""
-        tokens = sum(len(example.datum.student_ids) for example in batch)
-        self._base.bill("train", Usage(1, train_tokens=tokens))
-        return self._inner.forward_backward(batch, objective)
-
-    def save_adapter(self, folder: Path) -> Checkpoint:
-        """The weights, as the backend's own."""
-        return replace(self._inner.save_adapter(folder), backend=MeteredBackend.name)
-
-
-class MeteredBackend:
-    """Opens the tiny model as a service would."""
-
-    name = "metered"
-
-    def __init__(self, tariff: Tariff) -> None:
-        self._tiny, self._tariff = tiny_backend(), tariff
-
-    def open_model(self, name: str, budget: Budget) -> MeteredModel:
-        """The tiny model."""
-        return MeteredModel(self._tiny.open_model(NAME), self._tariff, budget)
-
-    def new_lora(self, base: MeteredModel, **how: Any) -> MeteredTrainer:
-        """A LoRA whose steps are billed."""
-        return MeteredTrainer(self._tiny.new_lora(base.inner, **how), base)
-
-    def load_adapter(
-        self, base: MeteredModel, checkpoint: Checkpoint, *, strength: float = 1.0
-    ) -> MeteredModel:
-        """The baked model."""
-        baked = self._tiny.load_adapter(base.inner, checkpoint, strength=strength)
-        return MeteredModel(baked, base.tariff, base.budget)
-
-
-def metered(prompt: Path, tariff: Tariff, *settings: str) -> Session:
-    """A session on the service."""
-    factory = PluginFactory("backends", "metered", "test", "1", lambda: MeteredBackend(tariff))
-    chosen = ("train.backend=metered", "data.provider=self", *settings)
-    return opened(prompt, *chosen, factories=[factory])
-
-
 def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) -> None:
     session, plans = metered(prompt, Tariff()), []
     for name, stage in (("data", data), ("bake", bake), ("verify", verify)):
@@ -423,8 +259,8 @@ def test_draws_for_the_tail_are_asked_of_the_teacher_and_not_of_the_reference(
 ) -> None:
     tariff = Tariff()
     plan.make(metered(prompt, tariff, "train.tail_draws=2", f"train.tail={tail}"))
-    asked = {(len(work.rows), work.draws) for work in tariff.works if work.kind == "top_k"}
-    assert asked == {(N_TRAINING, draws), (N_HELD_OUT, 0)}
+    works = [work for work in tariff.works if isinstance(work, TopKWork)]
+    assert {(len(work.rows), work.draws) for work in works} == {(N_TRAINING, draws), (N_HELD_OUT, 0)}
 
 
 @pytest.mark.parametrize("change", ["data.max_tokens=9", "seed=1", "prompt"])
