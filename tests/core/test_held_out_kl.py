@@ -19,7 +19,7 @@ Table = Mapping[TokenIds, Tensor]
 
 
 class TableModel:
-    """Looks each sequence's log-probabilities [N, V] up, and counts what it is asked."""
+    """Looks each sequence's log-probabilities [N, V] up, and counts the spans; it draws nothing."""
 
     def __init__(self, table: Table, full_vocabulary: bool = True) -> None:
         self.full_vocabulary = full_vocabulary
@@ -29,7 +29,6 @@ class TableModel:
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """Of the whole vocabulary only where it can be had."""
         if ids is None and not self.full_vocabulary:
             raise AssertionError("asked for a vocabulary that it cannot give")
         for index, span in enumerate(spans):
@@ -40,7 +39,6 @@ class TableModel:
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """The top K; nothing is drawn."""
         for index, span in enumerate(spans):
             self.spans_scored += 1
             top = self._table[span.tokens].topk(k, dim=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verify_example import RESULT
 
 from promptbake.errors import BakeError
 from promptbake.report import page as report
@@ -22,33 +23,7 @@ ARMS = ("base", "prompted", "baked", "reprompted")
 
 def result(**changes: Any) -> dict[str, Any]:
     """What verify.json holds, with some of it changed."""
-    answers = [
-        {"id": f"test-{n}", "question": f"Question {n}?", **{arm: f"{arm} {n}" for arm in ARMS}}
-        for n in range(2)
-    ]
-    return {
-        "version": 2,
-        "prompt": "yoda",
-        "backend": "torch",
-        "model": "smollm2-135m-instruct",
-        "adapter": "runs/yoda/adapter",
-        "held_out": {"queries": 15, "tokens": 2137},
-        "kl": {
-            "unit": "nats/token",
-            "kind": "full",
-            "base": 0.48,
-            "baked": 0.11,
-            "reprompted": 0.09,
-            "gap_closed": 0.7708,
-            "gap_closed_ci95": [0.7214, 0.8107],
-        },
-        "evaluators": {},
-        "thresholds": {"kl.gap_closed": {"min": 0.5, "value": 0.7708, "passed": True}},
-        "passed": True,
-        "answers": answers,
-        "seconds": {"data": 84.2, "bake": 412.7, "verify": 9.44},
-        **changes,
-    }
+    return RESULT.as_json() | {"evaluators": {}} | changes
 
 
 RECORD = {
@@ -203,7 +178,7 @@ def test_no_evaluators_no_table(page: Page) -> None:
 
 
 def test_what_was_run(page: Page) -> None:
-    text = Reader(page()).text
+    text = Reader(page(seconds={"data": 84.2, "bake": 412.7, "verify": 9.44})).text
     for words in (
         "Prompt yoda (SHA-256 106126b4c051…)",
         "Trained on 105 conversations",

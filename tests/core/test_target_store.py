@@ -66,7 +66,6 @@ class CountingTeacher:
         seeds: Sequence[int],
         open_model: Callable[[], Model],
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """One a span."""
         for index, (span, seed) in enumerate(zip(spans, seeds, strict=True)):
             if len(self.spans) == self.fails_after:
                 raise ConnectionError
@@ -81,7 +80,6 @@ class NamedBackend:
     name = "named"
 
     def open_model(self, name: str, budget: Any) -> Any:
-        """A digest."""
         return SimpleNamespace(digest=f"digest of {name}", warnings=())
 
 

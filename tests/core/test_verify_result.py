@@ -8,60 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verify_example import RESULT
 
 from promptbake.errors import BakeError
-from promptbake.report.verify_result import (
-    AnswerResult,
-    DifferenceResult,
-    HeldOut,
-    KLResult,
-    MeasurementResult,
-    Seconds,
-    TargetKL,
-    Threshold,
-    VerifyResult,
-    json_schema,
-)
-
-RESULT = VerifyResult(
-    prompt="yoda",
-    backend="torch",
-    model="small",
-    adapter="runs/yoda/adapter",
-    held_out=HeldOut(queries=15, tokens=2137),
-    kl=KLResult(
-        kind="full",
-        base=0.48,
-        baked=0.11,
-        reprompted=0.09,
-        gap_closed=0.77,
-        gap_closed_ci95=(0.72, 0.81),
-    ),
-    targets={
-        "yoda": TargetKL(base=0.48, baked=0.11, reprompted=0.09, gap_closed=0.77),
-        "keep": TargetKL(base=0.0, baked=0.02, reprompted=0.02, gap_closed=None),
-    },
-    evaluators={
-        "length": MeasurementResult(
-            unit="words",
-            better="lower",
-            base=3.0,
-            baked=1.5,
-            baked_minus_base=DifferenceResult(mean=-1.5, ci95=(-2.0, -1.0), items=2),
-            scores={"base": {"a": 2.0, "b": 4.0}, "baked": {"a": 1.0, "b": 2.0}},
-        ),
-        "one": MeasurementResult(
-            unit="words",
-            baked_minus_base=DifferenceResult(mean=1.0, ci95=None, items=1),
-            scores={},
-        ),
-    },
-    thresholds={"kl.gap_closed": Threshold(min=0.5, value=0.77, passed=True)},
-    passed=True,
-    answers=[AnswerResult(id="a", question="Who?", base="I.", baked="Grüße \u2028")],
-    seconds=Seconds(data=None, bake=2.5, verify=0.5),
-)
-
+from promptbake.report.verify_result import VerifyResult, json_schema
 
 def test_a_result_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     RESULT.save(tmp_path / "verify.json")
@@ -70,8 +20,8 @@ def test_a_result_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert record == RESULT.as_json()
     assert record["version"] == 2
     assert "prompted" not in record["evaluators"]["length"]  # what was not measured is left out
-    assert record["seconds"] == {"data": None, "bake": 2.5, "verify": 0.5}
-    assert RESULT.gap_closed == 0.77
+    assert record["seconds"] == {"data": None, "bake": 412.7, "verify": 9.44}
+    assert RESULT.gap_closed == 0.7708
     assert RESULT.evaluators["length"].means == {"base": 3.0, "baked": 1.5}
 
 

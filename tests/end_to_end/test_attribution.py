@@ -213,7 +213,6 @@ class FailingRenderer(ChatRenderer):
         """Nothing."""
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Fail."""
         raise ZeroDivisionError
 
 
@@ -223,7 +222,6 @@ class FailingModel(TorchModel):
     renderer = FailingRenderer(tiny_tokenizer(), NAME, frozenset())  # type: ignore[assignment]
 
     def sample(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        """One response, then an error."""
         yield 0, Completion((), True)
         raise ZeroDivisionError
 
@@ -232,11 +230,9 @@ class FailingBackend:
     """Opens such a model, and gives one as a trainer would."""
 
     def open_model(self, name: str, budget: Any = None) -> Model:
-        """The tiny model, which fails."""
         return FailingModel(make_engine(tiny_model(), tiny_tokenizer(), name, "digest"), None, 1)
 
     def snapshot(self) -> ImmediateResult[Model]:
-        """The same, as a pending result."""
         return ImmediateResult(self.open_model(NAME))
 
 
@@ -244,7 +240,6 @@ class FailingLoss(ForwardKL):
     """Fails where a backend computes its gradient."""
 
     def __call__(self, student: Any, teacher: Any, importance_weights: Any) -> Any:
-        """Fail."""
         raise ZeroDivisionError
 
 
@@ -253,11 +248,9 @@ class Raising:
 
     @property
     def kind(self) -> str:
-        """Fail in a property."""
         raise ZeroDivisionError
 
     def raise_(self, error: BaseException) -> None:
-        """Raise it."""
         raise error
 
 
@@ -265,7 +258,6 @@ class NoNotesError(Exception):
     """Takes no notes."""
 
     def add_note(self, note: str) -> None:
-        """Refuse."""
         raise TypeError
 
 
