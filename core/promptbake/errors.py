@@ -22,7 +22,8 @@ class ContractError(ValueError):
     """What a plugin's object gave is not what its interface says: a defect of the plugin."""
 
     def __init__(self, product: object, problem: str) -> None:
-        super().__init__(f"{type(product).__module__}.{type(product).__qualname__}: {problem}")
+        kind = product.__class__  # which sees through the wrapper that a plugin's object is behind
+        super().__init__(f"{kind.__module__}.{kind.__qualname__}: {problem}")
         self.product = product
 
 

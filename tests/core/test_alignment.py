@@ -12,12 +12,13 @@ from promptbake.dataset.alignment import align, align_all, check_room
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.testing.tiny import tiny_model, tiny_tokenizer
-from promptbake.types import Conversation, Message, Prompt
+from promptbake.types import BakeTarget, Conversation, Message, Prompt
 from promptbake_mock.tiny import NAME, tiny_backend
 from promptbake_torch.loading import make_engine
 from promptbake_torch.model import TorchModel
 
 PROMPT = Prompt("yoda", "Speak like Yoda, you must.")
+TARGET = BakeTarget("", PROMPT)
 TALK = Conversation("c", "q", (Message("user", "Where?"), Message("assistant", "Far away.")))
 texts = st.text(min_size=1, max_size=12).filter(str.strip)
 
@@ -36,8 +37,8 @@ def short_model() -> Model:
 def test_a_complete_response_ends_with_the_end_of_turn_token_and_a_cut_one_does_not(
     model: Model,
 ) -> None:
-    datum = align(TALK, PROMPT, model)
-    cut = align(replace(TALK, complete=False), PROMPT, model)
+    datum = align(TALK, TARGET, model)
+    cut = align(replace(TALK, complete=False), TARGET, model)
     assert datum.response_ids[-1] in model.renderer.stop_ids
     assert datum.response_ids[:-1] == cut.response_ids
     assert not model.renderer.stop_ids & set(cut.response_ids)
@@ -46,7 +47,7 @@ def test_a_complete_response_ends_with_the_end_of_turn_token_and_a_cut_one_does_
 
 
 def test_the_student_reads_what_a_user_of_the_baked_model_sends(model: Model) -> None:
-    datum = align(TALK, PROMPT, model)
+    datum = align(TALK, TARGET, model)
     before = len(datum.student_ids) - datum.n_response
     assert datum.student_ids[:before] == model.renderer.prompt((Message("user", "Where?"),))
     before = len(datum.teacher_ids) - datum.n_response
@@ -60,7 +61,7 @@ def test_the_prompt_is_in_the_teachers_tokens_alone(
     model: Model, question: str, answer: str, complete: bool
 ) -> None:
     messages = (Message("user", question), Message("assistant", answer))
-    datum = align(Conversation("c", "q", messages, complete), PROMPT, model)
+    datum = align(Conversation("c", "q", messages, complete), TARGET, model)
     student, teacher = (model.renderer.text(ids) for ids in (datum.student_ids, datum.teacher_ids))
     assert PROMPT.text in teacher
     assert PROMPT.text not in student
@@ -71,14 +72,27 @@ def test_the_prompt_is_in_the_teachers_tokens_alone(
 
 def test_earlier_turns_are_read_and_only_the_last_one_is_the_response(model: Model) -> None:
     turns = (*TALK.messages, Message("user", "How far?"), Message("assistant", "Very."))
-    datum = align(Conversation("c", "q", turns), PROMPT, model)
+    datum = align(Conversation("c", "q", turns), TARGET, model)
     assert datum.n_response == len("Very.") + 1
     assert "Far away." in model.renderer.text(datum.student_ids)
 
 
+def test_each_conversation_is_read_in_the_contexts_of_its_own_target(model: Model) -> None:
+    shorter = BakeTarget("shorter", PROMPT, Prompt("brief", "Be Yoda."))
+    keep = BakeTarget("keep", Prompt("", ""), Prompt("", ""))
+    talks = [replace(TALK, id="c0", target="shorter"), replace(TALK, id="c1", target="keep")]
+    first, second = align_all(talks, [shorter, keep], model)
+    assert (first.target, second.target) == ("shorter", "keep")
+    assert "Be Yoda." in model.renderer.text(first.student_ids)
+    assert PROMPT.text in model.renderer.text(first.teacher_ids)
+    assert second.student_ids == second.teacher_ids
+    with pytest.raises(BakeError, match="c0: belongs to the target 'shorter', and there is: 'keep"):
+        align_all(talks, [keep], model)
+
+
 def test_datums_come_in_the_order_of_their_ids(model: Model) -> None:
     talks = [replace(TALK, id=name) for name in ("b", "c", "a")]
-    assert [datum.conversation_id for datum in align_all(talks, PROMPT, model)] == ["a", "b", "c"]
+    assert [datum.conversation_id for datum in align_all(talks, [TARGET], model)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +106,7 @@ def test_a_conversation_that_does_not_fit_is_refused(
     with pytest.raises(
         BakeError, match=rf"conversation c-7: \d+ tokens {who} the prompt, and the "
     ):
-        align(talk, Prompt("long", prompt), short_model)
+        align(talk, BakeTarget("", Prompt("long", prompt)), short_model)
 
 
 def test_a_prompt_must_leave_room_for_a_response(short_model: Model) -> None:

@@ -77,9 +77,9 @@ def test_it_is_the_run_of_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "job", "line"),
     [
-        (PIRATE, {"settings": {"train.rnak": 3}}, "settings train.rnak: train.rnak: there is no "),
+        (PIRATE, {"settings": {"train.rnak": 3}}, "settings train.rnak: train.rnak: unknown setting "),
         (PIRATE, {"settings": {"train.rank": "x"}}, "settings train.rank: train.rank: "),
-        (PIRATE, {"profile": "mokc"}, "--profile mokc: there is no such profile"),
+        (PIRATE, {"profile": "mokc"}, "--profile mokc: unknown profile; available: "),
         (Prompt("p", "  "), {}, "prompt 'p': the prompt is empty"),
         (Prompt("a/b", "x"), {}, "prompt 'a/b': its name must be one that a folder can have"),
         (Prompt("..", "x"), {}, "prompt '..': its name must be one that a folder can have"),
@@ -88,7 +88,7 @@ def test_it_is_the_run_of_the_command(tmp_path: Path) -> None:
         ("none.md", {}, "none.md: "),
     ],
 )  # fmt: skip
-def test_what_can_be_mended_is_said_in_one_line(
+def test_an_error_that_a_user_can_fix_is_one_line(
     prompt: Prompt | str, job: dict[str, object], line: str
 ) -> None:
     with pytest.raises(BakeError) as caught:
@@ -97,18 +97,20 @@ def test_what_can_be_mended_is_said_in_one_line(
     assert not Path("runs").exists()
 
 
-def test_an_argument_that_there_is_not_is_refused() -> None:
-    with pytest.raises(TypeError, match="there is no 'setings' among profile, config, settings"):
+def test_an_unknown_argument_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match="unknown argument 'setings'; choose from: profile, config, settings"
+    ):
         promptbake.plan(PIRATE, profile="mock", setings={})  # type: ignore[call-arg]
 
 
-def test_an_arm_that_there_is_not_is_refused() -> None:
+def test_wrong_settings_of_a_chat_are_refused() -> None:
     for wrong in ({"arm": "bkaed"}, {"max_tokens": 0}, {"temperature": -1.0}):
         with pytest.raises(BakeError, match="expected"):
             promptbake.chat(PIRATE, profile="mock", **wrong)  # type: ignore[arg-type]
 
 
-def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'bakery'"):
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="No promptbake attribute bakery"):
         promptbake.bakery  # noqa: B018
     assert "torch" in sys.modules  # of this process; test_hookspecs looks at one of its own

@@ -55,7 +55,9 @@ def lines(costs: Path) -> list[dict[str, Any]]:
 
 
 @given(st.lists(st.one_of(holds, settlements, kills), max_size=25))
-def test_whatever_is_held_and_settled_the_cap_is_not_passed(events: list[tuple[Any, ...]]) -> None:
+def test_whatever_is_reserved_and_committed_the_cap_is_not_passed(
+    events: list[tuple[Any, ...]],
+) -> None:
     with TemporaryDirectory() as folder:
         costs = Path(folder) / "costs.jsonl"
         ledger, open_holds = opened(costs, CAP / 100), list[tuple[Reservation, int]]()
@@ -85,7 +87,7 @@ def test_a_hold_that_would_pass_the_cap_is_refused_and_not_recorded(costs: Path)
     ledger = opened(costs, 2.5)
     ledger.reserve("train", dollars(1.75)).commit(dollars(1.5))
     before = costs.read_bytes()
-    said = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next piece of top_k .* \$1\.2500"
+    said = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next top_k .* \$1\.2500"
     with pytest.raises(BudgetError, match=said):
         ledger.reserve("top_k", dollars(1.25))
     assert costs.read_bytes() == before
@@ -118,7 +120,7 @@ def test_work_that_came_to_nothing_costs_nothing(costs: Path) -> None:
     assert ledger.by_work() == {"bake: sample": Usage()}
 
 
-def test_what_a_kill_left_unsettled_counts_as_spent(costs: Path) -> None:
+def test_what_a_kill_left_uncommitted_counts_as_spent(costs: Path) -> None:
     killed = opened(costs, 1.0)
     killed.reserve("train", dollars(0.5)).commit(dollars(0.25))
     killed.reserve("train", dollars(0.5))
@@ -143,14 +145,14 @@ def test_without_a_cap_everything_is_granted_and_recorded(costs: Path) -> None:
     assert opened(costs, None).dollars == 1e6
 
 
-@pytest.mark.parametrize("settled", [False, True])
-def test_a_torn_last_line_is_survived(costs: Path, settled: bool) -> None:
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_truncated_last_line_is_survived(costs: Path, committed: bool) -> None:
     ledger = opened(costs, 5.0)
     ledger.reserve("train", dollars(1.0)).commit(dollars(0.5))
-    torn = ledger.reserve("train", dollars(2.0))
+    last = ledger.reserve("train", dollars(2.0))
     whole = costs.read_bytes()
-    if settled:
-        torn.commit(dollars(1.0))
+    if committed:
+        last.commit(dollars(1.0))
     else:
         ledger.reserve("train", dollars(1.0))
     costs.write_bytes(costs.read_bytes()[:-9])
@@ -160,7 +162,7 @@ def test_a_torn_last_line_is_survived(costs: Path, settled: bool) -> None:
     assert costs.read_bytes() != whole  # to look at it changes nothing
     again.reserve("top_k", dollars(0.25)).commit(dollars(0.125))
     assert costs.read_bytes().startswith(whole)
-    assert [(line["id"], line["settled"]) for line in lines(costs)] == [
+    assert [(line["id"], line["committed"]) for line in lines(costs)] == [
         (0, False),
         (0, True),
         (1, False),
@@ -176,8 +178,9 @@ def test_a_line_says_what_was_held_or_used_and_leaves_out_zeros(costs: Path) -> 
     ledger.reserve("sample", held).commit(Usage(calls=1, input_tokens=70, cached_input_tokens=20))
     first, second = lines(costs)
     work = {"id": 0, "what": "data: sample", "calls": 1}
-    assert first == work | {"settled": False, "prefill": 90, "sampled": 24, "dollars": 0.5}
-    assert second == work | {"settled": True, "prefill": 70, "cached_input_tokens": 20}
+    used = {"input_tokens": 90, "output_tokens": 24, "dollars": 0.5}
+    assert first == work | {"committed": False} | used
+    assert second == work | {"committed": True, "input_tokens": 70, "cached_input_tokens": 20}
 
 
 def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> None:
@@ -187,10 +190,10 @@ def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> 
     )
     ledger.reserve("sample", Usage(1, input_tokens=7, dollars=2))
     ledger.stage = "bake"
-    under_way = ledger.reserve("train", Usage(2, train_tokens=30, dollars=4))
+    in_flight = ledger.reserve("train", Usage(2, train_tokens=30, dollars=4))
     ledger.stage = "verify"
     ledger.reserve("sample", Usage(1, output_tokens=3))
-    under_way.commit(Usage(2, train_tokens=20, dollars=3))  # still on the account of its own stage
+    in_flight.commit(Usage(2, train_tokens=20, dollars=3))  # still on the account of its own stage
     totals = {
         "data: sample": Usage(2, input_tokens=12, dollars=3),
         "bake: train": Usage(2, train_tokens=20, dollars=3),
@@ -206,8 +209,8 @@ def test_two_settlements_in_the_other_order_fall_on_their_own_holds(costs: Path)
     first, second = ledger.reserve("sample", dollars(1)), ledger.reserve("top_k", dollars(2))
     second.commit(dollars(0.2))
     first.commit(dollars(0.1))
-    found = {"bake: sample": dollars(0.1), "bake: top_k": dollars(0.2)}
-    assert ledger.by_work() == opened(costs, None).by_work() == found
+    totals = {"bake: sample": dollars(0.1), "bake: top_k": dollars(0.2)}
+    assert ledger.by_work() == opened(costs, None).by_work() == totals
 
 
 def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
@@ -218,9 +221,9 @@ def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
     assert not costs.parent.exists()
 
 
-def test_a_spoiled_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -> None:
+def test_a_damaged_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -> None:
     costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "bake: train", "settled": true}\nspoiled\n')
+    costs.write_text('{"id": 0, "what": "bake: train", "committed": true}\ndamaged\n')
     with pytest.raises(BakeError, match=r"costs\.jsonl:2: is not JSON"):
         opened(costs, 1.0)
 
@@ -238,7 +241,7 @@ def test_outside_a_run_nothing_is_capped() -> None:
     budget.reserve("train", dollars(1e9)).commit(dollars(1e9))
 
 
-def test_what_a_new_run_pays_is_not_forgotten_after_the_old_one_was_set_aside(costs: Path) -> None:
+def test_what_a_new_run_pays_is_not_forgotten_after_the_old_one_was_archived(costs: Path) -> None:
     believed = pay_in_a_run_that_took_the_place_of_another(costs)
     assert opened(costs, None).dollars == believed
 

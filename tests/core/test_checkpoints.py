@@ -27,11 +27,9 @@ class OneNumber:
 
     @property
     def state(self) -> dict[str, bytes]:
-        """It, as a file."""
         return {"number": str(self.number).encode()}
 
     def load_state(self, folder: Path) -> None:
-        """Read it."""
         self.number = int((folder / "number").read_text())
 
 

@@ -112,17 +112,17 @@ def test_an_answer_that_cannot_be_read_loses_no_other() -> None:
 
 def test_money_that_is_held_back_may_turn_out_to_be_enough() -> None:
     """Three calls hold 2 each and come to 1 each: with a cap of 4 they fit one after another."""
-    spent = {"held": 0, "settled": 0}
+    spent = {"held": 0, "committed": 0}
 
     def submit(index: int) -> Future[int]:
-        if spent["held"] + spent["settled"] + 2 > 4:
+        if spent["held"] + spent["committed"] + 2 > 4:
             raise BudgetError("the cap")
         spent["held"] += 2
         return run_in_thread(lambda: time.sleep(0.01) or index)
 
     def read(index: int, _: int) -> int:
         spent["held"] -= 2
-        spent["settled"] += 1
+        spent["committed"] += 1
         return index
 
     assert len(list(gather(3, submit, read, ends, late, limit=3))) == 3

@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from promptbake.errors import BakeError
-from promptbake.plugins.registry import load
+from promptbake.plugins.registry import PluginChoice, load
 from promptbake.runs.config import Config, flatten, known_keys, profiles, resolve
-
-KINDS_OF = {
-    "data.provider": "data_providers",
-    "teacher.source": "teachers",
-    "train.loss": "losses",
-    "train.backend": "backends",
-    "train.trackers": "trackers",
-    "verify.evaluators": "evaluators",
-}
 
 
 def refusal(*settings: str, **layers: Any) -> str:
@@ -47,7 +38,7 @@ def test_later_layers_win_and_each_value_tells_its_source(tmp_path: Path) -> Non
         3,
     )
     assert (values.tail_draws, values.rank, values.epochs) == (4, 4, 5)
-    told = {
+    sources = {
         "tail_draws": "default",
         "lr": "profile mock",
         "batch_size": str(sidecar),
@@ -55,7 +46,7 @@ def test_later_layers_win_and_each_value_tells_its_source(tmp_path: Path) -> Non
         "rank": "--set train.rank=4",
         "epochs": "--set train.epochs=5",
     }
-    assert {key: resolved.sources[f"train.{key}"] for key in told} == told
+    assert {key: resolved.sources[f"train.{key}"] for key in sources} == sources
 
 
 def test_every_value_has_a_source() -> None:
@@ -117,9 +108,9 @@ def test_a_setting_without_a_key_or_a_value_is_refused(setting: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ("train.lrr=1", "train.lrr: there is no such key (did you mean train.lr?)"),
-        ("trian.lr=1", "trian: there is no such key (did you mean train?)"),
-        ("sed=1", "sed: there is no such key (did you mean seed?)"),
+        ("train.lrr=1", "train.lrr: unknown setting (did you mean train.lr?)"),
+        ("trian.lr=1", "trian: unknown setting (did you mean train?)"),
+        ("sed=1", "sed: unknown setting (did you mean seed?)"),
         ("train.lr=fast", "train.lr: input should be a valid number; found 'fast'"),
         ("data.held_out=true", "data.held_out: input should be a valid integer; found True"),
         ("seed=9223372036854775808", "seed: input should be less than 9223372036854775808; found "
@@ -135,9 +126,9 @@ def test_a_setting_without_a_key_or_a_value_is_refused(setting: str) -> None:
         ("train=3", "train: expected a table of keys; found 3"),
         ("train.rank.x=3", "train.rank: input should be a valid integer; found {'x': 3}"),
         ("options.backends.torch=3", "options.backends.torch: expected a table of keys; found 3"),
-        ("options.backend.torch.alpha=3", "options.backend: there is no such kind of plugin; there "
-         "is: data_providers, teachers, losses, backends, evaluators, trackers (did you mean "
-         "backends?)"),
+        ("options.backend.torch.alpha=3", "options.backend: unknown kind of plugin; choose from: "
+         "data_providers, teachers, losses, backends, evaluators, trackers, commands, "
+         "profiles (did you mean backends?)"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_tells_its_source_its_key_and_what_was_expected(
@@ -155,7 +146,7 @@ def test_a_wrong_value_in_a_file_names_the_file_and_counts_the_others(tmp_path: 
 
 def test_an_unknown_profile_lists_the_profiles() -> None:
     problem = refusal(profile="mok")
-    assert problem.startswith("--profile mok: there is no such profile; there is: ")
+    assert problem.startswith("--profile mok: unknown profile; available: ")
     assert all(name in problem for name in profiles())
     assert problem.endswith("(did you mean mock?)")
 
@@ -163,14 +154,11 @@ def test_an_unknown_profile_lists_the_profiles() -> None:
 @pytest.mark.parametrize("profile", profiles())
 def test_a_profile_names_plugins_and_options_that_exist(profile: str) -> None:
     config, registry = resolve(profile).config, load()
-    values = dict(flatten(config.model_dump()))
-    for key, kind in KINDS_OF.items():
-        names = [values[key]] if isinstance(values[key], str) else values[key]
-        for name in names:
-            registry.choose(kind, name, key)
+    for choice in config.choices:
+        registry.choose(choice)
     for kind, plugins in config.options.items():
         for name, options in plugins.items():
-            registry.choose(kind, name, "options").check(options)
+            registry.choose(PluginChoice(kind, name, "options")).check(options)
     assert {"local", "mock"} <= set(profiles())
 
 
@@ -192,11 +180,32 @@ def test_known_keys_are_those_that_a_setting_may_name() -> None:
     assert set(known_keys()) == {key for key, _ in flatten(resolved)} | {"options"}
 
 
+@pytest.mark.parametrize(
+    ("value", "layout"), [("one", None), ("wide", None), ("per_token", "per_token"), ("[1]", [1])]
+)
+def test_train_datums_is_moved_to_the_backends_option_with_a_hint(
+    value: str, layout: object
+) -> None:
+    setting = f"train.datums={value}"
+    resolved = resolve("tinker-local", settings=[setting])
+    assert resolved.config.options["backends"]["tinker"].get("datum_layout") == layout
+    key = "options.backends.tinker.datum_layout"
+    assert resolved.hints == (
+        f"--set {setting}: train.datums is now {key} = 'wide' or 'per_token'",
+    )
+    if layout is not None:
+        assert resolved.sources[key] == f"--set {setting}"
+    assert resolve("tinker-local").hints == ()
+
+
 def test_options_are_found_by_kind_and_name_and_empty_where_none_are_set() -> None:
     config = resolve("mock", settings=["options.losses.jsd.beta=0.1"]).config
-    assert config.options_of("losses", "jsd") == {"beta": 0.1}
-    assert config.options_of("losses", "forward_kl") == {}
-    assert config.options_of("backends", "jsd") == {}
+    jsd, forward_kl, backend = (
+        PluginChoice(kind, name, "")
+        for kind, name in (("losses", "jsd"), ("losses", "forward_kl"), ("backends", "jsd"))
+    )
+    assert config.options_of(jsd) == {"beta": 0.1}
+    assert config.options_of(forward_kl) == config.options_of(backend) == {}
 
 
 keys = st.text("abc", min_size=1, max_size=3)

@@ -18,7 +18,7 @@ from promptbake.errors import BakeError
 from promptbake.files import (
     JsonLines,
     atomic_folder,
-    check_free,
+    check_free_space,
     delete_partial,
     digest_file,
     read_json_lines,
@@ -58,7 +58,7 @@ def test_a_file_that_is_cut_anywhere_keeps_its_whole_lines_and_grows_on(
     whole = values[: cut.count(b"\n")]
     assert read_json_lines(path) == whole
     with JsonLines(path) as file:
-        assert file.torn == (not cut.endswith(b"\n") and cut != b"")
+        assert file.truncated == (not cut.endswith(b"\n") and cut != b"")
         file.append({"next": "line"})
     assert read_json_lines(path) == [*whole, {"next": "line"}]
 
@@ -67,7 +67,7 @@ def test_no_file_holds_no_lines(tmp_path: Path) -> None:
     assert read_json_lines(tmp_path / "none.jsonl") == []
 
 
-def test_a_spoiled_line_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(BakeError, match=r"data\.jsonl:2: is not JSON"):
@@ -185,6 +185,6 @@ def test_a_files_digest_is_sha256(tmp_path: Path) -> None:
 
 
 def test_a_disk_with_too_little_room_is_refused(tmp_path: Path) -> None:
-    check_free(tmp_path, 1)
+    check_free_space(tmp_path, 1)
     with pytest.raises(BakeError, match="1,000,000,000,000 MB are needed there"):
-        check_free(tmp_path, 10**18)
+        check_free_space(tmp_path, 10**18)

@@ -1,4 +1,4 @@
-"""The proof's measure: by identity, by hand, by bounds, and its interval."""
+"""The held-out KL: by identity, by hand, by bounds, and the interval of the gap closed."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptbake.distill.held_out_kl import HeldOutKL, KLByConversation, gap_closed, gap_closed_ci95
-from promptbake.types import Datum, Span, TeacherLogprobs, TokenIds
+from promptbake.distill.held_out_kl import HeldOutKL
+from promptbake.evaluate.statistics import gap_closed, gap_closed_ci95
+from promptbake.types import Datum, KLByConversation, Span, TeacherLogprobs, TokenIds
 
 Table = Mapping[TokenIds, Tensor]
 
 
 class TableModel:
-    """Looks each sequence's log-probabilities [N, V] up, and counts what it is asked."""
+    """Looks each sequence's log-probabilities [N, V] up, and counts the spans; it draws nothing."""
 
     def __init__(self, table: Table, full_vocabulary: bool = True) -> None:
         self.full_vocabulary = full_vocabulary
-        self.asked = 0
+        self.spans_scored = 0
         self._table = table
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """Of the whole vocabulary only where it can be had."""
         if ids is None and not self.full_vocabulary:
             raise AssertionError("asked for a vocabulary that it cannot give")
         for index, span in enumerate(spans):
-            self.asked += 1
+            self.spans_scored += 1
             whole = self._table[span.tokens]
             yield whole if ids is None else whole.gather(1, ids[index])
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """The top K; nothing is drawn."""
         for index, span in enumerate(spans):
-            self.asked += 1
+            self.spans_scored += 1
             top = self._table[span.tokens].topk(k, dim=1)
             nothing = top.values.new_zeros(len(top.values), draws)
             yield index, TeacherLogprobs(top.indices, top.values, nothing.long(), nothing, nothing)
@@ -68,25 +67,25 @@ def random_tables(seed: int, datums: Sequence[Datum], vocabulary: int) -> tuple[
     return table(), table()
 
 
-def measure(
+def held_out_kl_of(
     teacher: TableModel, datums: Sequence[Datum], k: int | None, keep_bytes: int = 2**20
 ) -> HeldOutKL:
     """Over the whole vocabulary, or over the teacher's top K with a bucket."""
     if k is None:
         return HeldOutKL(teacher, datums, keep_bytes=keep_bytes)
     spans = [one.teacher for one in datums]
-    found = dict(teacher.top_k(spans, k=k, draws=0, seeds=[0] * len(spans)))
-    return HeldOutKL(teacher, datums, [found[i] for i in range(len(spans))], keep_bytes)
+    scores = dict(teacher.top_k(spans, k=k, draws=0, seeds=[0] * len(spans)))
+    return HeldOutKL(teacher, datums, [scores[i] for i in range(len(spans))], keep_bytes)
 
 
-def test_a_model_is_no_way_from_itself() -> None:
+def test_a_model_has_no_kl_from_itself() -> None:
     datums = [datum(0, 3), datum(1, 5)]
     base, _ = random_tables(0, datums, 9)
     for full in (True, False):
         model = TableModel(base, full)
-        there = measure(model, datums, None if full else 4).prompted(model)
-        assert there.nats == pytest.approx((0.0, 0.0), abs=1e-12)
-        assert there.tokens == (3, 5)
+        kl = held_out_kl_of(model, datums, None if full else 4).prompted(model)
+        assert kl.nats == pytest.approx((0.0, 0.0), abs=1e-12)
+        assert kl.tokens == (3, 5)
 
 
 def test_three_tokens_by_hand() -> None:
@@ -94,25 +93,26 @@ def test_three_tokens_by_hand() -> None:
     prompted = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
     plain = torch.tensor([[0.25, 0.5, 0.25], [0.25, 0.5, 0.25]]).log()
     model = TableModel({one.teacher_ids: prompted, one.student_ids: plain})
-    yardstick = HeldOutKL(model, [one])
+    held_out_kl = HeldOutKL(model, [one])
     # 0.5 log(0.5 / 0.25) + 0.25 log(0.25 / 0.5) + 0, and nothing at the second position
-    assert yardstick.unprompted(model).nats == pytest.approx([0.25 * math.log(2)])
-    assert yardstick.unprompted(model).per_token == pytest.approx(0.125 * math.log(2))
-    assert yardstick.prompted(model).per_token == 0
+    assert held_out_kl.unprompted(model).nats == pytest.approx([0.25 * math.log(2)])
+    assert held_out_kl.unprompted(model).per_token == pytest.approx(0.125 * math.log(2))
+    assert held_out_kl.prompted(model).per_token == 0
+    assert held_out_kl.unprompted(model).by_token == (pytest.approx((0.25 * math.log(2), 0)),)
 
 
 def test_the_model_that_is_measured_reads_the_side_that_is_asked_for() -> None:
     datums = [datum(0, 2)]
     base, baked = random_tables(1, datums, 5)
-    yardstick = HeldOutKL(TableModel(base), datums)
+    held_out_kl = HeldOutKL(TableModel(base), datums)
 
     def by_hand(tokens: TokenIds) -> float:
         teacher = base[datums[0].teacher_ids]
         return float((teacher.exp() * (teacher - baked[tokens])).sum())
 
     model = TableModel(baked)
-    assert yardstick.unprompted(model).nats == pytest.approx([by_hand(datums[0].student_ids)])
-    assert yardstick.prompted(model).nats == pytest.approx([by_hand(datums[0].teacher_ids)])
+    assert held_out_kl.unprompted(model).nats == pytest.approx([by_hand(datums[0].student_ids)])
+    assert held_out_kl.prompted(model).nats == pytest.approx([by_hand(datums[0].teacher_ids)])
 
 
 @given(seed=st.integers(0, 1000), vocabulary=st.integers(2, 12))
@@ -124,29 +124,29 @@ def test_the_top_k_with_a_bucket_is_a_lower_bound_that_grows_to_the_full_one(
     base, baked = random_tables(seed, datums, vocabulary)
     full = HeldOutKL(TableModel(base), datums)
     model = TableModel(baked, full_vocabulary=False)
-    partial = [measure(TableModel(base), datums, k) for k in range(1, vocabulary + 1)]
+    partial = [held_out_kl_of(TableModel(base), datums, k) for k in range(1, vocabulary + 1)]
     assert full.kind == "full"
-    assert {yardstick.kind for yardstick in partial} == {"top_k_bucket"}
-    bounds = [yardstick.unprompted(model).per_token for yardstick in partial]
+    assert {held_out_kl.kind for held_out_kl in partial} == {"top_k_bucket"}
+    bounds = [held_out_kl.unprompted(model).per_token for held_out_kl in partial]
     whole = full.unprompted(TableModel(baked)).per_token
     assert all(a <= b + 1e-9 for a, b in zip([0.0, *bounds], [*bounds, whole], strict=True))
     assert bounds[-1] == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_the_reference_is_kept_or_asked_for_again_with_the_same_numbers(full: bool) -> None:
+def test_the_reference_is_kept_or_computed_again_with_the_same_numbers(full: bool) -> None:
     datums = [datum(0, 3), datum(1, 2)]
     base, baked = random_tables(2, datums, 6)
     columns = 6 if full else 3
     size = 5 * columns * 8  # bytes: float64 [N, columns]
-    numbers, asked = [], []
+    measured, scored = [], []
     for keep_bytes in (size, size - 1, 0):
         teacher, model = TableModel(base, full), TableModel(baked, full)
-        yardstick = measure(teacher, datums, None if full else 2, keep_bytes)
-        numbers += [yardstick.unprompted(model), yardstick.unprompted(model)]
-        asked.append(teacher.asked)
-    assert all(found == numbers[0] for found in numbers)
-    assert asked == ([2, 4, 4] if full else [2, 2, 2])  # targets are at hand already
+        held_out_kl = held_out_kl_of(teacher, datums, None if full else 2, keep_bytes)
+        measured += [held_out_kl.unprompted(model), held_out_kl.unprompted(model)]
+        scored.append(teacher.spans_scored)
+    assert all(kl == measured[0] for kl in measured)
+    assert scored == ([2, 4, 4] if full else [2, 2, 2])  # the top K is scored once
 
 
 def test_a_token_counts_the_same_in_long_and_short_responses() -> None:

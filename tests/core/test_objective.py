@@ -24,7 +24,7 @@ def distributions(seed: int, rows: int, vocabulary: int, spread: float = 2.0) ->
     return logits.log_softmax(dim=1)
 
 
-def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> TeacherLogprobs:
+def scores_of(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> TeacherLogprobs:
     """The top K of full distributions, and draws from the others in proportion to their mass."""
     top = teacher.topk(k, dim=1)
     drawn = torch.zeros(len(teacher), 0, dtype=torch.long)
@@ -34,15 +34,15 @@ def top_targets(teacher: Tensor, k: int, draws: int = 0, seed: int = 0) -> Teach
             draws, replacement=True, generator=torch.Generator().manual_seed(seed)
         )
     drawn_logprobs = teacher.gather(1, drawn)
-    measure = tail_importance_weights(top.values, drawn_logprobs)
-    return TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, measure)
+    importance_weights = tail_importance_weights(top.values, drawn_logprobs)
+    return TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, importance_weights)
 
 
 def loss_of(
-    objective: TailedLoss, teacher: Tensor, student: Tensor, targets: TeacherLogprobs
+    objective: TailedLoss, teacher: Tensor, student: Tensor, scores: TeacherLogprobs
 ) -> Tensor:
-    columns = objective.columns(DATUM, targets)
-    return objective.nats(student.gather(1, columns.ids), columns)
+    support = objective.support(DATUM, scores)
+    return objective.nats(student.gather(1, support.ids), support)
 
 
 shapes = {
@@ -57,14 +57,14 @@ shapes = {
 @pytest.mark.parametrize("tail", ["sampled", "bucket", "renormalize"])
 def test_a_divergence_of_a_distribution_from_itself_is_zero(loss: ForwardKL, tail: Tail) -> None:
     teacher = distributions(0, 2, 30)
-    nats = loss_of(TailedLoss(loss, tail), teacher, teacher, top_targets(teacher, 5, draws=4))
+    nats = loss_of(TailedLoss(loss, tail), teacher, teacher, scores_of(teacher, 5, draws=4))
     torch.testing.assert_close(nats, torch.zeros_like(nats), atol=1e-12, rtol=0)
 
 
 def test_a_case_of_three_tokens_by_hand() -> None:
     teacher = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log()
     student = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64).log()
-    top = top_targets(teacher, 2)
+    top = scores_of(teacher, 2)
     exact = 0.5 * math.log(2) + 0.3 * math.log(0.3 / 0.25)
     expected = {
         "drop": exact,
@@ -75,7 +75,7 @@ def test_a_case_of_three_tokens_by_hand() -> None:
         loss = loss_of(TailedLoss(ForwardKL(), tail), teacher, student, top)  # type: ignore[arg-type]
         assert loss.item() == pytest.approx(nats, abs=1e-12), tail
     # One token is left, so a draw of the tail is certain, and the sampled loss is the full one.
-    drawn = top_targets(teacher, 2, draws=3)
+    drawn = scores_of(teacher, 2, draws=3)
     sampled = loss_of(TailedLoss(ForwardKL(), "sampled"), teacher, student, drawn)
     assert sampled.item() == pytest.approx(full_kl(teacher, student).item(), abs=1e-12)
 
@@ -100,7 +100,7 @@ def test_the_bucket_is_between_zero_and_the_full_kl(
     k = max(1, int(share * vocabulary))
     teacher = distributions(seed, 2, vocabulary, spread)
     student = distributions(seed + 1, 2, vocabulary, spread)
-    nats = loss_of(TailedLoss(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k))
+    nats = loss_of(TailedLoss(ForwardKL(), "bucket"), teacher, student, scores_of(teacher, k))
     assert bool((nats >= -1e-9).all())
     assert bool((nats <= full_kl(teacher, student) + 1e-9).all())
 
@@ -113,7 +113,7 @@ def test_the_bucket_grows_with_k_up_to_the_full_kl(
     teacher = distributions(seed, 1, vocabulary, spread)
     student = distributions(seed + 1, 1, vocabulary, spread)
     nats = [
-        loss_of(TailedLoss(ForwardKL(), "bucket"), teacher, student, top_targets(teacher, k)).item()
+        loss_of(TailedLoss(ForwardKL(), "bucket"), teacher, student, scores_of(teacher, k)).item()
         for k in range(1, vocabulary + 1)
     ]
     assert nats == pytest.approx(sorted(nats), abs=1e-9)
@@ -124,8 +124,8 @@ def test_the_bucket_grows_with_k_up_to_the_full_kl(
 def test_the_mean_of_the_sampled_tail_is_the_full_divergence(loss: ForwardKL) -> None:
     teacher, student = distributions(3, 1, 30), distributions(4, 1, 30)
     full = loss(student, teacher, torch.ones_like(teacher))
-    targets = top_targets(teacher.expand(1, -1), 5, draws=200_000)
-    nats = loss_of(TailedLoss(loss, "sampled"), teacher, student, targets)
+    scores = scores_of(teacher.expand(1, -1), 5, draws=200_000)
+    nats = loss_of(TailedLoss(loss, "sampled"), teacher, student, scores)
     torch.testing.assert_close(nats, full, rtol=0.01, atol=1e-3)
 
 
@@ -134,15 +134,15 @@ def test_the_mean_gradient_of_the_sampled_tail_is_the_full_gradient() -> None:
     logits = distributions(6, 1, vocabulary).clone().requires_grad_()
     (full,) = torch.autograd.grad(full_kl(teacher, logits.log_softmax(1)).sum(), logits)
     # n independent estimates of 4 draws each, as n rows of one batch.
-    targets = top_targets(teacher.expand(n, -1), 5, draws=4)
+    scores = scores_of(teacher.expand(n, -1), 5, draws=4)
     objective = TailedLoss(ForwardKL(), "sampled")
-    columns = objective.columns(DATUM, targets)
-    student = logits.log_softmax(1).expand(n, -1).gather(1, columns.ids)
-    (sampled,) = torch.autograd.grad(objective.nats(student, columns).mean(), logits)
+    support = objective.support(DATUM, scores)
+    student = logits.log_softmax(1).expand(n, -1).gather(1, support.ids)
+    (sampled,) = torch.autograd.grad(objective.nats(student, support).mean(), logits)
     assert (sampled - full).norm() < 0.03 * full.norm()
     # The same number of steps without the tail is another gradient altogether.
     dropped = TailedLoss(ForwardKL(), "drop")
-    top = dropped.columns(DATUM, targets)
+    top = dropped.support(DATUM, scores)
     student = logits.log_softmax(1).expand(n, -1).gather(1, top.ids)
     (biased,) = torch.autograd.grad(dropped.nats(student, top).mean(), logits)
     assert (biased - full).norm() > 0.1 * full.norm()
@@ -153,10 +153,10 @@ def test_the_mean_gradient_of_the_sampled_tail_is_the_full_gradient() -> None:
 def test_gradients_agree_with_finite_differences(loss: ForwardKL, tail: Tail) -> None:
     teacher = distributions(7, 2, 12)
     objective = TailedLoss(loss, tail)
-    columns = objective.columns(DATUM, top_targets(teacher, 4, draws=3))
+    support = objective.support(DATUM, scores_of(teacher, 4, draws=3))
 
     def nats(logits: Tensor) -> Tensor:
-        return objective.nats(logits.log_softmax(1).gather(1, columns.ids), columns)
+        return objective.nats(logits.log_softmax(1).gather(1, support.ids), support)
 
     logits = distributions(8, 2, 12).clone().requires_grad_()
     assert torch.autograd.gradcheck(nats, logits)
@@ -167,49 +167,49 @@ def test_gradients_agree_with_finite_differences(loss: ForwardKL, tail: Tail) ->
 def test_a_linear_loss_is_a_weighted_cross_entropy(loss: ForwardKL, tail: Tail) -> None:
     teacher, student = distributions(9, 2, 12), distributions(10, 2, 12)
     objective = TailedLoss(loss, tail)
-    columns = objective.columns(DATUM, top_targets(teacher, 4, draws=3))
-    weights = objective.weights(columns)
+    support = objective.support(DATUM, scores_of(teacher, 4, draws=3))
+    weights = objective.weights(support)
     assert weights is not None
-    one = student.gather(1, columns.ids)
+    one = student.gather(1, support.ids)
     other = one + 0.1 * torch.randn(one.shape, dtype=one.dtype)
-    change = objective.nats(other, columns) - objective.nats(one, columns)
+    change = objective.nats(other, support) - objective.nats(one, support)
     torch.testing.assert_close(change, -(weights * (other - one)).sum(dim=1))
 
 
-def test_a_bent_loss_has_no_weights() -> None:
-    targets = top_targets(distributions(9, 2, 12), 4, draws=3)
-    bent = [
+def test_a_nonlinear_loss_has_no_weights() -> None:
+    scores = scores_of(distributions(9, 2, 12), 4, draws=3)
+    nonlinear = [
         TailedLoss(ForwardKL(), "bucket"),
         TailedLoss(ForwardKL(), "renormalize"),
         TailedLoss(ReverseKL(), "sampled"),
     ]
-    for objective in bent:
-        assert objective.weights(objective.columns(DATUM, targets)) is None
+    for objective in nonlinear:
+        assert objective.weights(objective.support(DATUM, scores)) is None
 
 
 def test_the_weights_of_the_sampled_tail_sum_to_one() -> None:
     teacher = distributions(11, 2, 50)
     objective = TailedLoss(ForwardKL(), "sampled")
-    weights = objective.weights(objective.columns(DATUM, top_targets(teacher, 5, draws=4)))
+    weights = objective.weights(objective.support(DATUM, scores_of(teacher, 5, draws=4)))
     assert weights is not None
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, dtype=torch.float64))
 
 
 def test_cross_entropy_looks_at_the_response_alone() -> None:
     objective = TailedLoss(CrossEntropy(), "sampled")
-    assert not objective.asks_teacher
+    assert not objective.requires_teacher
     assert objective.draws(4) == 0
-    columns = objective.columns(DATUM, None)
-    assert columns.ids.tolist() == [[1], [2]]
+    support = objective.support(DATUM, None)
+    assert support.ids.tolist() == [[1], [2]]
     student = torch.tensor([[0.25], [0.5]]).log()
     torch.testing.assert_close(
-        objective.nats(student, columns), torch.tensor([math.log(4), math.log(2)])
+        objective.nats(student, support), torch.tensor([math.log(4), math.log(2)])
     )
 
 
 def test_a_loss_that_asks_the_teacher_refuses_to_go_without() -> None:
     with pytest.raises(ValueError, match="needs the teacher"):
-        TailedLoss(ForwardKL(), "drop").columns(DATUM, None)
+        TailedLoss(ForwardKL(), "drop").support(DATUM, None)
 
 
 def test_rest_is_finite_where_nothing_is_left() -> None:
@@ -217,6 +217,6 @@ def test_rest_is_finite_where_nothing_is_left() -> None:
     left = rest(whole)
     assert bool(left.isfinite().all())
     assert bool((left.exp() < 1e-5).all())
-    columns = LossSupport(torch.zeros(2, 8, dtype=torch.long), whole, torch.ones(2, 8))
-    nats = TailedLoss(ForwardKL(), "bucket").nats(whole, columns)
+    support = LossSupport(torch.zeros(2, 8, dtype=torch.long), whole, torch.ones(2, 8))
+    nats = TailedLoss(ForwardKL(), "bucket").nats(whole, support)
     torch.testing.assert_close(nats, torch.zeros(2), atol=1e-4, rtol=0)

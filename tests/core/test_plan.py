@@ -3,89 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import Tensor
+from metered import (
+    LONGEST,
+    N_HELD_OUT,
+    N_TRAINING,
+    PROMPT,
+    QUERIES,
+    QUESTIONS,
+    STEPS,
+    Tariff,
+    metered,
+    opened,
+    write_prompt,
+)
 
-from promptbake.costs import Budget, CostEstimate, Usage
+from promptbake.costs import TopKWork, TrainWork, Usage
 from promptbake.dataset.conversations import read
 from promptbake.dataset.queries import load_queries, split
-from promptbake.interfaces import Objective, Pending, Trainer
-from promptbake.plugins.factories import PluginFactory
-from promptbake.plugins.registry import Registry
-from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
-from promptbake.runs.session import Session, open_session
+from promptbake.runs.session import Session
 from promptbake.stages import bake, data, plan, verify
 from promptbake.stages.plan import Plan
-from promptbake.types import (
-    Checkpoint,
-    Completion,
-    Datums,
-    Example,
-    ImmediateResult,
-    Span,
-    TeacherLogprobs,
-    TokenIds,
-    Work,
-)
-from promptbake_mock.tiny import NAME, tiny_backend
 
-PROMPT = "Speak as a pirate — always."
 DEFAULT = "Be kind."  # the system prompt of the tiny model's template where none is given
-LONGEST = 6  # tokens of a response, and of an answer
-QUERIES = ("Who?", "Where to?", "Why not?", "What is that?", "Since when?", "How many are there?")
-QUESTIONS = ("Eh?", "And now?", "What next?")
-SETTINGS = (
-    "data.held_out=2",
-    f"data.max_tokens={LONGEST}",
-    "data.temperatures=[0.5, 1.0]",
-    "train.batch_size=3",
-    "train.epochs=2",
-    "train.rank=2",
-    "train.eval_every=4",
-    f"verify.max_tokens={LONGEST}",
-    "verify.min_gap_closed=-9",
-)
-N_TRAINING, N_HELD_OUT = 8, 2  # 4 queries at two temperatures; held-out ones have one answer each
-STEPS = 6  # 8 conversations in batches of 3, 3 and 2, twice
 EVALS = 3  # at steps 0, 4 and 6
 
 
 @pytest.fixture
 def prompt(tmp_path: Path) -> Path:
-    (tmp_path / "queries.txt").write_text("\n".join(QUERIES))
-    (tmp_path / "questions.txt").write_text("\n".join(QUESTIONS))
-    file = tmp_path / "pirate.md"
-    file.write_text(PROMPT + "\n", "utf-8")
-    return file
+    return write_prompt(tmp_path)
 
 
-def opened(prompt: Path, *settings: str, factories: Sequence[PluginFactory] = ()) -> Session:
-    """A session with profile `mock` and small settings; `factories` are added to the plugins'."""
-    folder = prompt.parent
-    files = (f"data.queries={folder}/queries.txt", f"verify.questions={folder}/questions.txt")
-    session = open_session(
-        prompt,
-        profile="mock",
-        config_file=None,
-        settings=(),
-        run=folder / "run",
-        reporter=SilentReporter(),
-    )
-    return replace(
-        session,
-        resolved=resolve("mock", settings=(*files, *SETTINGS, *settings)),
-        registry=Registry((*session.registry.factories, *factories)),
-    )
-
-
-def usages(made: Plan) -> dict[str, Usage]:
-    return {row.key: row.estimate.usage for row in made.rows}
+def usages(planned: Plan) -> dict[str, Usage]:
+    return {row.key: row.estimate.usage for row in planned.rows}
 
 
 def n_tokens(text: str, system: str) -> int:
@@ -112,13 +65,13 @@ def test_before_any_stage_the_tokens_are_those_of_the_longest_responses(prompt: 
     session = opened(prompt)
     training, held_out = asked(session)
     assert (len(training), len(held_out)) == (N_TRAINING, N_HELD_OUT)
-    made = plan.make(session)
-    assert made.basis == "responses at their longest"
+    planned = plan.make(session)
+    assert planned.basis == "worst case (max_tokens)"
     everything = [*training, *held_out]
     held_out_student = total(held_out, DEFAULT, LONGEST)
     held_out_teacher = total(held_out, PROMPT, LONGEST)
     questions = total(QUESTIONS, DEFAULT, 0) + total(QUESTIONS, PROMPT, 0)
-    assert usages(made) == {
+    assert usages(planned) == {
         "data: sample": Usage(
             10, input_tokens=total(everything, PROMPT, 0), output_tokens=len(everything) * LONGEST
         ),
@@ -139,8 +92,8 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
     session = opened(prompt)
     with session.stage_lock("data"):
         data.run(session)
-    made = plan.make(opened(prompt))
-    assert made.basis == "responses as they are in the run folder"
+    planned = plan.make(opened(prompt))
+    assert planned.basis == "responses as they are in the run folder"
 
     def read_as(path: Path, system: str) -> int:
         return sum(
@@ -150,7 +103,7 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
             for said in read(path)
         )
 
-    run, found = session.run, usages(made)
+    run, found = session.run, usages(planned)
     assert len(read(run.data)) == N_TRAINING
     teacher = [read_as(path, PROMPT) for path in (run.data, run.held_out)]
     student = [read_as(path, DEFAULT) for path in (run.data, run.held_out)]
@@ -172,23 +125,28 @@ def test_the_curve_has_a_point_at_0_at_every_eval_every_and_at_the_last_step(
 
 
 def test_a_local_plan_is_free_and_its_time_is_known(prompt: Path) -> None:
-    made = plan.make(opened(prompt))
-    assert (made.dollars, made.spent, made.max_dollars, made.sources) == (0, 0, None, ())
-    assert made.seconds == sum(row.estimate.seconds or 0 for row in made.rows)
-    assert 0 < made.seconds < 60
-    assert [row.spent for row in made.rows] == [None] * 6
+    planned = plan.make(opened(prompt))
+    assert (planned.dollars, planned.spent, planned.max_dollars, planned.sources) == (
+        0,
+        0,
+        None,
+        (),
+    )
+    assert planned.seconds == sum(row.estimate.seconds or 0 for row in planned.rows)
+    assert 0 < planned.seconds < 60
+    assert [row.spent for row in planned.rows] == [None] * 6
 
 
 def test_it_round_trips_through_json(prompt: Path) -> None:
-    made = plan.make(opened(prompt, "budget.max_dollars=2.5"))
-    value = json.loads(json.dumps(made.as_json()))
-    assert value == made.as_json()
+    planned = plan.make(opened(prompt, "budget.max_dollars=2.5"))
+    value = json.loads(json.dumps(planned.as_json()))
+    assert value == planned.as_json()
     assert {(row["stage"], row["work"]): Usage(**row["predicted"]) for row in value["rows"]} == {
-        (row.stage, row.work): row.estimate.usage for row in made.rows
+        (row.stage, row.work): row.estimate.usage for row in planned.rows
     }
     totals = {key: value[key] for key in ("basis", "dollars", "spent_dollars", "max_dollars")}
-    assert totals == {"basis": made.basis, "dollars": 0, "spent_dollars": 0, "max_dollars": 2.5}
-    assert value["seconds"] == made.seconds
+    assert totals == {"basis": planned.basis, "dollars": 0, "spent_dollars": 0, "max_dollars": 2.5}
+    assert value["seconds"] == planned.seconds
 
 
 def test_a_plan_writes_nothing(prompt: Path) -> None:
@@ -197,132 +155,13 @@ def test_a_plan_writes_nothing(prompt: Path) -> None:
     assert sorted(prompt.parent.rglob("*")) == before
 
 
-# A service that has its price, on the tiny model, and bills what it is really asked for.
-
-
-@dataclass(frozen=True)
-class Tariff:
-    """Dollars for 1024 tokens, None where nobody knows; and what was asked for a quote."""
-
-    dollars: float | None = 1.0
-    works: list[Work] = field(default_factory=list)
-
-    def priced(self, usage: Usage) -> Usage:
-        """With the dollars."""
-        tokens = usage.input_tokens + usage.output_tokens + usage.train_tokens
-        return replace(usage, dollars=tokens * (self.dollars or 0) / 1024)
-
-
-class MeteredModel:
-    """The tiny model, which tells no more than its top K, and a bill for each call."""
-
-    full_vocabulary = False
-    sample_batch = None
-
-    def __init__(self, inner: Any, tariff: Tariff, budget: Budget) -> None:
-        self.inner, self.tariff, self.budget = inner, tariff, budget
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)  # its name, its digest, its renderer
-
-    def estimate_cost(self, work: WorkItem) -> CostEstimate:
-        """By the tariff; how long it takes, nobody knows."""
-        self.tariff.works.append(work)
-        usage = self.tariff.priced(self.inner.estimate_cost(work).usage)
-        return CostEstimate(usage, self.tariff.dollars is not None, None, "the tariff of today")
-
-    def sample(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, **how: Any
-    ) -> Iterator[tuple[int, Completion]]:
-        """Responses, which are billed as if they were as long as they may be."""
-        for prompt in prompts:
-            self.bill("sample", Usage(1, input_tokens=len(prompt), output_tokens=max_tokens))
-        return self.inner.sample(prompts, max_tokens=max_tokens, **how)
-
-    def top_k(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """Distributions."""
-        for span in spans:
-            self.bill("top_k", Usage(1, input_tokens=len(span.tokens)))
-        return self.inner.top_k(spans, **how)
-
-    def logprobs(
-        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
-    ) -> Iterator[Tensor]:
-        """Log-probabilities."""
-        assert ids is not None
-        for span in spans:
-            self.bill("logprobs", Usage(1, input_tokens=len(span.tokens)))
-        return self.inner.logprobs(spans, ids)
-
-    def bill(self, what: str, usage: Usage) -> None:
-        """Pay for a call."""
-        priced = self.tariff.priced(usage)
-        self.budget.reserve(what, priced).commit(priced)
-
-
-class MeteredTrainer:
-    """The tiny model's trainer, and a bill for each step."""
-
-    def __init__(self, inner: Trainer, base: MeteredModel) -> None:
-        self._inner, self._base = inner, base
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def snapshot(self) -> Pending[Any]:
-        """The student, which has its price, too."""
-        student = self._inner.snapshot().result()
-        return ImmediateResult(MeteredModel(student, self._base.tariff, self._base.budget))
-
-    def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
-        """A gradient."""
-        tokens = sum(len(example.datum.student_ids) for example in batch)
-        self._base.bill("train", Usage(1, train_tokens=tokens))
-        return self._inner.forward_backward(batch, objective)
-
-    def save_adapter(self, folder: Path) -> Checkpoint:
-        """The weights, as the backend's own."""
-        return replace(self._inner.save_adapter(folder), backend=MeteredBackend.name)
-
-
-class MeteredBackend:
-    """Opens the tiny model as a service would."""
-
-    name = "metered"
-
-    def __init__(self, tariff: Tariff) -> None:
-        self._tiny, self._tariff = tiny_backend(), tariff
-
-    def open_model(self, name: str, budget: Budget) -> MeteredModel:
-        """The tiny model."""
-        return MeteredModel(self._tiny.open_model(NAME), self._tariff, budget)
-
-    def new_lora(
-        self, base: MeteredModel, *, rank: int, seed: int, datums: Datums = "one"
-    ) -> MeteredTrainer:
-        """A LoRA whose steps are billed."""
-        return MeteredTrainer(self._tiny.new_lora(base.inner, rank=rank, seed=seed), base)
-
-    def load_adapter(self, base: MeteredModel, checkpoint: Checkpoint) -> MeteredModel:
-        """The baked model."""
-        baked = self._tiny.load_adapter(base.inner, checkpoint)
-        return MeteredModel(baked, base.tariff, base.budget)
-
-
-def metered(prompt: Path, tariff: Tariff, *settings: str) -> Session:
-    """A session on the service."""
-    factory = PluginFactory("backends", "metered", "test", "1", lambda: MeteredBackend(tariff))
-    chosen = ("train.backend=metered", "data.provider=self", *settings)
-    return opened(prompt, *chosen, factories=[factory])
-
-
 def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) -> None:
-    session, made = metered(prompt, Tariff()), []
+    session, plans = metered(prompt, Tariff()), []
     for name, stage in (("data", data), ("bake", bake), ("verify", verify)):
         with session.stage_lock(name):
             stage.run(session)
-        made.append(plan.make(metered(prompt, Tariff())))
-    after_data, after_bake, after_verify = made
+        plans.append(plan.make(metered(prompt, Tariff())))
+    after_data, after_bake, after_verify = plans
     predicted = usages(after_data)
     assert len(predicted) == 6
     assert session.budget.by_work().keys() == predicted.keys()
@@ -354,29 +193,31 @@ def test_a_loss_that_asks_no_teacher_plans_for_the_held_out_reference_alone(prom
 
 
 def test_a_price_that_nobody_knows_is_not_taken_for_0(prompt: Path) -> None:
-    made = plan.make(metered(prompt, Tariff(None)))
-    value = made.as_json()
-    assert (made.dollars, value["dollars"], value["rows"][0]["priced"]) == (None, None, False)
-    assert (made.seconds, value["seconds"], value["rows"][0]["seconds"]) == (None, None, None)
-    assert made.max_dollars is None
+    planned = plan.make(metered(prompt, Tariff(None)))
+    value = planned.as_json()
+    assert (planned.dollars, value["dollars"], value["rows"][0]["priced"]) == (None, None, False)
+    assert (planned.seconds, value["seconds"], value["rows"][0]["seconds"]) == (None, None, None)
+    assert planned.max_dollars is None
 
 
 def test_one_price_that_is_not_known_is_enough_to_know_no_total(prompt: Path) -> None:
-    made = plan.make(metered(prompt, Tariff(None), "data.provider=mock"))
-    assert made.rows[0].estimate.priced
-    assert made.dollars is None
-    assert made.seconds is None
+    planned = plan.make(metered(prompt, Tariff(None), "data.provider=mock"))
+    assert planned.rows[0].estimate.priced
+    assert planned.dollars is None
+    assert planned.seconds is None
 
 
 def test_prices_are_named_once_with_where_they_are_from(prompt: Path) -> None:
-    made = plan.make(metered(prompt, Tariff(2.0)))
-    assert made.sources == ("the tariff of today",)
-    assert made.as_json()["prices"] == ["the tariff of today"]
-    tokens = sum(u.input_tokens + u.sampled + u.trained for u in usages(made).values())
-    assert made.dollars == pytest.approx(tokens * 2.0 / 1024)
+    planned = plan.make(metered(prompt, Tariff(2.0)))
+    assert planned.sources == ("the tariff of today",)
+    assert planned.as_json()["prices"] == ["the tariff of today"]
+    tokens = sum(
+        u.input_tokens + u.output_tokens + u.train_tokens for u in usages(planned).values()
+    )
+    assert planned.dollars == pytest.approx(tokens * 2.0 / 1024)
 
 
-def test_rows_that_begin_alike_are_quoted_with_what_they_share(prompt: Path) -> None:
+def test_rows_that_begin_alike_are_estimated_with_what_they_share(prompt: Path) -> None:
     tariff = Tariff()
     plan.make(metered(prompt, tariff))
     after = len("<\n<assistant\n")  # an empty turn of the user, from its end on; a tag is a token
@@ -394,22 +235,21 @@ def test_rows_that_begin_alike_are_quoted_with_what_they_share(prompt: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("settings", "datums", "forward_first"),
+    ("settings", "support", "forward_first"),
     [
-        ((), 1, False),
-        (("train.datums=per_token",), 7, False),
-        (("train.datums=per_token", "train.tail=bucket"), 5, True),
-        (("train.datums=per_token", "train.loss=cross_entropy"), 1, False),
-        (("train.loss=reverse_kl",), 1, True),
+        ((), 7, False),
+        (("train.tail=bucket",), 5, True),
+        (("train.loss=cross_entropy",), 1, False),
+        (("train.loss=reverse_kl",), 7, True),
     ],
 )
-def test_training_is_quoted_as_the_loss_and_the_datums_need_it(
-    prompt: Path, settings: Sequence[str], datums: int, forward_first: bool
+def test_training_is_estimated_as_the_loss_needs_it(
+    prompt: Path, settings: Sequence[str], support: int, forward_first: bool
 ) -> None:
     tariff = Tariff()
     plan.make(metered(prompt, tariff, "teacher.top_k=5", "train.tail_draws=2", *settings))
-    (work,) = (work for work in tariff.works if work.kind == "train")
-    assert (work.datums, work.forward_first) == (datums, forward_first)
+    (work,) = (work for work in tariff.works if isinstance(work, TrainWork))
+    assert (work.support, work.forward_first) == (support, forward_first)
     assert (work.times, work.steps, len(work.rows)) == (2, STEPS, N_TRAINING)
 
 
@@ -419,8 +259,8 @@ def test_draws_for_the_tail_are_asked_of_the_teacher_and_not_of_the_reference(
 ) -> None:
     tariff = Tariff()
     plan.make(metered(prompt, tariff, "train.tail_draws=2", f"train.tail={tail}"))
-    asked = {(len(work.rows), work.draws) for work in tariff.works if work.kind == "top_k"}
-    assert asked == {(N_TRAINING, draws), (N_HELD_OUT, 0)}
+    works = [work for work in tariff.works if isinstance(work, TopKWork)]
+    assert {(len(work.rows), work.draws) for work in works} == {(N_TRAINING, draws), (N_HELD_OUT, 0)}
 
 
 @pytest.mark.parametrize("change", ["data.max_tokens=9", "seed=1", "prompt"])
@@ -432,8 +272,8 @@ def test_responses_that_would_be_made_anew_are_planned_at_their_longest(
         data.run(session)
     if change == "prompt":
         prompt.write_text("Another one.")
-    made = plan.make(opened(prompt, *([] if change == "prompt" else [change])))
-    assert made.basis == "responses at their longest"
+    planned = plan.make(opened(prompt, *([] if change == "prompt" else [change])))
+    assert planned.basis == "worst case (max_tokens)"
 
 
 def test_conversations_that_are_there_already_are_planned_once_each(prompt: Path) -> None:
@@ -451,5 +291,5 @@ def test_conversations_that_are_there_already_are_planned_once_each(prompt: Path
 def test_all_that_was_spent_is_in_the_sum_whatever_for(prompt: Path) -> None:
     costs = prompt.parent / "run" / "costs.jsonl"
     costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "data: filter", "settled": true, "dollars": 0.5}\n')
+    costs.write_text('{"id": 0, "what": "data: filter", "committed": true, "dollars": 0.5}\n')
     assert plan.make(opened(prompt)).spent == 0.5

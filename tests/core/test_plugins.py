@@ -1,4 +1,4 @@
-"""Plugins load, are set failure with a reason, and are chosen by name."""
+"""Plugins load, are listed with a reason where they do not, and are chosen by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from annotated_types import Gt
 from promptbake.errors import BakeError
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import RUNTIME_ONLY
-from promptbake.plugins.registry import DISABLE, GROUP, Registry, load
+from promptbake.plugins.registry import DISABLE, GROUP, PluginChoice, Registry, load
 
 LOSS = """
 from promptbake.plugins.hookspecs import hookimpl
@@ -62,7 +62,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 def offering(returned: str, hook: str = "promptbake_register_losses") -> str:
     return (
-        "from promptbake.plugins.hookspecs import hookimpl\nPROMPTBAKE_API = 1\n"
+        "from promptbake.plugins.hookspecs import hookimpl\nPROMPTBAKE_API = 2\n"
         f"@hookimpl\ndef {hook}():\n    return {returned}\n"
     )
 
@@ -73,13 +73,13 @@ def reasons(registry: Registry) -> dict[str, str]:
 
 def refusal(registry: Registry, name: str, options: dict[str, Any] | None = None) -> str:
     with pytest.raises(BakeError) as caught:
-        registry.choose("losses", name, "train.loss").make(options or {})
+        registry.choose(PluginChoice("losses", name, "train.loss")).create(options or {})
     return str(caught.value)
 
 
-def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
+def test_what_a_plugin_offers_is_chosen_listed_and_created(install: Installer) -> None:
     registry = load([install("good", LOSS)])
-    factory = registry.choose("losses", "soft", "train.loss")
+    factory = registry.choose(PluginChoice("losses", "soft", "train.loss"))
     assert (factory.kind, factory.name, factory.plugin, factory.version) == (
         "losses",
         "soft",
@@ -90,8 +90,8 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         {"name": "weight", "type": "float", "default": 0.5, "required": False},
         {"name": "label", "type": "str | None", "default": None, "required": False},
     ]
-    assert vars(factory.make({})) == {"weight": 0.5, "label": None}
-    assert vars(factory.make({"weight": 1, "label": "x"})) == {"weight": 1.0, "label": "x"}
+    assert vars(factory.create({})) == {"weight": 0.5, "label": None}
+    assert vars(factory.create({"weight": 1, "label": "x"})) == {"weight": 1.0, "label": "x"}
     assert registry.of("losses") == (factory,)
     assert registry.of("teachers") == ()
 
@@ -99,7 +99,7 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import no_such_sdk", "requires the module no_such_sdk: pip install no_such_sdk"),
+        ("import no_such_sdk", "needs the module no_such_sdk: pip install no_such_sdk"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("a b", "SyntaxError: invalid syntax"),
         ("raise ImportError('two\\nlines')", "ImportError: two lines"),
@@ -111,24 +111,25 @@ def test_a_plugins_offer_is_chosen_listed_and_made(install: Installer) -> None:
         (offering("{3: dict}"), "must return a mapping from name to factory; found {3: "),
         (offering("{}['a']"), "promptbake_register_losses failed: KeyError: 'a'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        (offering("{}"), "promptbake_register_losses factories nothing, or is not marked with @hook"),
-        ("PROMPTBAKE_API = 1", "it implements none of the hooks: promptbake_register_data_provi"),
-        ("", "it does not say which API it was written for; put PROMPTBAKE_API = 1 into its "
+        (offering("{}"), "promptbake_register_losses offers nothing, or is not marked with @hook"),
+        ("PROMPTBAKE_API = 2", "it implements none of the hooks: promptbake_register_data_provi"),
+        ("", "it does not say which API it was written for; put PROMPTBAKE_API = 2 into its "
          "module"),
-        ("PROMPTBAKE_API = 2", "it was written for version 2 of the plugin API, and this "
-         "promptbake has version 1; upgrade promptbake"),
-        ("PROMPTBAKE_API = 0", "has version 1; upgrade the plugin"),
-        ("PROMPTBAKE_API = 'new'", "PROMPTBAKE_API = 'new': expected a number, 1"),
-        ("PROMPTBAKE_API = True", "PROMPTBAKE_API = True: expected a number, 1"),
+        ("PROMPTBAKE_API = 3", "it was written for version 3 of the plugin API, and this "
+         "promptbake has version 2; upgrade promptbake"),
+        ("PROMPTBAKE_API = 1", "has version 2; upgrade the plugin: 'Moving to API 2'"),
+        ("PROMPTBAKE_API = 'new'", "PROMPTBAKE_API = 'new': expected a number, 2"),
+        ("PROMPTBAKE_API = True", "PROMPTBAKE_API = True: expected a number, 2"),
         ("class Mute(Exception):\n    def __str__(self): 1 / 0\nraise Mute", "Mute: (it cannot"),
         ("raise BaseException('panic')", "BaseException: panic"),
-        (LOSS.replace("@hookimpl", ""), "promptbake_register_losses factories nothing, or is not"),
+        (LOSS.replace("@hookimpl", ""), "promptbake_register_losses offers nothing, or is not marked "
+         "with @hookimpl"),
         (LOSS.replace('{"soft"', '{"so ft"'), "'so ft' is no name such as skew_kl"),
         (LOSS.replace("weight: float", "weight: 'Nowhere'"), "'soft': its options cannot be"),
-        (TWICE, "promptbake_register_losses factories a name twice: soft"),
+        (TWICE, "promptbake_register_losses offers a name twice: soft"),
     ],
 )  # fmt: skip
-def test_a_broken_plugin_is_load_failures_with_its_reason_and_the_others_work(
+def test_a_broken_plugin_is_listed_with_its_reason_and_the_others_work(
     install: Installer, source: str, reason: str
 ) -> None:
     registry = load([install("broken", source), install("good", LOSS)])
@@ -137,15 +138,10 @@ def test_a_broken_plugin_is_load_failures_with_its_reason_and_the_others_work(
     assert [factory.name for factory in registry.factories] == ["soft"]
 
 
-def test_a_hook_without_the_marker_offers_nothing(install: Installer) -> None:
-    registry = load([install("bare", LOSS.replace("@hookimpl", ""))])
-    assert "is not marked with @hookimpl" in reasons(registry)["bare"]
-
-
 def test_a_name_that_two_plugins_offer_is_refused_with_both(install: Installer) -> None:
     points = [install("one", LOSS), install("two", LOSS)]
     assert refusal(load(points), "soft") == (
-        "train.loss = 'soft': the plugins one and two both factory it; leave one out, as with "
+        "train.loss = 'soft': the plugins one and two both offer it; leave one out, as with "
         "PROMPTBAKE_DISABLE_PLUGINS=two"
     )
 
@@ -155,17 +151,17 @@ def test_disabled_plugins_are_left_out_and_say_so(
 ) -> None:
     monkeypatch.setenv(DISABLE, " two, three,")
     registry = load([install("one", LOSS), install("two", LOSS), install("three", "1 / 0")])
-    assert registry.choose("losses", "soft", "train.loss").plugin == "one"
+    assert registry.choose(PluginChoice("losses", "soft", "train.loss")).plugin == "one"
     assert reasons(registry) == dict.fromkeys(("two", "three"), f"left out by {DISABLE}")
 
 
 def test_an_unknown_name_lists_what_there_is_and_what_did_not_load(install: Installer) -> None:
     registry = load([install("good", LOSS), install("broken", "import no_such_sdk")])
     assert refusal(registry, "sotf") == (
-        "train.loss: there is no 'sotf' among the losses; there is: soft (did you mean soft?). "
+        "train.loss: unknown loss 'sotf'; available: soft (did you mean soft?). "
         "Did not load: broken (needs the module no_such_sdk: pip install no_such_sdk)"
     )
-    assert refusal(load([]), "soft").endswith("among the losses; there is: none")
+    assert refusal(load([]), "soft").endswith("unknown loss 'soft'; available: none")
 
 
 def test_an_unknown_option_lists_the_options(install: Installer) -> None:
@@ -196,7 +192,7 @@ class Plain: ...
 class Record:
     size: int = 3
 
-def requires(*, model: str): return model
+def needs(*, model: str): return model
 
 def loose(*, size=1): return size
 
@@ -207,13 +203,13 @@ def literal(*, mode: Literal["A", "B"] = "A"): return mode
 @hookimpl
 def promptbake_register_losses():
     half = functools.partial(needs, model="m")
-    return {"plain": Plain, "record": Record, "requires": needs, "loose": loose,
+    return {"plain": Plain, "record": Record, "needs": needs, "loose": loose,
             "swallow": swallow, "literal": literal, "half": half}
 """
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "made"),
+    ("name", "options", "product"),
     [
         ("record", {"size": "4"}, "Record(size=4)"),
         ("record", {}, "Record(size=3)"),
@@ -221,27 +217,31 @@ def promptbake_register_losses():
         ("swallow", {}, "{}"),
         ("half", {}, "'m'"),
         ("half", {"model": "n"}, "'n'"),
-        ("requires", {"model": "n"}, "'n'"),
+        ("needs", {"model": "n"}, "'n'"),
     ],
 )
 def test_a_factory_may_be_any_callable(
-    install: Installer, name: str, options: dict[str, Any], made: str
+    install: Installer, name: str, options: dict[str, Any], product: str
 ) -> None:
     registry = load([install("many", FACTORIES)])
-    assert repr(registry.choose("losses", name, "train.loss").make(options)) == made
+    assert (
+        repr(registry.choose(PluginChoice("losses", name, "train.loss")).create(options)) == product
+    )
 
 
 def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
-    factory = load([install("many", FACTORIES)]).choose("losses", "plain", "train.loss")
+    factory = load([install("many", FACTORIES)]).choose(
+        PluginChoice("losses", "plain", "train.loss")
+    )
     assert factory.options == ()
-    assert type(factory.make({})).__name__ == "Plain"
+    assert type(factory.create({})).__name__ == "Plain"
 
 
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("requires", {}, "options.losses.requirements.model: is missing; expected str: "
-         "--set options.losses.requirements.model=..."),
+        ("needs", {}, "options.losses.needs.model: is missing; expected str: "
+         "--set options.losses.needs.model=..."),
         ("literal", {"mode": "C"}, "options.losses.literal.mode: input should be 'A' or 'B'; "
          "found 'C'"),
         ("swallow", {"a": 1}, "options.losses.swallow.a: losses 'swallow' (plugin many) has no "
@@ -255,7 +255,9 @@ def test_what_a_factory_cannot_take_is_refused(
 
 
 def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:
-    factory = load([install("many", FACTORIES)]).choose("losses", "requires", "train.loss")
+    factory = load([install("many", FACTORIES)]).choose(
+        PluginChoice("losses", "needs", "train.loss")
+    )
     assert factory.check({}) == {}
 
 
@@ -280,7 +282,7 @@ def test_the_types_of_options_are_shown_without_their_bounds() -> None:
     ]
 
 
-def test_an_option_for_tuning_tells_nothing_of_the_result() -> None:
+def test_a_runtime_only_option_is_no_result_option() -> None:
     def factory(*, size: Annotated[int, Gt(0), RUNTIME_ONLY] = 1, mode: str = "a") -> None:
         """Nothing."""
 

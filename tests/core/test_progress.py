@@ -18,7 +18,6 @@ class Foreseen:
         """Nothing."""
 
     def advance_estimate(self, amount: float) -> None:
-        """Remember it."""
         self.amounts.append(amount)
 
 

@@ -18,7 +18,7 @@ from promptbake.dataset.queries import (
     digest,
     load_queries,
     load_questions,
-    plan,
+    requests_for,
     split,
 )
 from promptbake.errors import BakeError
@@ -156,7 +156,7 @@ def test_a_split_leaves_something_on_both_sides(held_out: int) -> None:
 
 def test_the_plan_asks_training_queries_at_each_temperature_and_held_out_ones_once() -> None:
     parts = Split((ask("a", "A"), ask("b", "B")), (ask("c", "C"),))
-    requests = plan(parts, (0.5, 1.0, 0.5))
+    requests = requests_for(parts, (0.5, 1.0, 0.5))
     assert [(request.id, request.temperature) for request in requests] == [
         ("a@0.5", 0.5),
         ("b@0.5", 0.5),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verify_example import RESULT
 
 from promptbake.errors import BakeError
 from promptbake.report import page as report
@@ -20,35 +21,9 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 ARMS = ("base", "prompted", "baked", "reprompted")
 
 
-def proof(**changes: Any) -> dict[str, Any]:
+def result(**changes: Any) -> dict[str, Any]:
     """What verify.json holds, with some of it changed."""
-    answers = [
-        {"id": f"test-{n}", "question": f"Question {n}?", **{arm: f"{arm} {n}" for arm in ARMS}}
-        for n in range(2)
-    ]
-    return {
-        "schema": 1,
-        "prompt": "yoda",
-        "backend": "torch",
-        "model": "smollm2-135m-instruct",
-        "adapter": "runs/yoda/adapter",
-        "held_out": {"queries": 15, "tokens": 2137},
-        "kl": {
-            "unit": "nats/token",
-            "kind": "full",
-            "base": 0.48,
-            "baked": 0.11,
-            "reprompted": 0.09,
-            "gap_closed": 0.7708,
-            "gap_closed_ci95": [0.7214, 0.8107],
-        },
-        "evaluators": {},
-        "bars": {"kl.gap_closed": {"min": 0.5, "value": 0.7708, "passed": True}},
-        "passed": True,
-        "answers": answers,
-        "seconds": {"data": 84.2, "bake": 412.7, "verify": 9.44},
-        **changes,
-    }
+    return RESULT.as_json() | {"evaluators": {}} | changes
 
 
 RECORD = {
@@ -90,7 +65,7 @@ def page(run: Run) -> Page:
     """Write verify.json, with some of it changed, and return the report."""
 
     def written(**changes: Any) -> str:
-        run.verify.write_text(json.dumps(proof(**changes)))
+        run.verify.write_text(json.dumps(result(**changes)))
         report.write(run)
         return run.report.read_text("utf-8")
 
@@ -133,18 +108,18 @@ class Reader(HTMLParser):
         return [value for attribute, value in self.attributes if attribute == name]
 
 
-def test_the_headline_has_its_figures_its_interval_and_its_bar(page: Page) -> None:
+def test_the_headline_has_its_figures_its_interval_and_its_threshold(page: Page) -> None:
     text = Reader(page()).text
     assert "yoda baked into smollm2-135m-instruct" in text
-    assert "✓ Passed · the bar is 50 %" in text
+    assert "✓ Passed · the threshold is 50 %" in text
     assert "77.1 % of the gap closed on 15 held-out queries" in text
     assert "95 % interval 72.1 % to 81.1 %" in text
 
 
-def test_a_result_below_the_bar_says_so(page: Page) -> None:
-    kl = proof()["kl"] | {"gap_closed": -0.131, "gap_closed_ci95": [-0.2, 0.05]}
+def test_a_result_below_the_threshold_says_so(page: Page) -> None:
+    kl = result()["kl"] | {"gap_closed": -0.131, "gap_closed_ci95": [-0.2, 0.05]}
     text = Reader(page(passed=False, kl=kl, held_out={"queries": 1, "tokens": 9})).text
-    assert "✗ Fell short · the bar is 50 %" in text
+    assert "✗ Fell short · the threshold is 50 %" in text
     assert f"{MINUS}13.1 % of the gap closed on 1 held-out query 95" in text
     assert "Passed" not in text
 
@@ -152,12 +127,12 @@ def test_a_result_below_the_bar_says_so(page: Page) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"), [("full", "whole vocabulary"), ("top_k_bucket", "a lower bound")]
 )
-def test_the_kind_of_kl_is_told(page: Page, kind: str, words: str) -> None:
-    text = Reader(page(kl=proof()["kl"] | {"kind": kind})).text
+def test_the_kind_of_kl_is_named(page: Page, kind: str, words: str) -> None:
+    text = Reader(page(kl=result()["kl"] | {"kind": kind})).text
     assert [other for other in ("whole vocabulary", "a lower bound") if other in text] == [words]
 
 
-def test_the_charts_are_told_in_words_and_take_the_pages_colours(page: Page) -> None:
+def test_the_charts_are_described_in_words_and_take_the_pages_colours(page: Page) -> None:
     html = page()
     assert Reader(html).values("aria-label") == [
         "KL from the prompted model in nats per token: Base 0.4800, Baked 0.1100, "
@@ -187,13 +162,14 @@ def test_an_empty_answer_and_one_that_is_missing_are_named(page: Page) -> None:
 def test_evaluators_with_missing_arms(page: Page) -> None:
     evaluators = {
         "speaks": {"unit": "share of answers", "base": 0.0, "prompted": 0.9, "baked": 0.85},
-        "length": {"unit": "tokens", "baked": 1234.5, "reprompted": 41},
+        "length": {"unit": "tokens", "baked": 1234.5, "reprompted": 41, "better": "lower"},
         "drift": {"unit": "nats", "baked": -0.00012},
     }
+    evaluators = {name: each | {"scores": {}} for name, each in evaluators.items()}
     text = Reader(page(evaluators=evaluators)).text
     nothing = "\N{EN DASH} not measured"
     assert f"speaks share of answers 0.000 0.900 0.850 {nothing}" in text
-    assert f"length tokens {nothing} {nothing} 1,234 41.0" in text
+    assert f"length tokens, lower is better {nothing} {nothing} 1,234 41.0" in text
     assert f"drift nats {nothing} {nothing} {MINUS}1.2e{MINUS}04 {nothing}" in text
 
 
@@ -202,7 +178,7 @@ def test_no_evaluators_no_table(page: Page) -> None:
 
 
 def test_what_was_run(page: Page) -> None:
-    text = Reader(page()).text
+    text = Reader(page(seconds={"data": 84.2, "bake": 412.7, "verify": 9.44})).text
     for words in (
         "Prompt yoda (SHA-256 106126b4c051…)",
         "Trained on 105 conversations",
@@ -220,19 +196,13 @@ def test_what_was_run(page: Page) -> None:
 
 
 def test_without_verify_json_it_says_what_to_run(run: Run) -> None:
-    with pytest.raises(BakeError, match=r"verify\.json: is not there; run `promptbake verify`"):
+    with pytest.raises(BakeError, match=r"verify\.json: does not exist; run `promptbake verify`"):
         report.write(run)
     assert not run.report.exists()
 
 
-def test_a_broken_verify_json_is_named(run: Run) -> None:
-    run.verify.write_text("{")
-    with pytest.raises(BakeError, match=r"verify\.json: is not JSON"):
-        report.write(run)
-
-
 @pytest.mark.parametrize("content", [None, "", '{"step": 1, "steps": 1, "epoch": 1}\n'])
-def test_missing_metrics_are_told(run: Run, page: Page, content: str | None) -> None:
+def test_missing_metrics_are_mentioned(run: Run, page: Page, content: str | None) -> None:
     run.metrics.unlink()
     if content is not None:
         run.metrics.write_text(content)
@@ -249,11 +219,7 @@ def test_one_curve_alone_and_values_that_cannot_be_drawn(run: Run, page: Page) -
     assert "not finite: 1 of the recorded values" in text
 
 
-def test_a_kl_that_is_not_finite_is_shown(page: Page) -> None:
-    assert "Baked inf" in page(kl=proof()["kl"] | {"baked": float("inf")})
-
-
-def test_missing_run_json_is_told(run: Run, page: Page) -> None:
+def test_a_missing_run_json_is_mentioned(run: Run, page: Page) -> None:
     run.record_file.unlink()
     assert "run.json is missing" in page()
 
@@ -261,7 +227,7 @@ def test_missing_run_json_is_told(run: Run, page: Page) -> None:
 HOSTILE = (
     "</p></article><script>alert(1)</script>",
     "<img src=http://evil.example/x onerror=alert(1)>",
-    "{{ proof.model }} {% raw %} <!-- & &lt; \"' ]]>",
+    "{{ result.model }} {% raw %} <!-- & &lt; \"' ]]>",
 )
 
 
@@ -274,17 +240,19 @@ def test_hostile_text_is_shown_as_text(page: Page, text: str) -> None:
             model=text,
             adapter=text,
             answers=[{"id": "x", "question": text, **arms}],
-            evaluators={text: {"unit": text, "base": 1.0}},
+            evaluators={text: {"unit": text, "base": 1.0, "scores": {}}},
         )
     )
     assert reader.tags.isdisjoint({"script", "img"})
     assert reader.text.count(" ".join(text.split())) >= 10
 
 
-def test_control_characters_and_half_surrogates_become_visible(page: Page) -> None:
-    text = "a\x00b\x1b[31mc\x7fd\x9be\ud800f\rg"
+def test_control_characters_and_half_surrogates_become_visible(run: Run, page: Page) -> None:
+    text = "a\x00b\x1b[31mc\x7fd\x9be\rf"
+    run.record_file.write_text(json.dumps(RECORD | {"config": {"model": {"name": "\ud800g"}}}))
     html = page(answers=[{"id": "x", "question": "?", **dict.fromkeys(ARMS, text)}])
-    assert "a␀b␛[31mc␡d\ufffde\ufffdf␍g" in html
+    assert "a␀b␛[31mc␡d\ufffde␍f" in html
+    assert "\ufffdg" in html
     assert re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", html) is None
 
 

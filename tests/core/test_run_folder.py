@@ -137,7 +137,7 @@ def test_only_one_process_works_in_a_run(run: Run) -> None:
     command = [sys.executable, "-c", program, str(run.path)]
     with run.locked():
         outside = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert outside.stdout.startswith(f"{run.path}: another promptbake is at work in this run")
+    assert outside.stdout.startswith(f"{run.path}: another promptbake is running in this run")
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
     assert not run.path.exists()
 

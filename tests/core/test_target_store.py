@@ -12,15 +12,25 @@ import pytest
 import torch
 
 from promptbake.distill.objective import TailedLoss
-from promptbake.distill.target_store import TargetStore, ask_teacher
+from promptbake.distill.target_store import TargetStore
+from promptbake.errors import ContractError
 from promptbake.interfaces import Model
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
 from promptbake.runs.config import resolve
 from promptbake.runs.run_folder import Run
+from promptbake.runs.scoring import stored_teacher, training_examples
 from promptbake.runs.session import Session
-from promptbake.types import Datum, Example, Prompt, Span, TeacherLogprobs
+from promptbake.types import (
+    BakeTarget,
+    Checkpoint,
+    Datum,
+    Example,
+    Prompt,
+    Span,
+    TeacherLogprobs,
+)
 from promptbake_losses.divergences import CrossEntropy, ForwardKL
 
 DATUM = Datum("c", "q", student_ids=(7, 1, 2), teacher_ids=(8, 9, 1, 2), n_response=2)
@@ -29,7 +39,7 @@ LOGPROBS = torch.tensor([0.5, 0.3, 0.1]).log()
 FORWARD_KL = TailedLoss(ForwardKL(), "sampled")
 
 
-def targets(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> TeacherLogprobs:
+def scores(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> TeacherLogprobs:
     return TeacherLogprobs(
         torch.arange(first, first + k).repeat(n, 1),
         LOGPROBS[:k].repeat(n, 1),
@@ -40,14 +50,14 @@ def targets(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> TeacherLo
 
 
 class CountingTeacher:
-    """Gives each span targets that tell its length and its seed, and counts what it is asked."""
+    """Gives each span scores that show its length, and records the spans and the seeds."""
 
     def __init__(self) -> None:
-        self.asked: list[Span] = []
+        self.spans: list[Span] = []
         self.seeds: list[int] = []
-        self.answers_before_it_breaks = 99
+        self.fails_after = 99
 
-    def targets(
+    def score(
         self,
         spans: Sequence[Span],
         *,
@@ -56,13 +66,12 @@ class CountingTeacher:
         seeds: Sequence[int],
         open_model: Callable[[], Model],
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """One a span."""
         for index, (span, seed) in enumerate(zip(spans, seeds, strict=True)):
-            if len(self.asked) == self.answers_before_it_breaks:
+            if len(self.spans) == self.fails_after:
                 raise ConnectionError
-            self.asked.append(span)
+            self.spans.append(span)
             self.seeds.append(seed)
-            yield index, targets(span.n_response, k, draws, first=len(span.tokens))
+            yield index, scores(span.n_response, k, draws, first=len(span.tokens))
 
 
 class NamedBackend:
@@ -71,21 +80,24 @@ class NamedBackend:
     name = "named"
 
     def open_model(self, name: str, budget: Any) -> Any:
-        """A digest."""
         return SimpleNamespace(digest=f"digest of {name}", warnings=())
 
 
 def session(folder: Path, teacher: CountingTeacher, *settings: str) -> Session:
     """A session whose teacher is given, and whose model has a digest only."""
-    offers = (
+    factories = (
         PluginFactory("teachers", "counting", "test", "1", lambda *, shade="": teacher),
         PluginFactory("backends", "named", "test", "1", NamedBackend),
     )
     chosen = ("teacher.source=counting", "train.backend=named", "teacher.top_k=3", *settings)
     resolved = resolve("mock", settings=chosen)
-    return Session(
-        Prompt("yoda", "Speak."), resolved, Run(folder), Registry(offers), SilentReporter()
-    )
+    prompt = Prompt("yoda", "Speak.")
+    targets = (BakeTarget("", prompt),)
+    return Session(prompt, targets, resolved, Run(folder), Registry(factories), SilentReporter())
+
+
+def ask(session: Session, objective: TailedLoss, datums: Sequence[Datum]) -> list[Example]:
+    return training_examples(session, stored_teacher(session), objective, datums)
 
 
 def datums(n: int) -> list[Datum]:
@@ -96,11 +108,11 @@ def datums(n: int) -> list[Datum]:
 
 
 def first_ids(examples: Sequence[Example]) -> list[int]:
-    return [int(example.columns.ids[0, 0]) for example in examples]
+    return [int(example.support.ids[0, 0]) for example in examples]
 
 
-def test_targets_come_back_as_they_were_stored(tmp_path: Path) -> None:
-    store, stored = TargetStore(tmp_path, **DEPENDS_ON), targets()
+def test_scores_come_back_as_they_were_stored(tmp_path: Path) -> None:
+    store, stored = TargetStore(tmp_path, **DEPENDS_ON), scores()
     assert DATUM not in store
     store.put(DATUM, stored)
     assert DATUM in store
@@ -110,7 +122,7 @@ def test_targets_come_back_as_they_were_stored(tmp_path: Path) -> None:
 
 
 def test_a_teacher_may_give_views_of_one_table(tmp_path: Path) -> None:
-    store, plain = TargetStore(tmp_path, **DEPENDS_ON), targets()
+    store, plain = TargetStore(tmp_path, **DEPENDS_ON), scores()
     table = torch.cat([plain.logprobs, plain.drawn_logprobs], dim=1).T.contiguous()
     views = replace(
         plain,
@@ -150,19 +162,19 @@ def test_the_key_changes_with_what_the_teacher_reads_and_with_nothing_else() -> 
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (targets(n=3), r"gave \(3, 3\) ids and \(3, 3\) log-probabilities for 2 tokens"),
-        (replace(targets(), ids=targets(k=2).ids), r"gave \(2, 2\) ids and \(2, 3\)"),
-        (replace(targets(), drawn_ids=targets(n=1).drawn_ids), r"\(1, 2\) draws with \(2, 2\)"),
-        (replace(targets(), drawn_logprobs=targets(draws=1).drawn_logprobs), r"with \(2, 1\)"),
-        (replace(targets(), logprobs=targets().logprobs.flip(1)), "are not sorted nats below 0"),
-        (replace(targets(), logprobs=-targets().logprobs.flip(1)), "are not sorted nats below 0"),
-        (replace(targets(), logprobs=targets().logprobs.exp()), "are not sorted nats below 0"),
-        (replace(targets(), logprobs=targets().logprobs * torch.nan), "is not finite"),
-        (replace(targets(), logprobs=targets().logprobs.clone().fill_(-torch.inf)), "not finite"),
-        (replace(targets(), drawn_logprobs=targets().drawn_logprobs * torch.nan), "not finite"),
+        (scores(n=3), r"gave \(3, 3\) ids and \(3, 3\) log-probabilities for 2 tokens"),
+        (replace(scores(), ids=scores(k=2).ids), r"gave \(2, 2\) ids and \(2, 3\)"),
+        (replace(scores(), drawn_ids=scores(n=1).drawn_ids), r"\(1, 2\) draws with \(2, 2\)"),
+        (replace(scores(), drawn_logprobs=scores(draws=1).drawn_logprobs), r"with \(2, 1\)"),
+        (replace(scores(), logprobs=scores().logprobs.flip(1)), "are not sorted nats below 0"),
+        (replace(scores(), logprobs=-scores().logprobs.flip(1)), "are not sorted nats below 0"),
+        (replace(scores(), logprobs=scores().logprobs.exp()), "are not sorted nats below 0"),
+        (replace(scores(), logprobs=scores().logprobs * torch.nan), "is not finite"),
+        (replace(scores(), logprobs=scores().logprobs.clone().fill_(-torch.inf)), "not finite"),
+        (replace(scores(), drawn_logprobs=scores().drawn_logprobs * torch.nan), "not finite"),
     ],
 )
-def test_wrong_targets_are_not_stored(tmp_path: Path, wrong: TeacherLogprobs, problem: str) -> None:
+def test_wrong_scores_are_not_stored(tmp_path: Path, wrong: TeacherLogprobs, problem: str) -> None:
     store = TargetStore(tmp_path, **DEPENDS_ON)
     with pytest.raises(ValueError, match=f"^c: .*{problem}"):
         store.put(DATUM, wrong)
@@ -171,7 +183,7 @@ def test_wrong_targets_are_not_stored(tmp_path: Path, wrong: TeacherLogprobs, pr
 
 
 def test_a_rounding_error_above_zero_is_no_error(tmp_path: Path) -> None:
-    rounded = replace(targets(k=1), logprobs=torch.full((2, 1), 1e-6))
+    rounded = replace(scores(k=1), logprobs=torch.full((2, 1), 1e-6))
     store = TargetStore(tmp_path, **DEPENDS_ON)
     store.put(DATUM, rounded)
     assert DATUM in store
@@ -180,25 +192,20 @@ def test_a_rounding_error_above_zero_is_no_error(tmp_path: Path) -> None:
 def test_the_teacher_is_asked_once_for_each_datum(tmp_path: Path) -> None:
     teacher = CountingTeacher()
     some, more = datums(2), datums(4)
-    assert first_ids(ask_teacher(session(tmp_path, teacher), FORWARD_KL, some)) == [3, 4]
-    assert first_ids(ask_teacher(session(tmp_path, teacher), FORWARD_KL, more)) == [3, 4, 5, 6]
-    assert first_ids(ask_teacher(session(tmp_path, teacher), FORWARD_KL, more[::-1])) == [
-        6,
-        5,
-        4,
-        3,
-    ]
-    assert teacher.asked == [datum.teacher for datum in more]
+    assert first_ids(ask(session(tmp_path, teacher), FORWARD_KL, some)) == [3, 4]
+    assert first_ids(ask(session(tmp_path, teacher), FORWARD_KL, more)) == [3, 4, 5, 6]
+    assert first_ids(ask(session(tmp_path, teacher), FORWARD_KL, more[::-1])) == [6, 5, 4, 3]
+    assert teacher.spans == [datum.teacher for datum in more]
 
 
 def test_what_a_teacher_that_breaks_has_answered_is_not_asked_again(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    teacher.answers_before_it_breaks = 2
+    teacher.fails_after = 2
     with pytest.raises(ConnectionError):
-        ask_teacher(session(tmp_path, teacher), FORWARD_KL, datums(4))
-    teacher.answers_before_it_breaks = 99
-    ask_teacher(session(tmp_path, teacher), FORWARD_KL, datums(4))
-    assert teacher.asked == [datum.teacher for datum in datums(4)]
+        ask(session(tmp_path, teacher), FORWARD_KL, datums(4))
+    teacher.fails_after = 99
+    ask(session(tmp_path, teacher), FORWARD_KL, datums(4))
+    assert teacher.spans == [datum.teacher for datum in datums(4)]
 
 
 @pytest.mark.parametrize(
@@ -215,16 +222,25 @@ def test_the_teacher_is_asked_again_where_its_answer_would_be_another(
     tmp_path: Path, setting: str
 ) -> None:
     teacher = CountingTeacher()
-    ask_teacher(session(tmp_path, teacher), FORWARD_KL, datums(1))
-    ask_teacher(session(tmp_path, teacher, setting), FORWARD_KL, datums(1))
-    assert len(teacher.asked) == 2
+    ask(session(tmp_path, teacher), FORWARD_KL, datums(1))
+    ask(session(tmp_path, teacher, setting), FORWARD_KL, datums(1))
+    assert len(teacher.spans) == 2
+
+
+def test_a_baked_teachers_scores_are_not_the_base_models(tmp_path: Path) -> None:
+    teacher = CountingTeacher()
+    opened = session(tmp_path, teacher)
+    for uri in (None, "baked-1", "baked-2", "baked-1"):
+        baked = Checkpoint("named", "base", "digest", uri) if uri else None
+        list(stored_teacher(opened, baked=baked).scores([DATUM], draws=0))
+    assert len(teacher.spans) == 3
 
 
 def test_conversations_with_the_same_tokens_draw_the_same_tail(tmp_path: Path) -> None:
     """They share a file, so which of them was stored last must make no difference."""
     teacher = CountingTeacher()
     twins = [DATUM, replace(DATUM, conversation_id="d"), *datums(1)]
-    ask_teacher(session(tmp_path, teacher), FORWARD_KL, twins)
+    ask(session(tmp_path, teacher), FORWARD_KL, twins)
     assert teacher.seeds[0] == teacher.seeds[1] != teacher.seeds[2]
 
 
@@ -232,30 +248,29 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
     class Short(CountingTeacher):
         """Forgets the last span."""
 
-        def targets(
-            self, spans: Sequence[Span], **how: Any
-        ) -> Iterator[tuple[int, TeacherLogprobs]]:
+        def score(self, spans: Sequence[Span], **how: Any) -> Iterator[tuple[int, TeacherLogprobs]]:
             how["seeds"] = how["seeds"][:-1]
-            return super().targets(spans[:-1], **how)
+            return super().score(spans[:-1], **how)
 
-    with pytest.raises(ValueError, match="no targets for c1"):
-        ask_teacher(session(tmp_path, Short()), FORWARD_KL, datums(2))
+    with pytest.raises(ContractError, match=r"Short: gave no scores for c1") as caught:
+        ask(session(tmp_path, Short()), FORWARD_KL, datums(2))
+    assert (
+        "plugin test 1, hook promptbake_register_teachers, 'counting'" in caught.value.__notes__[0]
+    )
 
 
 def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    (sampled,) = ask_teacher(session(tmp_path, teacher), FORWARD_KL, [DATUM])
-    (dropped,) = ask_teacher(session(tmp_path, teacher), TailedLoss(ForwardKL(), "drop"), [DATUM])
+    (sampled,) = ask(session(tmp_path, teacher), FORWARD_KL, [DATUM])
+    (dropped,) = ask(session(tmp_path, teacher), TailedLoss(ForwardKL(), "drop"), [DATUM])
     draws = resolve("mock").config.train.tail_draws
-    assert sampled.columns.ids.shape == (2, 3 + draws)
-    assert dropped.columns.ids.shape == (2, 3)
+    assert sampled.support.ids.shape == (2, 3 + draws)
+    assert dropped.support.ids.shape == (2, 3)
 
 
-def test_a_loss_on_the_response_asks_nobody(tmp_path: Path) -> None:
+def test_a_loss_on_the_response_asks_no_teacher(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    (example,) = ask_teacher(
-        session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM]
-    )
-    assert example.columns.ids.tolist() == [[1], [2]]
-    assert teacher.asked == []
-    assert not (tmp_path / "targets").exists()
+    (example,) = ask(session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM])
+    assert example.support.ids.tolist() == [[1], [2]]
+    assert teacher.spans == []
+    assert not (tmp_path / "teacher_logprobs").exists()

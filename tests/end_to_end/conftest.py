@@ -37,8 +37,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         patch.chdir(folder)
         for name in ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "HF_TOKEN"):
             patch.setenv(name, KEY)
-        results = {stage: promptbake(stage, prompt, *MOCK) for stage in STAGES}
-    return Finished(folder / "runs" / "pirate", results)
+        run, data = folder / "runs" / "pirate", folder / "data"
+        results = {}
+        for stage in STAGES:
+            results[stage] = promptbake(stage, prompt, *MOCK)
+            if stage == "data":
+                shutil.copytree(run, data)
+    return Finished(run, data, results)
 
 
 @pytest.fixture
@@ -51,8 +56,14 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def own_copy(finished: Finished, prompt: Path) -> Path:
-    """The finished run again, for a test that changes it."""
+    """A copy of the finished run, for a test that changes it."""
     return shutil.copytree(finished.folder, prompt.parent / "runs" / "pirate")
+
+
+@pytest.fixture
+def with_data(finished: Finished, prompt: Path) -> Path:
+    """A copy of the run as it was when its data was complete."""
+    return shutil.copytree(finished.data, prompt.parent / "runs" / "pirate")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ class Finished:
     """A run of all stages, and what they printed."""
 
     folder: Path
+    data: Path  # the folder as it was after the first stage
     results: dict[str, Result]
 
     def read_json(self, name: str) -> Any:

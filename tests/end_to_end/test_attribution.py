@@ -1,206 +1,327 @@
-"""What a user sees when a stranger's plugin fails: which one, and that the others still work."""
+"""Which plugin failed: a note on the error, and the other plugins that still work."""
 
 from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from command import promptbake
 from distribution import Site
 from run_folder import MOCK, settings
 
-LOSS = """
-import torch
-from promptbake.plugins.hookspecs import hookimpl
+from promptbake.costs import NoBudget
+from promptbake.dataset.chat_template import ChatRenderer
+from promptbake.distill.objective import TailedLoss
 from promptbake.errors import BakeError
+from promptbake.interfaces import GenerationJob, Model
+from promptbake.plugins.attribution import attributed, contract_error
+from promptbake.testing.tiny import tiny_model, tiny_tokenizer
+from promptbake.types import (
+    Completion,
+    Datum,
+    Example,
+    GenerationRequest,
+    ImmediateResult,
+    LossSupport,
+    Message,
+    Prompt,
+    Query,
+)
+from promptbake_losses.divergences import ForwardKL
+from promptbake_mock.tiny import NAME, tiny_backend
+from promptbake_self import SelfProvider
+from promptbake_torch.loading import make_engine
+from promptbake_torch.model import TorchModel
+
+FAULTY = """
+import torch
+from promptbake import NO_COST, BakeError, hookimpl
+from promptbake_jsonl import JsonlTracker
 
 PROMPTBAKE_API = 2
 
-class Broken:
-    targets, linear = "teacher", False
+class Loss:
+    support, linear = "teacher", False
 
     def __init__(self, how):
         self.how = how
 
-    def __call__(self, student, teacher, measure):
+    def __call__(self, student, teacher, importance_weights):
         if self.how == "shape":
-            return (measure * (teacher - student)).sum(dim=0)
-        if self.how == "mend":
-            raise BakeError("options.losses.broken.how: mend it")
+            return (importance_weights * (teacher - student)).sum(dim=0)
+        if self.how == "user":
+            raise BakeError("options.losses.faulty.how: choose another")
         return torch.stack([student, teacher[:, :1]])
 
-def broken(*, how: str = "stack", strict: bool = False):
+def loss(*, how: str = "stack", strict: bool = False):
     if how == "factory":
         raise KeyError(how)
-    return Broken(how)
+    return Loss(how)
 
-@hookimpl
-def promptbake_register_losses():
-    return {"broken": broken}
-"""
-EVALUATOR = """
-from promptbake.plugins.hookspecs import hookimpl
+class Evaluator:
+    def __init__(self, measure):
+        self.evaluate = lambda context: measure()
 
-PROMPTBAKE_API = 2
+    def estimate_cost(self, context):
+        return NO_COST
 
-class Plain:
-    def evaluate(self, evidence):
-        return [{"name": "length"}]
-
-@hookimpl
-def promptbake_register_evaluators():
-    return {"plain": Plain}
-"""
-PROVIDER = """
-from promptbake.plugins.hookspecs import hookimpl
-from promptbake.costs import CostEstimate, Usage
-
-PROMPTBAKE_API = 2
+def raises(error):
+    raise error
 
 class Texts:
     def queries(self):
         return ()
 
     def estimate_cost(self, job):
-        return CostEstimate(Usage(), True, 0.0)
+        return NO_COST
 
     def generate(self, job):
         return iter(["Arr!"])
-
-@hookimpl
-def promptbake_register_data_providers():
-    return {"texts": Texts}
-"""
-
-
-def crash(*arguments: str | Path) -> str:
-    """What a crash prints."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        promptbake(*arguments)
-    return "".join(traceback.format_exception(caught.value))
-
-
-@pytest.mark.parametrize(
-    ("how", "line"),
-    [
-        ("stack", "RuntimeError: stack expects each tensor to be equal size"),
-        ("shape", ".Broken: gave a result of shape ("),
-        ("factory", "KeyError: 'factory'"),
-    ],
-)
-def test_a_crash_inside_a_plugin_says_which_one(
-    site: Site, prompt: Path, how: str, line: str
-) -> None:
-    site.install("stranger", LOSS)
-    loss = settings("train.loss=broken", f"options.losses.broken.how={how}")
-    assert promptbake("data", prompt, *MOCK, *loss).code == 0
-    printed = crash("bake", prompt, *MOCK, *loss)
-    assert line in printed
-    assert printed.splitlines()[-1] == (
-        "promptbake: this is a plugin's: plugin stranger 1.2, hook promptbake_register_losses, "
-        f"'broken', options: how='{how}'"
-    )
-
-
-def test_what_a_user_can_mend_is_one_line_all_the_same(site: Site, prompt: Path) -> None:
-    site.install("stranger", LOSS)
-    loss = settings("train.loss=broken", "options.losses.broken.how=mend")
-    assert promptbake("data", prompt, *MOCK, *loss).code == 0
-    result = promptbake("bake", prompt, *MOCK, *loss)
-    assert result.complaint == "options.losses.broken.how: mend it"
-
-
-def test_an_evaluator_of_the_wrong_kind_of_result_is_named(
-    site: Site, own_copy: Path, prompt: Path
-) -> None:
-    site.install("stranger", EVALUATOR)
-    printed = crash("verify", prompt, *MOCK, *settings('verify.evaluators=["plain"]'))
-    assert ".Plain: gave {'name': 'length'}: expected a Measurement" in printed
-    assert "plugin stranger 1.2, hook promptbake_register_evaluators, 'plain'" in printed
-
-
-def test_a_provider_of_the_wrong_kind_of_result_is_named(site: Site, prompt: Path) -> None:
-    site.install("stranger", PROVIDER)
-    printed = crash("data", prompt, *MOCK, *settings("data.provider=texts"))
-    assert ".Texts: gave 'Arr!': expected a Conversation" in printed
-    assert "plugin stranger 1.2, hook promptbake_register_data_providers, 'texts'" in printed
-
-
-EVALUATORS = """
-from promptbake.plugins.hookspecs import hookimpl
-from promptbake_jsonl import JsonlTracker
-
-PROMPTBAKE_API = 2
-
-class Silent:
-    def evaluate(self, evidence):
-        return None
-
-class Rude(Silent):
-    def evaluate(self, evidence):
-        raise SystemExit(7)
-
-class Thief(Silent):
-    def evaluate(self, evidence):
-        raise PermissionError(13, "Permission denied", "/etc/hosts")
 
 class Child(JsonlTracker):
     def start(self, folder, config, step):
         pass
 
 @hookimpl
+def promptbake_register_losses():
+    return {"faulty": loss}
+
+@hookimpl
 def promptbake_register_evaluators():
-    return {"silent": Silent, "rude": Rude, "thief": Thief, "none": lambda: None, "empty": object}
+    return {
+        "plain": lambda: Evaluator(lambda: [{"name": "length"}]),
+        "silent": lambda: Evaluator(lambda: None),
+        "exits": lambda: Evaluator(lambda: raises(SystemExit(7))),
+        "denied": lambda: Evaluator(lambda: raises(PermissionError(13, "Permission denied", "/x"))),
+        "none": lambda: None,
+        "empty": object,
+    }
+
+@hookimpl
+def promptbake_register_data_providers():
+    return {"texts": Texts}
 
 @hookimpl
 def promptbake_register_trackers():
     return {"child": Child}
 """
+RAISED_BY = "promptbake: raised by plugin faulty 1.2, hook promptbake_register_"
+
+
+def crash(*arguments: str | Path) -> list[str]:
+    """The lines that a crash prints."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        promptbake(*arguments)
+    return "".join(traceback.format_exception(caught.value)).splitlines()
+
+
+def has(lines: list[str], text: str) -> bool:
+    return any(text in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "what"),
+    ("how", "line"),
     [
-        ("silent", "TypeError: 'NoneType' object is not iterable", "a plugin was at work"),
-        ("rude", "RuntimeError: SystemExit: 7", "this is a plugin's"),
-        ("thief", "PermissionError: [Errno 13] Permission denied: '/etc/hosts'", "this is a plugi"),
-        ("none", "builtins.NoneType: has no evaluate", "this is a plugin's"),
-        ("empty", "builtins.object: has no evaluate", "this is a plugin's"),
+        ("stack", "RuntimeError: stack expects each tensor to be equal size"),
+        ("shape", ".Loss: gave a result of shape ("),
+        ("factory", "KeyError: 'factory'"),
+    ],
+)
+def test_a_crash_inside_a_plugin_names_the_plugin_and_its_options(
+    site: Site, with_data: Path, prompt: Path, how: str, line: str
+) -> None:
+    site.install("faulty", FAULTY)
+    loss = settings("train.loss=faulty", f"options.losses.faulty.how={how}")
+    printed = crash("bake", prompt, *MOCK, *loss)
+    assert has(printed, line)
+    assert printed[-1] == f"{RAISED_BY}losses, 'faulty', options: how='{how}'"
+
+
+def test_an_error_that_a_user_can_fix_is_one_line_all_the_same(
+    site: Site, with_data: Path, prompt: Path
+) -> None:
+    site.install("faulty", FAULTY)
+    loss = settings("train.loss=faulty", "options.losses.faulty.how=user")
+    complaint = promptbake("bake", prompt, *MOCK, *loss).complaint
+    assert complaint == "options.losses.faulty.how: choose another"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plain", ".Evaluator: gave {'name': 'length'}: expected a Measurement"),
+        ("silent", ".Evaluator: evaluate gave None: expected items to iterate over"),
+        ("exits", "RuntimeError: SystemExit: 7"),
+        ("denied", "PermissionError: [Errno 13] Permission denied: '/x'"),
+        ("none", "builtins.NoneType: has no estimate_cost, evaluate"),
+        ("empty", "builtins.object: has no estimate_cost, evaluate"),
     ],
 )
 def test_whatever_an_evaluator_does_it_is_named(
-    site: Site, own_copy: Path, prompt: Path, name: str, line: str, what: str
+    site: Site, own_copy: Path, prompt: Path, name: str, line: str
 ) -> None:
-    site.install("stranger", EVALUATORS)
-    printed = crash("verify", prompt, *MOCK, *settings(f'verify.evaluators=["{name}"]'))
-    assert line in printed
-    last = printed.splitlines()[-1]
-    assert last.startswith(f"promptbake: {what}")
-    assert f"plugin stranger 1.2, hook promptbake_register_evaluators, '{name}'" in last
+    site.install("faulty", FAULTY)
+    chosen = settings(f'verify.evaluators=["{name}"]', "verify.max_tokens=2")
+    printed = crash("verify", prompt, *MOCK, *chosen)
+    assert has(printed, line)
+    assert printed[-1] == f"{RAISED_BY}evaluators, '{name}', options: none"
 
 
-def test_a_class_that_inherits_is_named_and_not_its_parent(site: Site, prompt: Path) -> None:
-    site.install("stranger", EVALUATORS)
-    assert promptbake("data", prompt, *MOCK).code == 0
+def test_a_provider_of_the_wrong_kind_of_result_is_named(site: Site, prompt: Path) -> None:
+    site.install("faulty", FAULTY)
+    printed = crash("data", prompt, *MOCK, *settings("data.provider=texts"))
+    assert has(printed, ".Texts: gave 'Arr!': expected a Conversation")
+    assert printed[-1] == f"{RAISED_BY}data_providers, 'texts', options: none"
+
+
+def test_a_class_that_inherits_is_named_and_not_its_parent(
+    site: Site, with_data: Path, prompt: Path
+) -> None:
+    site.install("faulty", FAULTY)
     printed = crash("bake", prompt, *MOCK, *settings('train.trackers=["jsonl","child"]'))
-    assert "plugin stranger 1.2, hook promptbake_register_trackers, 'child'" in printed
-    assert "plugin jsonl" not in printed
+    assert printed[-1] == f"{RAISED_BY}trackers, 'child', options: none"
 
 
-def test_a_crash_in_the_core_blames_nobody(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert promptbake("data", prompt, *MOCK).code == 0
-    record = prompt.parent / "runs" / "pirate" / "run.json"
+def test_a_crash_in_the_core_blames_no_plugin(with_data: Path, prompt: Path) -> None:
+    record = with_data / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"stages": 3}))
-    assert "plugin" not in crash("bake", prompt, *MOCK).splitlines()[-1]
+    assert not has(crash("bake", prompt, *MOCK), "plugin")
 
 
-def test_broken_plugins_do_not_stop_a_bake(site: Site, prompt: Path) -> None:
+def test_broken_plugins_do_not_stop_a_run(site: Site, prompt: Path) -> None:
     site.install("missing", "import no_such_sdk")
     site.install("newer", "PROMPTBAKE_API = 99")
     site.install("rude", "raise SystemExit(5)")
-    assert promptbake("data", prompt, *MOCK).code == 0
+    assert promptbake("data", prompt, *MOCK, *settings("data.max_tokens=4")).code == 0
     listed = promptbake("plugins").out
     for line in ("no_such_sdk", "upgrade promptbake", "SystemExit: 5"):
         assert line in listed
+
+
+# Objects behind their wrappers, where one plugin works on another's.
+
+
+class FailingRenderer(ChatRenderer):
+    """Fails where it is to decode; it may be called, as tokenizers may."""
+
+    def __call__(self) -> None:
+        """Nothing."""
+
+    def text(self, tokens: Sequence[int]) -> str:
+        raise ZeroDivisionError
+
+
+class FailingModel(TorchModel):
+    """Fails after the first response that is sampled from it."""
+
+    renderer = FailingRenderer(tiny_tokenizer(), NAME, frozenset())  # type: ignore[assignment]
+
+    def sample(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        yield 0, Completion((), True)
+        raise ZeroDivisionError
+
+
+class FailingBackend:
+    """Opens such a model, and gives one as a trainer would."""
+
+    def open_model(self, name: str, budget: Any = None) -> Model:
+        return FailingModel(make_engine(tiny_model(), tiny_tokenizer(), name, "digest"), None, 1)
+
+    def snapshot(self) -> ImmediateResult[Model]:
+        return ImmediateResult(self.open_model(NAME))
+
+
+class FailingLoss(ForwardKL):
+    """Fails where a backend computes its gradient."""
+
+    def __call__(self, student: Any, teacher: Any, importance_weights: Any) -> Any:
+        raise ZeroDivisionError
+
+
+class Raising:
+    """Raises what it is given."""
+
+    @property
+    def kind(self) -> str:
+        raise ZeroDivisionError
+
+    def raise_(self, error: BaseException) -> None:
+        raise error
+
+
+class NoNotesError(Exception):
+    """Takes no notes."""
+
+    def add_note(self, note: str) -> None:
+        raise TypeError
+
+
+def notes(work: Callable[[], object], kind: type[Exception] = ZeroDivisionError) -> list[str]:
+    """The notes on the error that some work ends with."""
+    with pytest.raises(kind) as caught:
+        work()
+    return getattr(caught.value, "__notes__", [])
+
+
+def job(model: Model) -> GenerationJob:
+    request = GenerationRequest("r", Query("q", (Message("user", "Who?"),)), 1.0)
+    prompt = Prompt("p", "Be brief.")
+    return GenerationJob(prompt, (request,), frozenset(), 4, 0, lambda: model, NoBudget())
+
+
+def test_a_model_that_fails_inside_a_provider_is_its_backends_fault() -> None:
+    backend = attributed(FailingBackend(), "backend")
+    provider = attributed(SelfProvider(), "provider")
+    for model in (backend.open_model(NAME), backend.snapshot().result()):
+        assert isinstance(model, FailingModel)
+        items = provider.generate(job(model))
+        assert notes(lambda items=items: next(items)) == ["promptbake: raised by backend"]
+        sampled = model.sample([])
+        assert next(sampled) == (0, Completion((), True))
+        assert notes(lambda sampled=sampled: next(sampled)) == ["promptbake: raised by backend"]
+        assert notes(lambda model=model: model.renderer.text(())) == [
+            "promptbake: raised by backend"
+        ]
+
+
+def test_a_loss_that_fails_inside_a_backend_is_the_losss_fault() -> None:
+    backend = attributed(tiny_backend(), "backend")
+    objective = TailedLoss(attributed(FailingLoss(), "loss"), "drop")
+    student = backend.new_lora(backend.open_model(NAME), rank=2, seed=0)
+    one = torch.ones(1, 1)
+    batch = [Example(Datum("c", "q", (7, 1), (8, 1), 1), LossSupport(one.long(), -one, one))]
+    work = lambda: student.forward_backward(batch, objective).result()  # noqa: E731
+    assert notes(work) == ["promptbake: raised by loss"]
+
+
+def test_an_error_of_a_plugin_has_a_note_and_one_for_the_user_has_none() -> None:
+    wrapped = attributed(Raising(), "it")
+    note = ["promptbake: raised by it"]
+    assert notes(lambda: wrapped.kind) == note
+    assert notes(lambda: wrapped.raise_(SystemExit(3)), RuntimeError) == note
+    assert notes(lambda: wrapped.raise_(BakeError("mend it")), BakeError) == []
+    assert notes(lambda: wrapped.raise_(NoNotesError()), NoNotesError) == []
+    with pytest.raises(KeyboardInterrupt):
+        wrapped.raise_(KeyboardInterrupt())
+    contract = contract_error(wrapped, "gave 3")
+    assert str(contract) == f"{__name__}.Raising: gave 3"
+    assert contract.__notes__ == note
+
+
+def test_a_wrapper_passes_everything_on() -> None:
+    loss = ForwardKL()
+    wrapped = attributed(loss, "it")
+    assert isinstance(wrapped, ForwardKL)
+    assert repr(wrapped) == repr(loss)
+    assert wrapped.support == "teacher"
+    raising = Raising()
+    attributed(raising, "it").extra = 3  # type: ignore[attr-defined]
+    assert vars(raising) == {"extra": 3}
+    with pytest.raises(AttributeError) as caught:
+        wrapped.nothing  # type: ignore[attr-defined]  # noqa: B018
+    assert "nothing" in str(caught.value)

@@ -48,14 +48,14 @@ def test_a_prompt_that_is_not_there(prompt: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--profile", "mok"], "--profile mok: there is no such profile; there is: local, mock"),
+        (["--profile", "mok"], "--profile mok: unknown profile; available: local, mock"),
         (["--profile", "mok"], "did you mean mock?"),
-        (["--set", "data.provider=moc"], "data.provider: there is no 'moc'"),
+        (["--set", "data.provider=moc"], "data.provider: unknown data provider 'moc'"),
         (["--set", "data.provider=moc"], "did you mean mock?"),
-        (["--set", "train.backend=cloud"], "train.backend: there is no 'cloud' among the backends"),
-        (["--set", "train.trackers=['x']"], "train.trackers: there is no 'x'"),
-        (["--set", "verify.evaluators=['x']"], "verify.evaluators: there is no 'x'"),
-        (["--set", "train.rnak=4"], "train.rnak: there is no such key (did you mean train.rank?)"),
+        (["--set", "train.backend=cloud"], "train.backend: unknown backend 'cloud'; available: "),
+        (["--set", "train.trackers=['x']"], "train.trackers: unknown tracker 'x'"),
+        (["--set", "verify.evaluators=['x']"], "verify.evaluators: unknown evaluator 'x'"),
+        (["--set", "train.rnak=4"], "train.rnak: unknown setting (did you mean train.rank?)"),
         (["--set", "train.rank=four"], "train.rank: "),
         (["--set", "train.rank=four"], "found 'four'"),
         (["--set", "train.rank=0"], "greater than or equal to 1; found 0"),
@@ -66,7 +66,7 @@ def test_a_prompt_that_is_not_there(prompt: Path) -> None:
         (["--set", "options.backends.torch.alhpa=1"], "has no such option; it takes: device"),
         (["--set", "options.backends.torch.alhpa=1"], "did you mean alpha?"),
         (["--set", "options.backends.torch.alpha=-1"], "options.backends.torch.alpha: "),
-        (["--set", "options.losses.jds.beta=0.1"], "options.losses.jds: there is no 'jds'"),
+        (["--set", "options.losses.jds.beta=0.1"], "options.losses.jds: unknown loss 'jds'"),
         (["--set", "data.held_out=50"], "data.held_out = 50: there are 50 different queries"),
         (["--set", "data.queries=absent.txt"], "absent.txt: cannot be read"),
         (["--config", "absent.toml"], "absent.toml: cannot be read"),
@@ -83,7 +83,7 @@ def test_a_wrong_argument(prompt: Path, arguments: list[str], expected: str) -> 
     [
         ("[train]\nrank = \n", "bad.toml: is not TOML: "),
         ("[train]\nrank = \n", "line 2"),
-        ("[train]\nrnak = 3\n", "bad.toml: train.rnak: there is no such key"),
+        ("[train]\nrnak = 3\n", "bad.toml: train.rnak: unknown setting"),
         ("train.lr = 'fast'\n", "bad.toml: train.lr: "),
     ],
 )

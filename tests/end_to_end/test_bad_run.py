@@ -1,4 +1,4 @@
-"""Stages before their time, spoiled adapters and runs: one clear line, exit code 2, no change."""
+"""Stages before their time, damaged adapters and runs: one clear line, exit code 2, no change."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Process, promptbake
+import torch
+from command import promptbake
 from run_folder import MOCK, refused, settings
+from safetensors.torch import load_file, save_file
+
+from promptbake.runs.run_folder import Run
 
 
 def test_a_stage_before_its_time(prompt: Path) -> None:
@@ -24,7 +28,7 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
     record = own_copy / "adapter" / "promptbake.json"
     true = record.read_text()
 
-    def spoiled(content: str) -> list[str]:
+    def after(content: str) -> list[str]:
         record.write_text(content)
         return [
             refused(stage, prompt, *more)
@@ -32,15 +36,15 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
         ]
 
     other = json.dumps(json.loads(true) | {"base_digest": "0", "base_model": "other"})
-    assert all("is an adapter of another model, other" in line for line in spoiled(other))
+    assert all("is an adapter of another model, other" in line for line in after(other))
     foreign = json.dumps(json.loads(true) | {"backend": "cloud"})
-    assert all("was baked by the backend 'cloud'" in line for line in spoiled(foreign))
-    assert all("is no record of an adapter" in line for line in spoiled('{"backend": "mock"}'))
-    assert all("is no record of an adapter" in line for line in spoiled("{"))
+    assert all("was baked by the backend 'cloud'" in line for line in after(foreign))
+    assert all("is no record of an adapter" in line for line in after('{"backend": "mock"}'))
+    assert all("is no record of an adapter" in line for line in after("{"))
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil"),
+    ("name", "damage"),
     [
         ("adapter_model.safetensors", lambda content: content[: len(content) // 2]),
         ("adapter_model.safetensors", lambda content: b""),
@@ -52,18 +56,24 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
     ids=["cut short", "empty", "no weights", "no JSON", "another rank", "another kind"],
 )
 def test_a_broken_adapter(
-    own_copy: Path, prompt: Path, name: str, spoil: Callable[[bytes], bytes]
+    own_copy: Path, prompt: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
     file = own_copy / "adapter" / name
-    file.write_bytes(spoil(file.read_bytes()))
+    file.write_bytes(damage(file.read_bytes()))
     assert "runs/pirate/adapter: is no adapter for mock" in refused("verify", prompt)
 
 
-def test_a_bake_that_diverges_says_what_to_lower(prompt: Path) -> None:
-    assert promptbake("data", prompt, *MOCK).code == 0
+def test_an_adapter_whose_kl_is_not_finite_says_what_to_lower(own_copy: Path, prompt: Path) -> None:
+    file = own_copy / "adapter" / "adapter_model.safetensors"
+    save_file({name: weights * torch.nan for name, weights in load_file(file).items()}, file)
+    line = promptbake("verify", prompt, *MOCK).complaint
+    assert line.startswith("runs/pirate/adapter: the KL of the arm baked is nan; lower train.lr")
+
+
+def test_a_bake_that_diverges_says_what_to_lower(with_data: Path, prompt: Path) -> None:
     line = promptbake("bake", prompt, *MOCK, *settings("train.lr=1e30")).complaint
     assert "the loss is nan; lower train.lr and bake again" in line
-    assert not (Path("runs") / prompt.stem / "adapter").exists()
+    assert not (with_data / "adapter").exists()
 
 
 def test_a_refused_bake_keeps_the_adapter_that_is_there(own_copy: Path, prompt: Path) -> None:
@@ -82,7 +92,7 @@ def test_a_pattern_that_is_none_is_refused_before_verify_works(
     assert "'(' is no regular expression" in refused("verify", prompt, *wrong)
 
 
-def test_spoiled_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
+def test_damaged_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
     data, record = own_copy / "data.jsonl", own_copy / "run.json"
     lines = data.read_text("utf-8").splitlines(keepends=True)
     data.write_text("".join([*lines[:2], '{"id": \n', *lines[2:]]), "utf-8")
@@ -100,16 +110,12 @@ def test_spoiled_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
 
 def test_a_data_file_of_unknown_origin_is_not_touched(prompt: Path) -> None:
     Path("data.jsonl").write_text('{"mine": 1}\n')
-    assert "data.jsonl: is there already" in refused("data", prompt, "--run", ".")
+    assert "data.jsonl: already exists" in refused("data", prompt, "--run", ".")
 
 
 def test_a_run_in_which_another_process_works(prompt: Path) -> None:
-    log = Path("other.log")
-    other = Process(log, "data", prompt, *MOCK, *settings("data.max_tokens=100"))
-    other.wait_for(Path("runs/pirate/run.json").exists)
-    for stage in ("data", "bake", "verify"):
-        assert (
-            "another promptbake is at work in this run"
-            in promptbake(stage, prompt, *MOCK).complaint
-        )
-    assert other.result().code == 0
+    with Run(Path("runs/pirate")).locked():
+        for stage in ("data", "bake", "verify"):
+            line = promptbake(stage, prompt, *MOCK).complaint
+            assert "another promptbake is running in this run" in line
+    assert promptbake("data", prompt, *MOCK, *settings("data.max_tokens=2")).code == 0

@@ -43,7 +43,7 @@ def test_it_shows_all_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "model").write_bytes(b"123")
     found = examined()
-    assert found["api"] == 1
+    assert found["api"] == 2
     assert {"python", "promptbake", "torch", "pluggy", "tinker"} <= set(found["versions"])  # type: ignore[call-overload]
     assert str(found["devices"][0]).startswith("cpu: ")  # type: ignore[index]
     assert found["cache"] == {
@@ -85,7 +85,7 @@ def test_a_profile_that_is_asked_for_and_lacks_something_is_exit_1() -> None:
     assert promptbake("doctor", "--profile", "mock").code == 0
     assert promptbake("doctor", "--profile", "tinker").code == 1
     complaint = promptbake("doctor", "--profile", "mokc").complaint
-    assert complaint.startswith("--profile mokc: there is no such profile; there is: local, mock")
+    assert complaint.startswith("--profile mokc: unknown profile; available: local, mock")
 
 
 def test_it_names_what_did_not_load_and_what_clashes(site: Site) -> None:
@@ -97,7 +97,7 @@ def test_it_names_what_did_not_load_and_what_clashes(site: Site) -> None:
     assert found["conflicts"] == ["data_providers 'mock' is offered by mock and other"]
     assert found["keys"]["ACME_KEY"] is False  # type: ignore[index]
     (lack,) = found["profiles"]["mock"]  # type: ignore[index]
-    assert "the plugins mock and other both factory it" in lack
+    assert "the plugins mock and other both offer it" in lack
     shown = promptbake("doctor").out
     assert "broken 1.2: needs the module no_such_sdk" in shown
     assert "data_providers 'mock' is offered by mock and other" in shown

@@ -59,7 +59,7 @@ def test_another_content_of_the_same_file_begins_a_new_run(
     result = promptbake("data", prompt, *MOCK, *ARGUMENTS)
     assert result.code == 0
     assert "files.path" in result.err
-    assert "changed since runs/pirate was made" in result.err
+    assert "changed since runs/pirate began" in result.err
     everything = (RUN / "data.jsonl").read_text() + (RUN / "held_out.jsonl").read_text()
     assert changed[1] in everything
     assert changed[0] in everything

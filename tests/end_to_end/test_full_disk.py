@@ -21,7 +21,7 @@ def squeezed(stage: str, prompt: Path, max_file_bytes: int) -> Result:
 def test_data_goes_on_once_there_is_room(finished: Finished, prompt: Path) -> None:
     run = Path("runs/pirate")
     result = squeezed("data", prompt, 5000)
-    assert "cannot be written: File too large; make room" in result.complaint
+    assert "cannot be written: File too large; free some space" in result.complaint
     stored = ids(run)
     assert 0 < len(stored) < 50  # and every line of them is whole
     assert not hidden(run)
@@ -37,7 +37,7 @@ def test_a_device_without_room_ends_data_with_one_line(prompt: Path) -> None:
     held_out.unlink()
     held_out.symlink_to("/dev/full")
     result = promptbake("data", prompt, *MOCK)
-    assert "cannot be written: No space left on device; make room" in result.complaint
+    assert "cannot be written: No space left on device; free some space" in result.complaint
 
     held_out.unlink()
     assert promptbake("data", prompt, *MOCK).code == 0
@@ -53,11 +53,11 @@ def test_bake_goes_on_once_there_is_room(
     assert promptbake("data", prompt, *MOCK).code == 0
     before = tree(run)
     result = squeezed("bake", prompt, max_file_bytes)
-    assert "cannot be written: File too large; make room" in result.complaint
+    assert "cannot be written: File too large; free some space" in result.complaint
     assert not hidden(run)
     assert not (run / "adapter").exists()
     assert not list(run.glob("checkpoints/*"))
-    for file in run.glob("targets/*"):
+    for file in run.glob("teacher_logprobs/*"):
         safetensors.torch.load_file(file)
     read_lines(run / "metrics.jsonl")
     if max_file_bytes == 1000:

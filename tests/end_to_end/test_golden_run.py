@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import promptbake
 from run_folder import MOCK, PROMPT, STAGES, Finished, settings, tree
+from safetensors.torch import load_file
 
 from promptbake import __version__
 from promptbake.testing.tiny import tiny_model
@@ -27,10 +28,10 @@ def test_the_run_folder_holds_what_the_design_says(finished: Finished) -> None:
     files = (
         "run.json data.jsonl held_out.jsonl rejected.jsonl metrics.jsonl verify.json report.html"
     )
-    assert names == {*files.split(), "targets", "checkpoints", "adapter"}
+    assert names == {*files.split(), "teacher_logprobs", "checkpoints", "adapter"}
     adapter = {path.name for path in (finished.folder / "adapter").iterdir()}
     assert adapter == {"adapter_config.json", "adapter_model.safetensors", "promptbake.json"}
-    assert len(list((finished.folder / "targets").iterdir())) == 40
+    assert len(list((finished.folder / "teacher_logprobs").iterdir())) == 40
     assert len(list((finished.folder / "checkpoints").iterdir())) == 1
 
 
@@ -54,9 +55,9 @@ def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
 
 def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None:
     proof = finished.read_json("verify.json")
-    scripts_read = "schema prompt backend model adapter held_out kl evaluators bars passed seconds"
-    assert set(proof) == {*scripts_read.split(), "answers"}
-    assert (proof["schema"], proof["prompt"], proof["backend"]) == (1, "pirate", "mock")
+    scripts_read = "version prompt backend model adapter held_out kl targets evaluators thresholds"
+    assert set(proof) == {*scripts_read.split(), "passed", "seconds", "answers"}
+    assert (proof["version"], proof["prompt"], proof["backend"]) == (2, "pirate", "mock")
     assert (proof["model"], proof["adapter"]) == ("mock", "runs/pirate/adapter")
     assert set(proof["held_out"]) == {"queries", "tokens"}
     assert proof["held_out"]["queries"] == 10
@@ -96,12 +97,12 @@ def test_a_second_run_says_that_it_is_done_and_changes_nothing(
     assert tree(own_copy) == before
 
 
-def test_verify_exits_with_1_below_its_bar(own_copy: Path, prompt: Path) -> None:
+def test_verify_exits_with_1_below_its_threshold(own_copy: Path, prompt: Path) -> None:
     result = promptbake("verify", prompt, *MOCK, "--set", "verify.min_gap_closed=0.99", "--json")
     assert result.code == 1
     proof = json.loads(result.out)
     assert proof["passed"] is False
-    assert proof["bars"]["kl.gap_closed"]["min"] == 0.99
+    assert proof["thresholds"]["kl.gap_closed"]["min"] == 0.99
     assert proof == json.loads((own_copy / "verify.json").read_bytes())
 
 
@@ -136,6 +137,26 @@ def test_chat_answers_one_message(own_copy: Path, prompt: Path, arm: str) -> Non
     assert first.code == 0
     assert first.out.strip()
     assert first.out == again.out
+
+
+def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, prompt: Path) -> None:
+    arguments = [prompt, *MOCK, "--max-tokens", "12", "--temperature", "0", "--message", "Who?"]
+    replies = [
+        promptbake("chat", *arguments, *how).out
+        for how in (["--arm", "base"], ["--strength", "0"], ["--strength", "1"], [])
+    ]
+    assert replies[0] == replies[1] != replies[2] == replies[3]
+    for strength in ("1", "0.25"):
+        to = ["--to", f"at-{strength}", "--strength", strength]
+        assert promptbake("export", prompt, *MOCK, *to).code == 0
+    whole, quarter = (
+        load_file(Path(folder, "adapter_model.safetensors")) for folder in ("at-1", "at-0.25")
+    )
+    for name, weights in whole.items():
+        torch.testing.assert_close(
+            quarter[name], weights / 4 if ".lora_B." in name else weights
+        )
+    assert "already exists" in promptbake("export", prompt, *MOCK, "--to", "at-1").complaint
 
 
 def test_plugins_lists_the_builtins_as_json() -> None:

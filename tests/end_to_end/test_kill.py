@@ -78,7 +78,7 @@ def test_data_goes_on_where_it_was_killed(victim: Victim, reference: Reference) 
     assert set(first) < set(second)
 
     said = victim.finish("data")
-    assert f"going on after {len(second)} earlier responses" in said
+    assert f"resuming after {len(second)} earlier responses" in said
     assert len(ids(run)) == len(set(ids(run))) == 90
     for name in ("data.jsonl", "held_out.jsonl"):
         assert sorted_lines(run / name) == sorted_lines(reference.with_data / name)
@@ -94,10 +94,10 @@ def test_a_torn_line_is_cut_off_and_its_conversation_made_again(
     unfinish(run, "data")
 
     said = victim.finish("data")
-    assert "cut off 1 line(s) that an earlier run left torn" in said
+    assert "removed 1 incomplete line(s) that an earlier run left" in said
     others = [(run / name).read_bytes() for name in ("held_out.jsonl", "rejected.jsonl")]
     stored = 50 + sum(content.count(b"\n") for content in others)
-    assert f"going on after {stored} earlier responses" in said
+    assert f"resuming after {stored} earlier responses" in said
     assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 
@@ -114,7 +114,7 @@ def test_bake_ends_with_the_same_bytes_however_often_it_was_killed(
 ) -> None:
     run = victim.folder
     shutil.copytree(reference.with_data, run)
-    victim.start("bake").kill_when(lambda: len(list(run.glob("targets/*"))) > 10)
+    victim.start("bake").kill_when(lambda: len(list(run.glob("teacher_logprobs/*"))) > 10)
     victim.start("bake").kill_when(lambda: len(list(run.glob("checkpoints/step-*"))) > 0)
     victim.start("bake").kill_when(lambda: last_step(run) >= 7)
     victim.start("bake").kill_when(lambda: last_step(run) > 12)
@@ -135,8 +135,8 @@ def test_bake_ends_with_the_same_bytes_however_often_it_was_killed(
 def test_what_a_kill_left_half_written_is_deleted(victim: Victim, reference: Reference) -> None:
     run = victim.folder
     shutil.copytree(reference.with_data, run)
-    (run / "targets").mkdir()
-    victim.start("bake").kill_when(lambda: bool(list(run.glob("targets/.*.partial"))))
+    (run / "teacher_logprobs").mkdir()
+    victim.start("bake").kill_when(lambda: bool(list(run.glob("teacher_logprobs/.*.partial"))))
     (run / "checkpoints" / ".step-000004-abc.partial").mkdir(parents=True)
     victim.finish("bake")
     assert not list(run.rglob(".*"))
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(victim: Victim, reference: 
     process.signal_when(lambda: size(run / "data.jsonl") > 0, signal.SIGINT)
     result = process.result()
     assert result.code == 130
-    assert result.err.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert result.err.splitlines()[-1] == "stopped; run the same command to resume"
     victim.finish("data")
     assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 

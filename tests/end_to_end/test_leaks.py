@@ -14,11 +14,11 @@ from run_folder import KEY, MOCK, PROMPT, Finished, read_lines, settings
 
 from promptbake.dataset.alignment import align_all
 from promptbake.progress import SilentReporter
+from promptbake.runs.generation import load_dataset
 from promptbake.runs.session import open_session
-from promptbake.stages import data
 from promptbake.testing.tiny import tiny_tokenizer
 
-TRAINED_FROM = ("data.jsonl", "held_out.jsonl", "targets", "checkpoints", "adapter")
+TRAINED_FROM = ("data.jsonl", "held_out.jsonl", "teacher_logprobs", "checkpoints", "adapter")
 OTHERS = ("run.json", "rejected.jsonl", "metrics.jsonl")
 WINDOW = 24  # characters of the prompt that no file may hold in a row
 
@@ -75,9 +75,9 @@ def test_the_student_never_reads_the_prompt(own_copy: Path, prompt: Path) -> Non
         run=own_copy,
         reporter=SilentReporter(),
     )
-    conversations = data.load(session)
+    conversations = load_dataset(session)
     datums = align_all(
-        (*conversations.training, *conversations.held_out), session.prompt, session.base
+        (*conversations.training, *conversations.held_out), session.targets, session.base
     )
     needle = tuple(tiny_tokenizer().encode(PROMPT, add_special_tokens=False))
     assert len(datums) == 50

@@ -24,7 +24,7 @@ def test_it_works_before_any_stage_and_writes_nothing(prompt: Path) -> None:
     assert [" ".join(row.split()[:2]) for row in rows] == ROWS
     assert {row.split()[-2] for row in rows} == {"0.0000"}
     assert totals.startswith("in all: $0.0000, 0.")
-    assert totals.endswith(" minutes; responses at their longest")
+    assert totals.endswith(" minutes; worst case (max_tokens)")
     assert tree(prompt.parent) == before
     assert not (prompt.parent / "runs").exists()
 
@@ -35,18 +35,25 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
     value = json.loads(printed.out)
     keys = "basis rows dollars seconds spent_dollars max_dollars prices"
     assert set(value) == set(keys.split())
-    amounts = ("calls", "prefill", "cached_input_tokens", "sampled", "trained", "dollars")
+    amounts = (
+        "calls",
+        "input_tokens",
+        "cached_input_tokens",
+        "output_tokens",
+        "train_tokens",
+        "dollars",
+    )
     assert [f"{row['stage']}: {row['work']}" for row in value["rows"]] == ROWS
     for row, line in zip(value["rows"], table.out.splitlines()[1:], strict=False):
         predicted = [float(row["predicted"][name]) for name in amounts]
         assert [float(cell.replace(",", "")) for cell in line.split()[2:-1]] == predicted
     by_key = {(row["stage"], row["work"]): row["predicted"] for row in value["rows"]}
     assert by_key["data", "sample"]["calls"] == 50
-    assert by_key["data", "sample"]["sampled"] == 50 * 24
+    assert by_key["data", "sample"]["output_tokens"] == 50 * 24
     assert by_key["bake", "train"]["calls"] == 40
     assert by_key["bake", "logprobs"]["calls"] == 6 * 10  # a reference, and steps 0, 10, ... 40
     assert (value["dollars"], value["spent_dollars"], value["max_dollars"]) == (0, 0, None)
-    assert value["basis"] == "responses at their longest"
+    assert value["basis"] == "worst case (max_tokens)"
 
 
 def test_a_run_that_has_its_data_is_planned_with_its_own_responses_and_left_as_it_is(
@@ -70,9 +77,9 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     run = prompt.parent / "runs" / "pirate"
     run.mkdir(parents=True)
     lines = (
-        {"id": 0, "what": "data: sample", "settled": False, "calls": 3, "dollars": 9.0},
-        {"id": 0, "what": "data: sample", "settled": True, "calls": 2, "dollars": 0.25},
-        {"id": 1, "what": "bake: train", "settled": False, "trained": 7, "dollars": 1.5},
+        {"id": 0, "what": "data: sample", "committed": False, "calls": 3, "dollars": 9.0},
+        {"id": 0, "what": "data: sample", "committed": True, "calls": 2, "dollars": 0.25},
+        {"id": 1, "what": "bake: train", "committed": False, "train_tokens": 7, "dollars": 1.5},
     )
     (run / "costs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = tree(prompt.parent)
@@ -90,7 +97,7 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     assert (value["spent_dollars"], value["max_dollars"]) == (1.75, 2.5)
     spent = {f"{row['stage']}: {row['work']}": row["spent"] for row in value["rows"]}
     assert spent["data: sample"]["dollars"] == 0.25
-    assert spent["bake: train"]["trained"] == 7
+    assert spent["bake: train"]["train_tokens"] == 7
     assert spent["verify: sample"] is None
     assert tree(prompt.parent) == before
 

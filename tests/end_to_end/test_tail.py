@@ -8,17 +8,21 @@ import pytest
 
 from promptbake.costs import NoBudget
 from promptbake.dataset.alignment import align_all
-from promptbake.dataset.queries import load_queries, plan, split
-from promptbake.distill.held_out_kl import HeldOutKL, gap_closed
+from promptbake.dataset.queries import load_queries, requests_for, split
+from promptbake.dataset.sampling import sample_responses
+from promptbake.distill.batches import StoredBatches
+from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
+from promptbake.evaluate.statistics import gap_closed
 from promptbake.interfaces import GenerationJob
-from promptbake.types import Datum, Example, Prompt, Tail
+from promptbake.types import BakeTarget, Datum, Example, Prompt, Tail
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
 
 PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
+TARGET = BakeTarget("", PROMPT)
 TOP_K = 5
 
 
@@ -32,12 +36,14 @@ class Material:
 def material() -> Material:
     parts = split(load_queries("builtin"), held_out=10, seed=0)
     base = tiny_backend().open_model(NAME)
-    job = GenerationJob(PROMPT, plan(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget())
+    job = GenerationJob(
+        PROMPT, requests_for(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget()
+    )
     kept_out = {query.id for query in parts.held_out}
-    conversations = list(generate(job))
+    conversations = list(sample_responses(job))
     return Material(
-        align_all([one for one in conversations if one.query_id not in kept_out], PROMPT, base),
-        align_all([one for one in conversations if one.query_id in kept_out], PROMPT, base),
+        align_all([one for one in conversations if one.query_id not in kept_out], [TARGET], base),
+        align_all([one for one in conversations if one.query_id in kept_out], [TARGET], base),
     )
 
 
@@ -50,16 +56,18 @@ def gap_after_a_bake(material: Material, tail: Tail) -> float:
     teacher = [datum.teacher for datum in material.training]
     answers = base.top_k(teacher, k=TOP_K, draws=4, seeds=seeds)
     examples = [
-        Example(datum, objective.columns(datum, target))
-        for datum, (_, target) in zip(material.training, answers, strict=True)
+        Example(datum, objective.support(datum, scores))
+        for datum, (_, scores) in zip(material.training, answers, strict=True)
     ]
-    yardstick = HeldOutKL(base, material.held_out)
-    assert yardstick.kind == "full"
+    held_out_kl = HeldOutKL(base, material.held_out)
+    assert held_out_kl.kind == "full"
     student = backend.new_lora(base, rank=8, seed=0)
     schedule = Schedule(len(examples), batch_size=8, epochs=4, lr=1e-2, seed=0)
-    for _ in steps(student, examples, objective, schedule):
+    for _ in steps(student, StoredBatches(examples, schedule), objective, schedule):
         pass
-    return gap_closed(yardstick.unprompted(base), yardstick.unprompted(student.snapshot().result()))
+    return gap_closed(
+        held_out_kl.unprompted(base), held_out_kl.unprompted(student.snapshot().result())
+    )
 
 
 def test_a_kept_tail_closes_more_of_the_gap_than_a_dropped_one(material: Material) -> None:

@@ -81,5 +81,5 @@ def test_a_plan_sends_nothing(endpoint: ChatEndpoint, prompt: Path) -> None:
 
 def test_too_few_are_an_error(endpoint: ChatEndpoint, prompt: Path) -> None:
     complaint = data(endpoint, prompt, "data.n_queries=500").complaint
-    assert "of 500 different queries came; lower data.n_queries" in complaint
+    assert "of 500 different queries were written; lower data.n_queries" in complaint
     assert not (prompt.parent / "runs" / "pirate" / "data.jsonl").exists()

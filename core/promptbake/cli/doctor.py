@@ -33,7 +33,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin, and what it factories: names by kind."""
+    """An installed plugin, and what it offers: names by kind."""
 
     name: str
     version: str

@@ -75,7 +75,7 @@ def _words(name: str, kind: str) -> dict[str, str]:
     plural, setting = KINDS[kind]
     for factory in load().of(plural):
         if factory.name == snake:
-            raise BakeError(f"{name}: the plugin {factory.plugin} factories this {kind} already")
+            raise BakeError(f"{name}: the plugin {factory.plugin} offers this {kind} already")
     if entry_points(group=GROUP, name=snake) or find_spec(f"promptbake_{snake}"):
         raise BakeError(f"{name}: a plugin of this name is installed already; give another name")
     return {

@@ -64,7 +64,7 @@ class Split:
 
 
 def split(queries: Sequence[Query], held_out: int, seed: int) -> Split:
-    """Reservation out some queries, drawn by the seed. Raises BakeError where too few are left.
+    """Hold out some queries, drawn by the seed. Raises BakeError where too few are left.
 
     Two queries with the same words stay on the same side.
     """

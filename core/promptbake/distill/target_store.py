@@ -136,10 +136,11 @@ class StoredTeacher:
             open_model=self.open_model,
         )
         with self.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:
-            for index, scores in answers:
+            for answer in answers:
                 try:
+                    index, scores = answer
                     store.put(wanted[index], scores)
-                except ValueError as problem:
+                except (AttributeError, IndexError, TypeError, ValueError) as problem:
                     raise contract_error(teacher, str(problem)) from problem
                 bar.advance()
         missing = [datum.conversation_id for datum in wanted if datum not in store]

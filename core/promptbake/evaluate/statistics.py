@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import fmean, stdev
 
 from promptbake.types import KLByConversation
 
@@ -56,15 +58,13 @@ def paired_difference(
 
     None where they have no item in common.
     """
-    from scipy import stats  # takes a while to import
+    from scipy.stats import t  # takes a while to import
 
     differences = [scores[item] - others[item] for item in scores if item in others]
     if not differences:
         return None
-    mean = sum(differences) / len(differences)
-    if len(differences) < 2:
-        return Difference(mean, None, len(differences))
-    if len(set(differences)) == 1:  # no spread, for which t has no scale
-        return Difference(mean, (mean, mean), len(differences))
-    interval = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    return Difference(mean, (float(interval.low), float(interval.high)), len(differences))
+    items, mean = len(differences), fmean(differences)
+    if items < 2:
+        return Difference(mean, None, items)
+    margin = float(t.ppf(0.975, items - 1)) * stdev(differences) / math.sqrt(items)
+    return Difference(mean, (mean - margin, mean + margin), items)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from promptbake.errors import BakeError, ContractError
 
 T = TypeVar("T")
-# Members whose values call the plugin's code in turn, so they are wrapped, too.
+# Methods whose results call the plugin's code in turn, so they are wrapped, too.
 WRAPPED = frozenset(
     {
         "forward_backward",
@@ -17,10 +17,13 @@ WRAPPED = frozenset(
         "new_lora",
         "open_model",
         "optim_step",
-        "renderer",
         "save_state",
         "snapshot",
     }
+)
+# Methods that give several items, which the core iterates over.
+ITERATED = frozenset(
+    {"evaluate", "generate", "logprobs", "queries", "sample", "score", "stream", "top_k"}
 )
 
 
@@ -83,11 +86,11 @@ class _Attributed:
         product, origin = self._product, self.promptbake_origin
         with attribute(origin):
             value = getattr(product, name)
-        if name.startswith("_"):
+        if name == "renderer":  # a property, whose value may be callable, as tokenizers are
+            return _Attributed(value, origin)
+        if name.startswith("_") or not callable(value):
             return value
-        if name in ("result", "promptbake_origin") or callable(value):
-            return _called(value, origin, name) if callable(value) else value
-        return _Attributed(value, origin) if name in WRAPPED else value
+        return _called(self, value, name)
 
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._product, name, value)
@@ -100,12 +103,16 @@ class _Attributed:
         return repr(self._product)
 
 
-def _called(function: Callable[..., Any], origin: str, name: str) -> Callable[..., Any]:
+def _called(wrapper: _Attributed, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    origin = wrapper.promptbake_origin
+
     def call(*arguments: Any, **options: Any) -> Any:
         with attribute(origin):
             value = function(*arguments, **options)
         if isinstance(value, Iterator):
             return _iterated(value, origin)
+        if name in ITERATED and not isinstance(value, Iterable):
+            raise contract_error(wrapper, f"{name} gave {value!r}: expected items to iterate over")
         # What a pending snapshot gives is a model.
         wrapped = name in WRAPPED or (name == "result" and hasattr(value, "top_k"))
         return _Attributed(value, origin) if wrapped else value

@@ -258,8 +258,8 @@ def _move_renamed(values: dict[str, Any], sources: dict[str, str]) -> tuple[str,
     train = values.get("train")
     if not isinstance(train, dict) or "datums" not in train:
         return ()
-    layout = {"one": "wide", "per_token": "per_token"}.get(train["datums"], train["datums"])
-    del train["datums"]
+    layout = train.pop("datums")
+    layout = "wide" if layout == "one" else layout
     source = sources.pop("train.datums", "config")
     key = f"options.backends.{train.get('backend')}.datum_layout"
     if layout != "wide":  # which is the default everywhere

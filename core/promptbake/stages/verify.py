@@ -31,6 +31,7 @@ from promptbake.runs.generation import load_dataset
 from promptbake.runs.scoring import held_out_kl
 from promptbake.runs.session import Session
 from promptbake.types import (
+    ARMS,
     Arm,
     BakeTarget,
     Conversation,
@@ -126,7 +127,14 @@ def _kl_of_arms(
     mine = [conversation for conversation in held_out if conversation.target == target.name]
     datums = align_all(mine, session.targets, session.base)
     kl = held_out_kl(session, datums)
-    return datums, measure_kl(kl, session.base, session.baked, session.reporter)
+    arms = measure_kl(kl, session.base, session.baked, session.reporter)
+    for arm, each in arms.items():
+        if not math.isfinite(each.per_token):
+            raise BakeError(
+                f"{session.checkpoint.uri}: the KL of the arm {arm} is {each.per_token}; lower "
+                "train.lr and bake again"
+            )
+    return datums, arms
 
 
 def _kl_result(
@@ -188,6 +196,8 @@ def _checked(evaluator: Evaluator, measurements: Sequence[Measurement]) -> list[
     for each in measurements:
         if not isinstance(each, Measurement):
             raise contract_error(evaluator, f"gave {each!r}: expected a Measurement")
+        if not set(each.scores) <= set(ARMS):
+            raise contract_error(evaluator, f"gave {each!r}: the arms are {', '.join(ARMS)}")
         numbers = [value for scores in each.scores.values() for value in scores.values()]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             raise contract_error(evaluator, f"gave {each!r}: expected finite numbers")

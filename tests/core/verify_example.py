@@ -1,0 +1,58 @@
+"""A result of `verify`, as the tests of verify.json and of the report have it."""
+
+from __future__ import annotations
+
+from promptbake.report.verify_result import (
+    AnswerResult,
+    DifferenceResult,
+    HeldOut,
+    KLResult,
+    MeasurementResult,
+    Seconds,
+    TargetKL,
+    Threshold,
+    VerifyResult,
+)
+from promptbake.types import ARMS
+
+RESULT = VerifyResult(
+    prompt="yoda",
+    backend="torch",
+    model="smollm2-135m-instruct",
+    adapter="runs/yoda/adapter",
+    held_out=HeldOut(queries=15, tokens=2137),
+    kl=KLResult(
+        kind="full",
+        base=0.48,
+        baked=0.11,
+        reprompted=0.09,
+        gap_closed=0.7708,
+        gap_closed_ci95=(0.7214, 0.8107),
+    ),
+    targets={
+        "yoda": TargetKL(base=0.48, baked=0.11, reprompted=0.09, gap_closed=0.77),
+        "keep": TargetKL(base=0.0, baked=0.02, reprompted=0.02, gap_closed=None),
+    },
+    evaluators={
+        "length": MeasurementResult(
+            unit="words",
+            better="lower",
+            base=3.0,
+            baked=1.5,
+            baked_minus_base=DifferenceResult(mean=-1.5, ci95=(-2.0, -1.0), items=2),
+            scores={"base": {"a": 2.0, "b": 4.0}, "baked": {"a": 1.0, "b": 2.0}},
+        ),
+        "one": MeasurementResult(
+            unit="words",
+            baked_minus_base=DifferenceResult(mean=1.0, ci95=None, items=1),
+            scores={},
+        ),
+    },
+    thresholds={"kl.gap_closed": Threshold(min=0.5, value=0.7708, passed=True)},
+    passed=True,
+    answers=[
+        AnswerResult(id="test-0", question="Question 0?", base="Grüße \u2028", baked="baked 0"),
+        AnswerResult(id="test-1", question="Question 1?", **{arm: f"{arm} 1" for arm in ARMS}),
+    ],
+    seconds=Seconds(data=None, bake=412.7, verify=9.44),
+)
