@@ -65,7 +65,7 @@ def test_the_cost_is_what_the_answer_says() -> None:
         (found,) = provider.generate(job())
         dollars = served.meter.dollars
     assert isinstance(found, Conversation)
-    assert (found.meta["provider"], found.meta["model"]) == ("TinkerLoopback", MODEL)
+    assert (found.meta["provider"], found.meta["model"]) == ("Loopback", MODEL)
     assert found.meta["dollars"] == dollars > 0
 
 
