@@ -71,7 +71,7 @@ class LoopbackServer(ABC):
     def __enter__(self) -> Self:
         app = self._app()
         listener = socket.create_server((HOST, self._port), backlog=BACKLOG)
-        # Connections inherit it. Otherwise a body waits 40 ms for the client to acknowledge the head.
+        # Inherited by connections. Without it a body waits 40 ms for the head to be acknowledged.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         self._server = _Uvicorn(app)
