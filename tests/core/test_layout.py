@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import tomli
 
+import promptbake_tinker
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("plugins/*/__init__.py"))
@@ -58,8 +60,19 @@ def test_the_core_imports_no_plugin() -> None:
         assert not {name for name in imported(path) if name.startswith("promptbake_")}, path
 
 
+def test_the_fake_services_are_no_part_of_the_plugins_that_talk_to_the_real_ones() -> None:
+    public = {f"promptbake_tinker.{name}" for name in promptbake_tinker.__all__}
+    for path in ROOT.joinpath("plugins", "promptbake_loopback").rglob("*.py"):
+        theirs = {name for name in imported(path) if name.startswith("promptbake_")}
+        theirs = {name for name in theirs if not name.startswith("promptbake_loopback")}
+        assert theirs <= public | {"promptbake_tinker"}, path
+    for path in ROOT.joinpath("plugins").glob("promptbake_*/**/*.py"):
+        if "promptbake_loopback" not in path.parts:
+            assert not {name for name in imported(path) if "loopback" in name}, path
+
+
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT / "core").with_suffix("").parts
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]  # behind core/ or plugins/
     return ".".join(parts).removesuffix(".__init__")
 
 
