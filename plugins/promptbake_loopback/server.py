@@ -71,6 +71,8 @@ class LoopbackServer(ABC):
     def __enter__(self) -> Self:
         app = self._app()
         listener = socket.create_server((HOST, self._port), backlog=BACKLOG)
+        # Inherited by connections. Without it a body waits 40 ms for the head to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         self._server = _Uvicorn(app)
         self._thread = Thread(target=self._server.run_until_end, args=(listener,), daemon=True)

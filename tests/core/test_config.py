@@ -151,6 +151,44 @@ def test_an_unknown_profile_lists_the_profiles() -> None:
     assert problem.endswith("(did you mean mock?)")
 
 
+def offering(*offers: tuple[str, str, str]) -> Registry:
+    """Plugins that offer profiles: each with its name, its plugin's and its text."""
+    return Registry(
+        tuple(
+            PluginFactory("profiles", name, plugin, "1", lambda text=text: text)
+            for name, plugin, text in offers
+        )
+    )
+
+
+def test_a_plugins_profile_is_a_layer_like_any_other() -> None:
+    text = (files("promptbake") / "profiles" / "mock.toml").read_text("utf-8")
+    registry = offering(("quick", "fast", f"{text}\n[budget]\nmax_dollars = 3\n"))
+    resolved = resolve("quick", registry=registry)
+    assert resolved.config.budget.max_dollars == 3
+    assert resolved.sources["budget.max_dollars"] == "profile quick"
+    assert resolved.config.train == resolve("mock").config.train
+    assert "quick" in profiles(registry)
+
+
+@pytest.mark.parametrize(
+    ("offers", "problem"),
+    [
+        ([("quick", "a", ""), ("quick", "b", "")], "the plugins a and b both offer it"),
+        ([("quick", "fast", "[train")], "--profile quick (plugin fast): is not TOML: "),
+        ([("quick", "fast", "seed = 1")], "model: is missing"),  # a profile is a whole config
+        ([("quik", "fast", "")], "unknown profile; available: local, mock, quik, tinker "
+         "(did you mean quik?)"),
+    ],
+)  # fmt: skip
+def test_a_plugins_profile_that_cannot_be_used_is_refused(
+    offers: list[tuple[str, str, str]], problem: str
+) -> None:
+    with pytest.raises(BakeError) as caught:
+        resolve("quick", registry=offering(*offers))
+    assert problem in str(caught.value)
+
+
 @pytest.mark.parametrize("profile", profiles())
 def test_a_profile_names_plugins_and_options_that_exist(profile: str) -> None:
     config, registry = resolve(profile).config, load()

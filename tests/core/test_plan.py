@@ -260,7 +260,10 @@ def test_draws_for_the_tail_are_asked_of_the_teacher_and_not_of_the_reference(
     tariff = Tariff()
     plan.make(metered(prompt, tariff, "train.tail_draws=2", f"train.tail={tail}"))
     works = [work for work in tariff.works if isinstance(work, TopKWork)]
-    assert {(len(work.rows), work.draws) for work in works} == {(N_TRAINING, draws), (N_HELD_OUT, 0)}
+    assert {(len(work.rows), work.draws) for work in works} == {
+        (N_TRAINING, draws),
+        (N_HELD_OUT, 0),
+    }
 
 
 @pytest.mark.parametrize("change", ["data.max_tokens=9", "seed=1", "prompt"])

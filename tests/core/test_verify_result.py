@@ -13,6 +13,7 @@ from verify_example import RESULT
 from promptbake.errors import BakeError
 from promptbake.report.verify_result import VerifyResult, json_schema
 
+
 def test_a_result_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     RESULT.save(tmp_path / "verify.json")
     assert VerifyResult.load(tmp_path / "verify.json") == RESULT

@@ -153,9 +153,7 @@ def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, promp
         load_file(Path(folder, "adapter_model.safetensors")) for folder in ("at-1", "at-0.25")
     )
     for name, weights in whole.items():
-        torch.testing.assert_close(
-            quarter[name], weights / 4 if ".lora_B." in name else weights
-        )
+        torch.testing.assert_close(quarter[name], weights / 4 if ".lora_B." in name else weights)
     assert "already exists" in promptbake("export", prompt, *MOCK, "--to", "at-1").complaint
 
 

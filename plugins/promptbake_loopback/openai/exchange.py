@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,67 +50,61 @@ class Exchange:
 
     async def respond(self, request: Request, complete: Complete) -> Response:
         """The response, or what a fault makes of it."""
-        body: dict[str, Any] | HttpError
+        digest = ""
+        with suppress(HttpError):  # _complete will say so
+            digest = identity(await read_json(request))
+        metered = self._counter.begin(digest)
+        response: Response | None = None
         try:
-            body = await read_json(request)
-        except HttpError as error:
-            body = error
-        metered = self._counter.begin("" if isinstance(body, HttpError) else identity(body))
-        try:
-            return await self._respond(request, metered, body, complete)
+            response = await self._respond(request, metered, complete)
         finally:
             # Before the response is out: the client's next request may be there at once.
-            self._counter.end()
+            self._counter.end(abandoned=response is None)
+        return response or HangUp()
 
     async def _respond(
-        self,
-        request: Request,
-        metered: MeteredRequest,
-        body: dict[str, Any] | HttpError,
-        complete: Complete,
-    ) -> Response:
-        fault = self._plan.take(metered.number, request.url.path)
+        self, request: Request, metered: MeteredRequest, complete: Complete
+    ) -> Response | None:
+        """None where the client has hung up."""
+        fault, delays = self._plan.take(metered.number, request.url.path), self._delays
+        kind = None if fault is None else fault.kind
+        delay = delays.latency
         if fault is not None:
             self._counter.count_fault(metered, fault.kind)
+            if fault.kind in ("slow", "timeout"):
+                delay = delays.slow if fault.seconds is None else fault.seconds
             if fault.kind in EARLY:
-                return await self._fail(request, metered, fault)
+                return await self._fail(request, fault, metered.time + delay)
         try:
-            if isinstance(body, HttpError):
-                raise body
-            completion, usage = await self._complete(complete, body, metered.number)
+            body, usage = await self._complete(request, metered.number, complete)
         except HttpError as error:
             self._counter.count_refusal(error.status)
             return json_response(error_body(error), error.status)
-        kind = None if fault is None else fault.kind
-        delay = self._slow(fault) if fault and kind == "slow" else self._delays.latency
         if not await is_connected_until(request, metered.time + delay):
-            self._counter.count_abandoned()
-            return HangUp()
+            return None
         if kind is None or kind in WHOLE:
             self._counter.count_answer(metered, usage)
-        return completion_response(completion, kind)
+        return completion_response(body, kind)
 
     async def _complete(
-        self, complete: Complete, body: dict[str, Any], number: int
+        self, request: Request, number: int, complete: Complete
     ) -> tuple[dict[str, Any], Usage]:
+        body = await read_json(request)
         try:
             if self._in_threads:
                 return await run_in_threadpool(complete, body, number)
             return complete(body, number)
-        except (HttpError, asyncio.CancelledError):
+        except HttpError:
             raise
         except Exception as error:  # of the test's own `answer` or `logprobs`
             traceback.print_exc()
             # Not 500: a client would try again.
             raise HttpError(400, f"the endpoint has a bug: {error!r}") from error
 
-    async def _fail(self, request: Request, metered: MeteredRequest, fault: Fault) -> Response:
+    async def _fail(self, request: Request, fault: Fault, when: float) -> Response:
         if fault.kind == "timeout":
-            await is_connected_until(request, metered.time + self._slow(fault))
+            await is_connected_until(request, when)
         if fault.kind in ("timeout", "drop"):
             return HangUp()
         retry_after = self._delays.retry_after if fault.seconds is None else fault.seconds
         return refusal(fault.kind, retry_after)
-
-    def _slow(self, fault: Fault) -> float:
-        return self._delays.slow if fault.seconds is None else fault.seconds

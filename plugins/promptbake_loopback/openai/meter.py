@@ -88,10 +88,11 @@ class MeterCounter:
             counts["repeats"] += digest in self._answers
         return request
 
-    def end(self) -> None:
-        """Count one request less as in flight."""
+    def end(self, *, abandoned: bool) -> None:
+        """Count one request less as in flight; whether its client has hung up."""
         with self._lock:
             self._counts["in_flight"] -= 1
+            self._counts["abandoned"] += abandoned
 
     def count_answer(self, request: MeteredRequest, usage: Usage) -> None:
         """Count a whole response."""
@@ -111,11 +112,6 @@ class MeterCounter:
         """Count a request that could not be answered as it was."""
         with self._lock:
             self._refused[str(status)] += 1
-
-    def count_abandoned(self) -> None:
-        """Count a client that did not wait for its response."""
-        with self._lock:
-            self._counts["abandoned"] += 1
 
     def snapshot(self) -> Meter:
         """The counts so far."""
