@@ -1,9 +1,8 @@
-"""Toy teachers that are as they should be."""
+"""Good teachers, of each kind that TeacherSuite has flags for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,23 +11,17 @@ from torch import Tensor
 from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
-from promptbake.testing.teachers.spans import plain
+from promptbake.testing.teachers.spans import tiny_logprobs
 from promptbake.types import Span, TeacherLogprobs
 
-Answers = Iterator[tuple[int, TeacherLogprobs]]
-Draws = tuple[Tensor, Tensor, Tensor]  # ids, log-probabilities, measure: [N, M] each
-
-
-@cache
-def scored(model: Model, span: Span) -> Tensor:
-    (found,) = model.logprobs([span])
-    return found
+Results = Iterator[tuple[int, TeacherLogprobs]]
+Draws = tuple[Tensor, Tensor, Tensor]  # ids, log-probabilities, importance weights: [N, M] each
 
 
 class Good:
     """The base model's top K, and draws from its tail."""
 
-    def targets(
+    def score(
         self,
         spans: Sequence[Span],
         *,
@@ -36,15 +29,17 @@ class Good:
         draws: int,
         seeds: Sequence[int],
         open_model: Callable[[], Model],
-    ) -> Answers:
+    ) -> Results:
         model = open_model()
         for index, (span, seed) in enumerate(zip(spans, seeds, strict=True)):
-            yield index, self.answer(self.whole(model, span), span, k, draws, seed)
+            yield index, self.result(self.whole(model, span), span, k, draws, seed)
 
     def whole(self, model: Model, span: Span) -> Tensor:
-        return scored(model, span)
+        if len(span.tokens) > model.context_tokens:
+            raise BakeError("the span is longer than the context")
+        return tiny_logprobs(span)
 
-    def answer(self, whole: Tensor, span: Span, k: int, draws: int, seed: int) -> TeacherLogprobs:
+    def result(self, whole: Tensor, span: Span, k: int, draws: int, seed: int) -> TeacherLogprobs:
         ids, logprobs = self.top(whole, span, k)
         return TeacherLogprobs(ids, logprobs, *self.drawn(whole, ids, span, draws, seed))
 
@@ -53,28 +48,28 @@ class Good:
         return top.indices, top.values
 
     def drawn(self, whole: Tensor, top: Tensor, span: Span, draws: int, seed: int) -> Draws:
-        if not draws:
-            nothing = torch.zeros(len(top), 0)
-            return nothing.long(), nothing, nothing
-        return self.some(whole, top, span, draws, self.generator(seed))
+        ids = top[:, :0]
+        probabilities = self.probabilities(whole, top, span)
+        if draws:
+            ids = torch.multinomial(
+                probabilities, draws, self.replacement, generator=self.generator(seed)
+            )
+        return ids, whole.gather(1, ids), 1 / (draws * self.drawn_with(whole, top, ids))
+
+    replacement = True
 
     def generator(self, seed: int) -> torch.Generator | None:
         return torch.Generator().manual_seed(seed)
 
-    def some(
-        self,
-        whole: Tensor,
-        top: Tensor,
-        span: Span,
-        draws: int,
-        generator: torch.Generator | None,
-    ) -> Draws:
-        tail = self.tail(whole, top, span)
-        ids = torch.multinomial(tail, draws, replacement=True, generator=generator)
-        with_it = tail / tail.sum(dim=1, keepdim=True)
-        return ids, whole.gather(1, ids), 1 / (draws * with_it.gather(1, ids))
+    def probabilities(self, whole: Tensor, top: Tensor, span: Span) -> Tensor:
+        """What the draws are drawn with, up to a factor."""
+        return self.tail(whole, top)
 
-    def tail(self, whole: Tensor, top: Tensor, span: Span) -> Tensor:
+    def drawn_with(self, whole: Tensor, top: Tensor, ids: Tensor) -> Tensor:
+        tail = self.tail(whole, top)
+        return (tail / tail.sum(dim=1, keepdim=True)).gather(1, ids)
+
+    def tail(self, whole: Tensor, top: Tensor) -> Tensor:
         return whole.exp().scatter(1, top, 0.0)
 
 
@@ -85,29 +80,28 @@ class Response(Good):
         if not draws:
             return super().drawn(whole, top, span, draws, seed)
         own = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-        likelier = whole.gather(1, top)
-        return self.weighted(
-            top, response_token_as_draw(span, whole.gather(1, own).squeeze(1), likelier)
-        )
+        logprobs = whole.gather(1, own).squeeze(1)
+        draw = response_token_as_draw(span, logprobs, whole.gather(1, top))
+        return self.weighted(top, *draw)
 
-    def weighted(self, top: Tensor, draws: Draws) -> Draws:
-        return mask_top_k_draws(top, *draws)
+    def weighted(self, top: Tensor, *draw: Tensor) -> Draws:
+        return mask_top_k_draws(top, *draw)
 
 
 class NoTail(Good):
-    """Cannot say anything of the tail."""
+    """Knows nothing of the tail."""
 
-    def targets(self, spans: Sequence[Span], **how: Any) -> Answers:
-        if how["draws"]:
+    def score(self, spans: Sequence[Span], **options: Any) -> Results:
+        if options["draws"]:
             raise BakeError("teacher.source = 'toy': has no draws; set train.tail=bucket")
-        return super().targets(spans, **how)
+        return super().score(spans, **options)
 
 
-class ByItself(Good):
+class OwnModel(Good):
     """Has the model already."""
 
-    def targets(self, spans: Sequence[Span], **how: Any) -> Answers:
-        return super().targets(spans, **how | {"open_model": lambda: None})
+    def score(self, spans: Sequence[Span], **options: Any) -> Results:
+        return super().score(spans, **options | {"open_model": lambda: None})
 
     def whole(self, model: Model, span: Span) -> Tensor:
-        return plain(span)
+        return tiny_logprobs(span)

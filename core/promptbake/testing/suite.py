@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -30,10 +30,11 @@ def noted(note: str) -> Iterator[None]:
 
 
 def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
-    """Collect a test only for a suite whose capability flag is true (or false)."""
+    """Collect a test only for a suite whose capability flag is true (or false). Can be stacked."""
 
     def mark(test: Test) -> Test:
-        test.promptbake_flag = (flag, value)  # type: ignore[attr-defined]
+        flags = {**getattr(test, "promptbake_flags", {}), flag: value}
+        test.promptbake_flags = flags  # type: ignore[attr-defined]
         return test
 
     return mark
@@ -41,15 +42,14 @@ def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
 
 @dataclass(frozen=True)
 class NotCollected:
-    """A test in a suite whose capability flag rules it out."""
+    """A test in a suite whose capability flags rule it out."""
 
     function: Callable[..., object]
-    flag: str
-    value: bool
+    flags: Mapping[str, bool]
 
     def applies_to(self, suite: type[Suite]) -> bool:
-        """Whether the flag is as the test wants it."""
-        return bool(getattr(suite, self.flag)) is self.value
+        """Whether the flags are as the test wants them."""
+        return all(bool(getattr(suite, flag)) is value for flag, value in self.flags.items())
 
 
 class Suite:
@@ -70,8 +70,8 @@ class Suite:
             test = inspect.getattr_static(cls, name)
             if isinstance(test, NotCollected) and test.applies_to(cls):
                 setattr(cls, name, test.function)
-            elif (flag := getattr(test, "promptbake_flag", None)) is not None:
-                not_collected = NotCollected(test, *flag)
+            elif (flags := getattr(test, "promptbake_flags", None)) is not None:
+                not_collected = NotCollected(test, flags)
                 if not not_collected.applies_to(cls):
                     setattr(cls, name, not_collected)
 

@@ -1,4 +1,4 @@
-"""Spans to ask a teacher about, and what the tiny model itself says of them."""
+"""Spans for a teacher to score, and the tiny model's own distribution at their responses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from promptbake.types import Span
 Reference = Callable[[Span], Tensor]  # to the log-probabilities [N, V], in nats
 
 
-def plain(span: Span) -> Tensor:
+@cache
+def tiny_logprobs(span: Span) -> Tensor:
     """All log-probabilities [N, V] at a span's response: of the tiny model, without any plugin."""
     with torch.inference_mode():
         logits = _tiny()(torch.tensor([span.tokens])).logits[0].float()
-    found: Tensor = logits[-span.n_response - 1 : -1].log_softmax(dim=1)  # rows predict the next
-    return found
+    logprobs: Tensor = logits[-span.n_response - 1 : -1].log_softmax(dim=1)  # of the next token
+    return logprobs
 
 
 def cut(span: Span, n_response: int) -> Span:
