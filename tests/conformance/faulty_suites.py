@@ -1,7 +1,7 @@
 """Faulty plugins: each is a good one with one mistake, and names the test that must fail.
 
-A module of faulty plugins is a test module: its classes are suites. Those of good plugins run whole;
-of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
+A module of faulty plugins is a test module whose classes are suites. Those of good plugins run
+whole; of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from promptbake.testing.suite import NotCollected, Suite
 
 
 class around:  # noqa: N801  # used as a function
-    """A method that is given the good class's own, bound to its object, as the first argument."""
+    """A method that is given the good class's own, bound to its object, as the first argument.
 
-    def __init__(self, change: Callable[..., Any]) -> None:
-        self._change = change
+    With `with_self`, the object comes before it.
+    """
+
+    def __init__(self, change: Callable[..., Any], with_self: bool = False) -> None:
+        self._change, self._with_self = change, with_self
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner, self._name = owner, name
 
     def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
-        return partial(self._change, getattr(super(self._owner, instance), self._name))
+        good = getattr(super(self._owner, instance), self._name)
+        return partial(self._change, *([instance] if self._with_self else []), good)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from promptbake.costs import CostEstimate, Usage
+from promptbake.costs import NO_COST, CostEstimate, Reservation, SampleWork, Usage
 from promptbake.errors import BakeError
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.seeds import derive
@@ -21,69 +21,24 @@ from promptbake.types import (
     Query,
     Rejection,
     TokenIds,
-    Work,
 )
 
-Answers = Iterator[Conversation | Rejection]
+Items = Iterator[Conversation | Rejection]
 KEY, VALUE = "TOY_API_KEY", "toy-key-27b0"
 DOLLARS = 1e-6  # a token
 LONGEST = 16  # words of an answer of the service
 
 
-class Good:
-    """Samples the prompted base model, batch after batch."""
+def left(job: GenerationJob) -> list[GenerationRequest]:
+    """What is not completed."""
+    return [request for request in job.requests if request.id not in job.completed_ids]
+
+
+class Sampling:
+    """What is the same for the base model and for a service."""
 
     def queries(self) -> Sequence[Query]:
         return ()
-
-    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        model = job.open_model()
-        rows = tuple((len(self.prompt(job, model, each)), job.max_tokens) for each in left(job))
-        return model.estimate_cost(Work("sample", rows))
-
-    def generate(self, job: GenerationJob) -> Answers:
-        if job.turns > 1:
-            raise BakeError("data.turns: one answer a conversation is all there is")
-        return self.made(job, job.open_model())
-
-    def made(self, job: GenerationJob, model: Model) -> Answers:
-        size = model.sample_batch or len(job.requests)
-        for start in range(0, len(job.requests), size):
-            batch = job.requests[start : start + size]
-            if self.wanted(job, batch):
-                yield from self.sampled(job, model, batch)
-
-    def wanted(self, job: GenerationJob, batch: Sequence[GenerationRequest]) -> bool:
-        return any(request.id not in job.completed_ids for request in batch)
-
-    def sampled(
-        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
-    ) -> Answers:
-        completions = model.sample(
-            [self.prompt(job, model, request) for request in batch],
-            max_tokens=self.limit(job),
-            temperatures=[self.temperature(request) for request in batch],
-            seeds=[self.seed(job, request) for request in batch],
-            progress=job.progress,
-        )
-        for index, completion in completions:
-            request = batch[index]
-            if request.id not in job.completed_ids:
-                yield self.answered(job, model, request, completion)
-
-    def answered(
-        self, job: GenerationJob, model: Model, request: GenerationRequest, completion: Completion
-    ) -> Conversation | Rejection:
-        return Conversation(
-            request.id,
-            request.query.id,
-            self.turns(job, request, model.renderer.text(completion.tokens)),
-            completion.complete,
-            self.meta(job, request),
-        )
-
-    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
-        return model.renderer.prompt(request.query.messages, job.prompt.text)
 
     def limit(self, job: GenerationJob) -> int:
         return job.max_tokens
@@ -91,41 +46,92 @@ class Good:
     def temperature(self, request: GenerationRequest) -> float:
         return request.temperature
 
-    def seed(self, job: GenerationJob, request: GenerationRequest) -> int:
-        return derive(job.seed, "toy", request.id)
+    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int = 0) -> int:
+        return derive(job.seed, "toy", request.id, turn)
 
-    def turns(
-        self, job: GenerationJob, request: GenerationRequest, text: str
-    ) -> tuple[Message, ...]:
-        return (*request.query.messages, Message("assistant", text))
+    def complete(self, last: Any) -> bool:
+        return bool(last.complete)
 
-    def meta(
-        self, job: GenerationJob, request: GenerationRequest
-    ) -> dict[str, str | int | float | None]:
+    def meta(self, job: GenerationJob, request: GenerationRequest) -> dict[str, Any]:
         return {"temperature": request.temperature, "category": request.query.category}
+
+    def messages(
+        self, job: GenerationJob, request: GenerationRequest, *texts: str
+    ) -> tuple[Message, ...]:
+        roles = [("assistant", "user")[place % 2] for place in range(len(texts))]
+        return (*request.query.messages, *map(Message, roles, texts))  # type: ignore[arg-type]
+
+    def conversation(
+        self, job: GenerationJob, request: GenerationRequest, texts: Sequence[str], last: Any
+    ) -> Conversation | Rejection:
+        messages, meta = self.messages(job, request, *texts), self.meta(job, request)
+        return Conversation(request.id, request.query.id, messages, self.complete(last), meta)
+
+
+class Good(Sampling):
+    """Samples the prompted base model, batch after batch."""
+
+    times = 1  # that each response is sampled
+
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        model = job.open_model()
+        rows = tuple((len(self.prompt(job, model, each)), job.max_tokens) for each in left(job))
+        return model.estimate_cost(SampleWork(rows, times=self.times))
+
+    def generate(self, job: GenerationJob) -> Items:
+        if job.turns > 1:
+            raise BakeError("data.turns: one answer a conversation is all there is")
+        return self.items(job, job.open_model())
+
+    def items(self, job: GenerationJob, model: Model) -> Items:
+        size = model.sample_batch or len(job.requests)
+        for start in range(0, len(job.requests), size):
+            batch = job.requests[start : start + size]
+            if self.is_wanted(job, batch):
+                yield from self.sampled(job, model, batch)
+
+    def is_wanted(self, job: GenerationJob, batch: Sequence[GenerationRequest]) -> bool:
+        return any(request.id not in job.completed_ids for request in batch)
+
+    def sampled(
+        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+    ) -> Items:
+        for index, completion in model.sample(
+            [self.prompt(job, model, request) for request in batch],
+            max_tokens=self.limit(job),
+            temperatures=[self.temperature(request) for request in batch],
+            seeds=[self.seed(job, request) for request in batch],
+            progress=job.progress,
+        ):
+            if batch[index].id not in job.completed_ids:
+                yield self.answered(job, model, batch[index], completion)
+
+    def answered(
+        self, job: GenerationJob, model: Model, request: GenerationRequest, completion: Completion
+    ) -> Conversation | Rejection:
+        text = model.renderer.text(completion.tokens)
+        return self.conversation(job, request, [text], completion)
+
+    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
+        return model.renderer.prompt(request.query.messages, job.prompt.system)
 
 
 class GoodBestOfTwo(Good):
     """Samples two responses a request, and keeps the longer one."""
 
-    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        model = job.open_model()
-        rows = tuple((len(self.prompt(job, model, each)), job.max_tokens) for each in left(job))
-        return model.estimate_cost(Work("sample", rows, times=2))
+    times = 2
 
     def sampled(
         self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
-    ) -> Answers:
-        for request in batch:
-            if request.id in job.completed_ids:
-                continue
-            found = model.sample(
+    ) -> Items:
+        for request in (each for each in batch if each in left(job)):
+            responses = model.sample(
                 [self.prompt(job, model, request)] * 2,
                 max_tokens=job.max_tokens,
                 temperatures=[request.temperature] * 2,
-                seeds=[derive(job.seed, request.id, attempt) for attempt in range(2)],
+                seeds=[self.seed(job, request, attempt) for attempt in range(2)],
             )
-            best = max((each for _, each in found), key=lambda each: len(each.tokens))
+            best = max((each for _, each in responses), key=lambda each: len(each.tokens))
             yield self.answered(job, model, request, best)
 
 
@@ -134,11 +140,9 @@ class GoodStream(Good):
 
     def sampled(
         self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
-    ) -> Answers:
-        for request in batch:
-            if request.id in job.completed_ids:
-                continue
-            tokens = tuple(
+    ) -> Items:
+        for request in (each for each in batch if each in left(job)):
+            chunks = list(
                 model.stream(
                     self.prompt(job, model, request),
                     max_tokens=job.max_tokens,
@@ -146,20 +150,21 @@ class GoodStream(Good):
                     seed=self.seed(job, request),
                 )
             )
-            completion = Completion(tokens, complete=len(tokens) < job.max_tokens)
-            yield self.answered(job, model, request, completion)
+            tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+            whole = Completion(tokens, complete=chunks[-1].stop_reason == "stop")
+            yield self.answered(job, model, request, whole)
 
 
 class GoodAndTidy(Good):
     """Strips its answers, and leaves out what is too short."""
 
-    def answered(self, *given: Any) -> Conversation | Rejection:
-        found = super().answered(*given)
-        assert isinstance(found, Conversation)
-        text = found.response.strip()
+    def answered(self, *args: Any) -> Conversation | Rejection:
+        whole = super().answered(*args)
+        assert isinstance(whole, Conversation)
+        text = whole.response.strip()
         if len(text) < 2:
-            return Rejection(found.id, found.query_id, "it is too short", found.response)
-        return replace(found, messages=(*found.messages[:-1], Message("assistant", text)))
+            return Rejection(whole.id, whole.query_id, "it is too short", whole.response)
+        return replace(whole, messages=(*whole.messages[:-1], Message("assistant", text)))
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,8 @@ def serve(
     """A service, whose words depend on all that it is sent."""
     if key != VALUE:
         raise ConnectionError(f"401: {key!r} is no key")
-    asked = repr([turns, temperature, seed]).encode()
-    words = [hashlib.sha256(asked + bytes([place])).hexdigest()[:4] for place in range(LONGEST)]
+    sent = repr([turns, temperature, seed]).encode()
+    words = [hashlib.sha256(sent + bytes([place])).hexdigest()[:4] for place in range(LONGEST)]
     said = words[: 5 + int(words[0], 16) % (LONGEST - 5)]
     kept = said[:max_tokens]
     read = sum(len(each.content.split()) for each in turns)
@@ -186,58 +191,61 @@ def serve(
     return Reply(" ".join(kept), len(kept) == len(said), usage)
 
 
-class GoodService:
+class GoodService(Sampling):
     """Asks the service, which is paid by the token."""
 
     priced = True
+    kind = "sample"
 
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
-
-    def queries(self) -> Sequence[Query]:
-        return ()
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         usage = sum((self.at_most(job, request) for request in left(job)), Usage())
         return CostEstimate(usage, self.priced, None)
 
-    def generate(self, job: GenerationJob) -> Answers:
+    def generate(self, job: GenerationJob) -> Items:
+        self.check_cap(job)
+        return self.items(job, self.key())
+
+    def check_cap(self, job: GenerationJob) -> None:
         if job.budget.capped and not self.priced:
             raise BakeError("budget.max_dollars: the price is not known")
-        return self.made(job, self.key())
 
-    def made(self, job: GenerationJob, key: str) -> Answers:
+    def items(self, job: GenerationJob, key: str) -> Items:
         for request in left(job):
-            held = job.budget.reserve("sample", self.at_most(job, request))
+            reservation = self.reserve(job, request)
             try:
                 replies = self.talk(job, request, key)
             except BakeError:
-                held.commit(Usage())
+                reservation.commit(Usage())
                 raise
-            held.commit(total(replies))
+            reservation.commit(self.billed(replies))
             job.note(f"{request.id} is here")
             yield self.answered(job, request, replies)
 
+    def reserve(self, job: GenerationJob, request: GenerationRequest) -> Reservation:
+        return job.budget.reserve(self.kind, self.at_most(job, request))
+
+    def billed(self, replies: Sequence[Reply]) -> Usage:
+        return sum((reply.usage for reply in replies), Usage())
+
     def key(self) -> str:
-        found = os.environ.get(KEY)
-        if not found:
+        if not os.environ.get(KEY):
             raise BakeError(f"{KEY}: is not set")
-        return found
+        return os.environ[KEY]
 
     def failed(self, error: ConnectionError, key: str) -> Exception:
-        return BakeError(f"the service cannot be asked: {error}")
+        return BakeError("the service cannot be asked")
 
     def at_most(self, job: GenerationJob, request: GenerationRequest) -> Usage:
         turns = (Message("system", job.prompt.text), *request.query.messages)
         read = sum(len(each.content) for each in turns)
         calls = 2 * job.turns - 1
         grown = job.max_tokens * calls * calls
-        return Usage(
-            calls,
-            input_tokens=read * calls + grown,
-            output_tokens=job.max_tokens * calls,
-            dollars=((read + job.max_tokens) * calls + grown) * DOLLARS * self.priced,
-        )
+        dollars = ((read + job.max_tokens) * calls + grown) * DOLLARS * self.priced
+        output_tokens = job.max_tokens * calls
+        return Usage(calls, read * calls + grown, output_tokens=output_tokens, dollars=dollars)
 
     def talk(self, job: GenerationJob, request: GenerationRequest, key: str) -> list[Reply]:
         """The answers, and between them what the user says."""
@@ -245,9 +253,9 @@ class GoodService:
         for turn in range(2 * job.turns - 1):
             said = tuple(Message("user", reply.text) for reply in replies)
             turns = self.sent(job, (*request.query.messages, *said))
-            asked = (self.temperature(request), self.limit(job), self.seed(job, request, turn))
+            sampling = self.temperature(request), self.limit(job), self.seed(job, request, turn)
             try:
-                replies.append(serve("nobody's" if self.broken else key, turns, *asked))
+                replies.append(serve("nobody's" if self.broken else key, turns, *sampling))
             except ConnectionError as error:
                 raise self.failed(error, key) from None
         return replies
@@ -255,35 +263,10 @@ class GoodService:
     def answered(
         self, job: GenerationJob, request: GenerationRequest, replies: Sequence[Reply]
     ) -> Conversation | Rejection:
-        after = tuple(
-            Message(("assistant", "user")[place % 2], reply.text)  # type: ignore[arg-type]
-            for place, reply in enumerate(replies)
-        )
-        return Conversation(
-            request.id,
-            request.query.id,
-            (*request.query.messages, *after),
-            self.complete(replies),
-            self.meta(request),
-        )
+        return self.conversation(job, request, [reply.text for reply in replies], replies[-1])
 
     def sent(self, job: GenerationJob, turns: Sequence[Message]) -> Sequence[Message]:
         return (Message("system", job.prompt.text), *turns)
-
-    def limit(self, job: GenerationJob) -> int:
-        return job.max_tokens
-
-    def temperature(self, request: GenerationRequest) -> float:
-        return request.temperature
-
-    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int) -> int:
-        return derive(job.seed, request.id, turn)
-
-    def complete(self, replies: Sequence[Reply]) -> bool:
-        return replies[-1].complete
-
-    def meta(self, request: GenerationRequest) -> dict[str, str | int | float | None]:
-        return {"temperature": request.temperature, "model": "toy"}
 
 
 class GoodWithoutSeeds(GoodService):
@@ -293,7 +276,7 @@ class GoodWithoutSeeds(GoodService):
         super().__init__(broken)
         self.calls = count()
 
-    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int) -> int:
+    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int = 0) -> int:
         return next(self.calls)
 
 
@@ -304,18 +287,17 @@ class GoodWithoutPrices(GoodService):
 
 
 class GoodInBatches(GoodService):
-    """Holds for five requests at a time."""
+    """Reserves for five requests at a time."""
 
-    def made(self, job: GenerationJob, key: str) -> Answers:
-        wanted = left(job)
-        for start in range(0, len(wanted), 5):
-            batch = wanted[start : start + 5]
+    def items(self, job: GenerationJob, key: str) -> Items:
+        requests = left(job)
+        for start in range(0, len(requests), 5):
+            batch = requests[start : start + 5]
             usage = sum((self.at_most(job, request) for request in batch), Usage())
-            held = job.budget.reserve("sample", usage)
+            reservation = job.budget.reserve(self.kind, usage)
             replies = [self.talk(job, request, key) for request in batch]
-            held.commit(sum(map(total, replies), Usage()))
-            for request, found in zip(batch, replies, strict=True):
-                yield self.answered(job, request, found)
+            reservation.commit(sum(map(self.billed, replies), Usage()))
+            yield from map(self.answered, [job] * len(batch), batch, replies)
 
 
 class GoodAndChoosy(GoodService):
@@ -333,41 +315,24 @@ class GoodShelf:
     """Hands out what it has: two answers to each of its queries."""
 
     def queries(self) -> Sequence[Query]:
-        return tuple(
-            Query(f"shelf-{number}", self.asked(text))
-            for number, text in enumerate(("What is a tide?", "Who are you?", "Say hm."))
-        )
+        texts = ("What is a tide?", "Who are you?", "Say hm.")
+        return [Query(f"shelf-{n}", self.question(text)) for n, text in enumerate(texts)]
 
-    def asked(self, text: str) -> tuple[Message, ...]:
+    def question(self, text: str) -> tuple[Message, ...]:
         return (Message("user", text),)
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        return CostEstimate(Usage(), priced=True, seconds=0.0)
+        return NO_COST
 
-    def generate(self, job: GenerationJob) -> Answers:
+    def generate(self, job: GenerationJob) -> Items:
         return (each for each in self.stored() if each.id not in job.completed_ids)
 
     def stored(self) -> Sequence[Conversation]:
         return [
-            Conversation(
-                f"{query.id}-{n}", self.query_id(query), (*query.messages, *self.answer(n))
-            )
+            Conversation(f"{query.id}-{n}", query.id, (*query.messages, *self.answer(n)))
             for query in self.queries()
             for n in range(2)
         ]
 
-    def query_id(self, query: Query) -> str:
-        return query.id
-
     def answer(self, number: int) -> tuple[Message, ...]:
         return (Message("assistant", f"Arr, {number} of them."),)
-
-
-def left(job: GenerationJob) -> list[GenerationRequest]:
-    """What is not done."""
-    return [request for request in job.requests if request.id not in job.completed_ids]
-
-
-def total(replies: Sequence[Reply]) -> Usage:
-    """What they cost."""
-    return sum((reply.usage for reply in replies), Usage())

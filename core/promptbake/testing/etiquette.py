@@ -35,9 +35,10 @@ class EtiquetteTests(Suite):
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         with everything_logged(caplog):
-            places = {where: str(text) for where, text in self._use(request).items()}
+            places = dict(self._use(request))
         out, err = capfd.readouterr()
-        check_unseen(self.keys, {**places, "a log": caplog.text, "stdout": out, "stderr": err})
+        places |= {"a log": caplog.text, "stdout": out, "stderr": err}
+        check_unseen(self.keys, {place: str(content) for place, content in places.items()})
 
 
 class RefusedKeyTests(EtiquetteTests):
@@ -53,11 +54,12 @@ class RefusedKeyTests(EtiquetteTests):
     ) -> None:
         for name in self.keys:  # begins as the real one does
             monkeypatch.setenv(name, f"{os.environ.get(name, '')[:4]}of-somebody-else-0123456789")
+        places = dict[str, object]()
         with everything_logged(caplog):
-            error = error_of(lambda: self._use(request))
+            error = error_of(lambda: places.update(self._use(request)))
         out, err = capfd.readouterr()
-        places = {"the error": shown(error), "a log": caplog.text, "stdout": out, "stderr": err}
-        check_unseen(self.keys, places)
+        places |= {"the error": shown(error), "a log": caplog.text, "stdout": out, "stderr": err}
+        check_unseen(self.keys, {place: str(content) for place, content in places.items()})
 
 
 def error_of(work: Callable[[], object]) -> Exception | None:

@@ -1,155 +1,160 @@
-"""The conformance suite for data providers: what they quote, hold and settle."""
+"""The tests of DataProviderSuite about money: what is estimated, reserved and committed."""
 
 from __future__ import annotations
 
 import math
-from typing import get_args, get_type_hints
+from typing import get_args
 
-import pytest
-
-from promptbake.costs import CostEstimate, Usage
+from promptbake.costs import CostEstimate, Usage, WorkItem
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import DataProvider
-from promptbake.testing.providers.generate_call import Trial, TrialSuite
+from promptbake.testing.providers.generate_call import GenerateCall, GenerateTests
 from promptbake.testing.recording import RecordingBudget
-from promptbake.types import Work
+from promptbake.testing.suite import only_if
 
-KINDS = get_args(get_type_hints(Work)["kind"])
-CENT = 1e-9  # dollars: rounding
+KINDS = tuple(work.kind for work in get_args(WorkItem))
+ROUNDING = 1e-9  # dollars
 
 
-class QuoteSuite(TrialSuite):
-    """The tests about money."""
+class CostTests(GenerateTests):
+    """Of estimates and the budget."""
 
-    def test_a_quote_is_in_numbers_and_sends_nothing(self, provider: DataProvider) -> None:
-        trial = self._trial(provider)
-        quote = provider.estimate_cost(trial.job)
-        assert isinstance(quote, CostEstimate), (
-            f"quote gives {quote!r}: expected promptbake's CostEstimate"
+    def test_an_estimate_is_in_numbers_and_sends_nothing(self, provider: DataProvider) -> None:
+        call = self._call(provider)
+        estimate = provider.estimate_cost(call.job)
+        assert isinstance(estimate, CostEstimate), (
+            f"estimate_cost gives {estimate!r}: expected promptbake's CostEstimate"
         )
-        numbers = {**vars(quote.usage), "seconds": quote.seconds or 0.0}
+        numbers = {**vars(estimate.usage), "seconds": estimate.seconds or 0.0}
         wrong = {name: n for name, n in numbers.items() if not (math.isfinite(n) and n >= 0)}
-        assert not wrong, f"the quote has {wrong}: expected numbers of 0 and above"
-        assert not trial.model.sampled, (
-            "quote samples from the base model: ask model.estimate_cost(work)"
+        assert not wrong, f"the estimate has {wrong}: expected numbers of 0 and above"
+        assert not call.model.sampled, (
+            "estimate_cost samples from the base model: use model.estimate_cost(work)"
         )
-        assert not trial.budget.reservations, "quote holds money: `promptbake plan` is free"
-
-    def test_a_quote_is_for_what_is_not_done(self, provider: DataProvider) -> None:
-        whole = self._trial(provider).run()
-        first, second, last = (
-            provider.estimate_cost(each.job).usage
-            for each in (whole, whole.after(whole.found[::2]), whole.after(whole.found))
-        )
-        assert last == Usage(), f"where all is done, the quote is {last}: count what is not done"
-        more = {name for name, most in vars(first).items() if getattr(second, name) > most}
-        assert not more, f"with half of it done, the quote has more {', '.join(more)} than before"
-        assert second != first or first == Usage(), (
-            f"the quote is {first}, and the same where half of it is done: count what is not done"
+        assert not call.budget.reservations, (
+            "estimate_cost reserves money: `promptbake plan` is free"
         )
 
-    def test_a_quote_covers_what_it_comes_to(self, provider: DataProvider) -> None:
-        if not self.paid and not self.uses_base_model:
-            pytest.skip("it neither pays nor asks the base model")
-        trial = self._trial(provider).run()
-        quote = provider.estimate_cost(trial.job)
-        asked = sum(row.max_tokens for row in trial.model.sampled)
-        assert quote.usage.output_tokens >= asked, (
-            f"the quote is {quote.usage.output_tokens} sampled tokens; asked for up to "
-            f"{asked}: responses are quoted at their longest, job.max_tokens"
-        )
-        quoted, came = cost(quote, quote.usage), cost(quote, settled(trial))
-        assert quoted >= came - CENT, (
-            f"the quote is {amount(quote, quoted)}, and {amount(quote, came)} was settled: quote "
-            "responses at their longest, and all that is read"
-        )
-
-    def test_it_holds_money_as_the_flag_says(self, provider: DataProvider) -> None:
-        holds = self._trial(provider).run().budget.reservations
-        assert bool(holds) == self.paid, (
-            f"`paid` is {self.paid}, and job.budget.hold was called {len(holds)} times: what is "
-            "paid for outside of job.open_model() is held first, and nothing else"
-        )
-        for each in holds:
-            assert each.what in KINDS, f"{each.what!r} was held: expected one of {', '.join(KINDS)}"
-
-    def test_it_holds_money_before_it_asks(self, broken: DataProvider | None) -> None:
-        self.capable_of("paid")
-        if broken is None:
-            pytest.skip("there is no fixture `broken`")
-        trial = self._trial(broken).attempt()
-        assert trial.at_once or trial.budget.reservations, (
-            "the service was asked, and failed, before any money was held for it"
-        )
-
-    def test_it_settles_what_it_holds(self, provider: DataProvider) -> None:
-        self.capable_of("paid")
-        trial = self._trial(provider).run()
-        check_settled(trial)
-        quote = provider.estimate_cost(trial.job)
-        for held in trial.budget.reservations:
-            most, came = cost(quote, held.usage), cost(quote, held.committed or Usage())
-            assert came <= most + CENT, (
-                f"{amount(quote, most)} was held, and then {amount(quote, came)} settled: hold the "
-                "most that it may come to, with a response of job.max_tokens, or the cap is passed"
+    def test_an_estimate_is_for_what_is_not_completed(self, generated: GenerateCall) -> None:
+        whole, half, none = (
+            generated.provider.estimate_cost(each.job).usage
+            for each in (
+                generated,
+                generated.resumed(generated.items[::2]),
+                generated.resumed(generated.items),
             )
-        assert settled(trial) != Usage(), (
-            "every hold was settled as nothing: settle what is billed, or the cap is never reached"
+        )
+        assert none == Usage(), (
+            f"where all is completed, the estimate is {none}: count what is not completed"
+        )
+        more = {name for name, most in vars(whole).items() if getattr(half, name) > most}
+        assert not more, f"with half of it completed, the estimate has more {', '.join(more)}"
+        assert half != whole or whole == Usage(), (
+            f"the estimate is {whole}, and the same where half of it is completed: count what is "
+            "not completed"
         )
 
-    def test_it_stops_where_the_budget_refuses(self, provider: DataProvider) -> None:
-        self.capable_of("paid")
-        for holds in (0, 2):
-            budget = RecordingBudget(capped=True, refuses_after=holds)
-            trial = self._trial(provider, budget=budget)
-            if not provider.estimate_cost(trial.job).priced:
-                pytest.skip("it knows no prices, and is refused under a cap")
-            trial.attempt()
-            if holds and not budget.refused:  # it holds for many requests at a time
-                continue
-            assert isinstance(trial.error, BudgetError), (
-                f"the budget refuses after {holds} holds, and generate raises {trial.error!r}: let "
-                "BudgetError through, so that the run stops, and goes on when the cap is raised"
-            )
-            check_settled(trial)
-            assert holds or not trial.found, "answers came that no money was held for"
-            assert trial.found or settled(trial) == Usage(), (
-                "what was paid for before the budget refused was not yielded, and would be paid "
-                "for again: yield each answer as it is ready"
+    @only_if("uses_base_model")
+    def test_an_estimate_covers_what_is_sampled(self, generated: GenerateCall) -> None:
+        estimate = generated.provider.estimate_cost(generated.job)
+        most = sum(row.max_tokens for row in generated.model.sampled)
+        assert estimate.usage.output_tokens >= most, (
+            f"the estimate is {estimate.usage.output_tokens} output tokens, and up to {most} were "
+            "asked for: count each response as job.max_tokens"
+        )
+
+    @only_if("paid")
+    def test_an_estimate_covers_what_is_committed(self, generated: GenerateCall) -> None:
+        estimate = generated.provider.estimate_cost(generated.job)
+        estimated, spent = _cost(estimate, estimate.usage), _cost(estimate, _committed(generated))
+        assert estimated >= spent - ROUNDING, (
+            f"the estimate is {_amount(estimate, estimated)}, and {_amount(estimate, spent)} was "
+            "committed: count each response as job.max_tokens, and all that is read"
+        )
+
+    def test_it_reserves_money_as_the_flag_says(self, generated: GenerateCall) -> None:
+        reservations = generated.budget.reservations
+        assert bool(reservations) == self.paid, (
+            f"`paid` is {self.paid}, and job.budget.reserve was called {len(reservations)} times: "
+            "what is paid for outside of job.open_model() is reserved first, and nothing else"
+        )
+        for each in reservations:
+            assert each.what in KINDS, (
+                f"{each.what!r} was reserved: expected one of {', '.join(KINDS)}"
             )
 
-    def test_under_a_cap_it_needs_its_prices(self, provider: DataProvider) -> None:
-        self.capable_of("paid")
-        trial = self._trial(provider, budget=RecordingBudget(capped=True))
-        if provider.estimate_cost(trial.job).priced:
-            pytest.skip("it knows its prices")
-        trial.attempt()
-        assert isinstance(trial.error, BakeError), (
-            "there is a cap (job.budget.capped) and no price, and it was not refused: raise "
-            "BakeError, and say where prices are given"
+    @only_if("paid")
+    @only_if("broken")
+    def test_it_reserves_money_before_it_asks(self, broken: DataProvider) -> None:
+        call = self._call(broken).attempt()
+        assert call.raised_at_once or call.budget.reservations, (
+            "the service was asked, and failed, before any money was reserved for it"
         )
-        assert not trial.budget.reservations, "it began to ask where there is a cap and no price"
+
+    @only_if("paid")
+    def test_it_commits_what_it_reserves(self, generated: GenerateCall) -> None:
+        _check_committed(generated)
+        estimate = generated.provider.estimate_cost(generated.job)
+        for each in generated.budget.reservations:
+            most, spent = _cost(estimate, each.usage), _cost(estimate, each.committed or Usage())
+            assert spent <= most + ROUNDING, (
+                f"{_amount(estimate, most)} was reserved, and {_amount(estimate, spent)} committed:"
+                " reserve the most that it may cost, with a response of job.max_tokens, or the cap "
+                "is passed"
+            )
+        assert _committed(generated) != Usage(), (
+            "every reservation was committed as nothing: commit what is billed, or the cap is "
+            "never reached"
+        )
+
+    @only_if("paid")
+    def test_it_keeps_to_the_cap(self, provider: DataProvider) -> None:
+        for allowed in (0, 2):
+            budget = RecordingBudget(capped=True, refuses_after=allowed)
+            call = self._call(provider, budget=budget)
+            priced = provider.estimate_cost(call.job).priced
+            call.attempt()
+            if not priced:
+                assert isinstance(call.error, BakeError), (
+                    "there is a cap (job.budget.capped) and no price, and it was not refused: "
+                    "raise BakeError, and say where prices are given"
+                )
+                assert not budget.reservations, "it began to ask where there is a cap and no price"
+            elif budget.refused or not allowed:  # else it reserves for many requests at a time
+                _check_stopped(call, allowed)
 
 
-def check_settled(trial: Trial) -> None:
-    """Refuse a hold that is open when the work has ended."""
-    left = sum(held.committed is None for held in trial.budget.reservations)
-    assert not left, (
-        f"{left} of {len(trial.budget.reservations)} holds were never settled, so they count as spent: "
-        "settle what it came to, Usage() where that is nothing"
+def _check_stopped(call: GenerateCall, allowed: int) -> None:
+    assert isinstance(call.error, BudgetError), (
+        f"the budget refuses after {allowed} reservations, and generate raises {call.error!r}: let "
+        "BudgetError through, so that the run stops, and resumes when the cap is raised"
+    )
+    _check_committed(call)
+    assert allowed or not call.items, "answers came for which no money was reserved"
+    assert call.items or _committed(call) == Usage(), (
+        "what was paid for before the budget refused was not yielded, and would be paid for again: "
+        "yield each answer as it is ready"
     )
 
 
-def settled(trial: Trial) -> Usage:
-    """All that was."""
-    return sum((held.committed or Usage() for held in trial.budget.reservations), Usage())
+def _check_committed(call: GenerateCall) -> None:
+    """Refuse a reservation that is open when the work has ended."""
+    reservations = call.budget.reservations
+    left = sum(each.committed is None for each in reservations)
+    assert not left, (
+        f"{left} of {len(reservations)} reservations were never committed, so they count as spent: "
+        "commit what it cost, Usage() where that is nothing"
+    )
 
 
-def cost(quote: CostEstimate, usage: Usage) -> float:
-    """In dollars where they are known, else in sampled tokens."""
-    return usage.dollars if quote.priced else usage.output_tokens
+def _committed(call: GenerateCall) -> Usage:
+    return sum((each.committed or Usage() for each in call.budget.reservations), Usage())
 
 
-def amount(quote: CostEstimate, value: float) -> str:
-    """With its unit."""
-    return f"${value:.6f}" if quote.priced else f"{value:.0f} sampled tokens"
+def _cost(estimate: CostEstimate, usage: Usage) -> float:
+    """In dollars where they are known, else in output tokens."""
+    return usage.dollars if estimate.priced else usage.output_tokens
+
+
+def _amount(estimate: CostEstimate, cost: float) -> str:
+    return f"${cost:.6f}" if estimate.priced else f"{cost:.0f} output tokens"

@@ -1,14 +1,15 @@
-"""One job for a data provider, and all that is seen of the work on it."""
+"""A call of a data provider's `generate`: the job that it is given, and everything it does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any, ClassVar
 
 import pytest
 
-from promptbake.dataset.queries import plan, split
+from promptbake.dataset.queries import requests_for, split
 from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, GenerationJob, Model, no_progress
 from promptbake.testing.recording import RecordingBudget, RecordingModel, Sampled
@@ -22,14 +23,15 @@ from promptbake.types import (
     Prompt,
     Query,
     Rejection,
+    StreamChunk,
     TokenIds,
 )
 
 OTHER = Prompt(PROMPT.name, "Say it in one sentence, in plain words, and without a joke.")
 TOKENS = 12  # of a response at its longest
-ODD = ("\n  A", "\n\n z ")  # what every odd response begins and ends with
-BATCH = 4  # prompts that the base model is best asked at a time: some batches, and a rest
-Found = Conversation | Rejection
+FRAME = ("\n  A", "\n\n z ")  # what every response of the framed model begins and ends with
+BATCH = 4  # prompts that the base model is best given at a time: some batches, and a rest
+Item = Conversation | Rejection
 
 
 def questions() -> tuple[Query, ...]:
@@ -45,11 +47,11 @@ def questions() -> tuple[Query, ...]:
     return (first, second, *others, *(Query(id_, turns) for id_, turns in named.items()))
 
 
-class Trial:
-    """A call of `generate`: the job that it is given, and what comes of it.
+class GenerateCall:
+    """A call of `generate`, with a base model and a budget that record what they are asked.
 
-    `found` has what was yielded, up to the error if there was one; `at_once` says whether that was
-    raised by the call itself.
+    `items` has what was yielded, up to `error` if there was one; `raised_at_once` says whether that
+    was raised by the call itself.
     """
 
     def __init__(
@@ -63,20 +65,20 @@ class Trial:
         **job: Any,
     ) -> None:
         self.provider = provider
-        self.model = model or recording()
+        self.model = model or recorded()
         self.budget = budget or RecordingBudget()
-        self.queries = {each.id: each for each in tuple(provider.queries()) or questions()}
+        asked = tuple(provider.queries()) or questions()
+        self.queries = {query.id: query for query in asked}
         self.opened = 0
         self.progress: list[float] = []
         self.notes: list[str] = []
-        self.found: list[Found] = []
+        self.items: list[Item] = []
         self.error: Exception | None = None
-        self.at_once = False
+        self.raised_at_once = False
         self._cannot_open = cannot_open
-        usual = dict[str, Any](prompt=PROMPT, done=frozenset(), max_tokens=TOKENS, seed=0)
-        if "plan" not in job:  # as the data stage makes it
-            asked = tuple(provider.queries()) or questions()
-            job["plan"] = plan(split(asked, held_out=1, seed=0), temperatures)
+        if "requests" not in job:  # as the data stage makes them
+            job["requests"] = requests_for(split(asked, held_out=1, seed=0), temperatures)
+        usual = dict[str, Any](prompt=PROMPT, completed_ids=frozenset(), max_tokens=TOKENS, seed=0)
         self.job = GenerationJob(
             **(usual | job),
             open_model=self._open,
@@ -85,66 +87,73 @@ class Trial:
             note=self.notes.append,
         )
 
-    def attempt(self) -> Trial:
-        """Take all that comes, up to an error."""
-        self.at_once = True
+    def attempt(self) -> GenerateCall:
+        """Take everything that is yielded, up to an error."""
+        self.raised_at_once = True
         try:
-            answers = self.provider.generate(self.job)
-            self.at_once = False
-            for each in answers:
-                self.found.append(each)
+            items = self.provider.generate(self.job)
+            self.raised_at_once = False
+            for item in items:
+                self.items.append(item)
         except Exception as error:
             self.error = error
         return self
 
-    def run(self) -> Trial:
-        """Take all that comes; an error goes on."""
+    def run(self) -> GenerateCall:
+        """Take everything that is yielded; an error is raised again."""
         self.attempt()
         if self.error is not None:
             raise self.error
-        for each in self.found:
-            check_types(each)
+        for item in self.items:
+            check_types(item)
         return self
 
-    def after(self, stored: Sequence[Found], **options: Any) -> Trial:
+    def resumed(self, stored: Sequence[Item], **options: Any) -> GenerateCall:
         """The same job where these are stored."""
-        return Trial(
+        return GenerateCall(
             self.provider,
-            plan=self.job.requests,
-            done=frozenset(each.id for each in stored),
-            seen=frozenset((each.query_id, each.response) for each in kept(stored)),
+            requests=self.job.requests,
+            completed_ids=frozenset(item.id for item in stored),
+            seen_responses=frozenset((item.query_id, item.response) for item in kept(stored)),
             **options,
         )
 
     @property
     def conversations(self) -> dict[str, Conversation]:
         """By their ids; at least one."""
-        found = kept(self.found)
-        reasons = {each.reason for each in self.found if isinstance(each, Rejection)}
-        assert found, (
-            f"{len(self.found)} items came for {len(self.job.requests)} requests, and no conversation "
-            f"is among them ({'; '.join(sorted(reasons)) or 'no rejection, either'}): look for "
-            "what is kept between calls. A service's double must give answers that are kept, of "
-            f"up to {TOKENS} tokens"
+        conversations = {item.id: item for item in kept(self.items)}
+        reasons = {item.reason for item in self.items if isinstance(item, Rejection)}
+        assert conversations, (
+            f"{len(self.items)} items came for {len(self.job.requests)} requests, and no "
+            f"conversation is among them ({'; '.join(sorted(reasons)) or 'no rejection, either'}): "
+            "look for what is kept between calls. A fake service must give answers that are kept, "
+            f"of up to {TOKENS} tokens"
         )
-        return {each.id: each for each in found}
+        return conversations
 
     @property
-    def words(self) -> dict[str, tuple[Message, ...]]:
-        """The turns of the conversations, by their ids."""
+    def messages(self) -> dict[str, tuple[Message, ...]]:
+        """The conversations' turns, by id."""
         return {id_: each.messages for id_, each in self.conversations.items()}
 
     @property
-    def asked(self) -> dict[str, GenerationRequest]:
-        """The requests by their ids."""
+    def requests(self) -> dict[str, GenerationRequest]:
+        """By their ids."""
         return {request.id: request for request in self.job.requests}
 
+    @property
+    def answered(self) -> Iterator[tuple[Conversation, GenerationRequest, list[Sampled]]]:
+        """Each conversation with its request and what the base model sampled for it."""
+        for id_, each in self.conversations.items():
+            if id_ in self.requests:
+                yield each, self.requests[id_], self.rows(self.requests[id_])
+
     def rows(self, request: GenerationRequest, prompted: bool = True) -> list[Sampled]:
-        """What the base model was asked with the last words of a request's query.
+        """What the base model sampled with the last words of a request's query before it.
 
         With all its words, and the prompt's, if `prompted`.
         """
-        words = [each.content for each in request.query.messages]
+        words = [message.content for message in request.query.messages]
         wanted = [self.job.prompt.text, *words] if prompted else words[-1:]
         read = self.model.renderer.text
         return [
@@ -153,7 +162,7 @@ class Trial:
             if all(one_line(each) in one_line(read(row.prompt)) for each in wanted)
         ]
 
-    def answers(self, rows: Sequence[Sampled]) -> set[str]:
+    def texts(self, rows: Sequence[Sampled]) -> set[str]:
         """What the base model said."""
         return {self.model.renderer.text(row.completion.tokens) for row in rows}
 
@@ -164,8 +173,8 @@ class Trial:
         return self.model
 
 
-class TrialSuite(Suite):
-    """What the parts of the suite for data providers share: the flags, which that one documents."""
+class GenerateTests(Suite):
+    """The flags and fixtures of DataProviderSuite, which documents them."""
 
     samples: ClassVar[bool] = True
     uses_base_model: ClassVar[bool] = False
@@ -174,37 +183,27 @@ class TrialSuite(Suite):
     several_turns: ClassVar[bool] = False
     paid: ClassVar[bool] = False
     temperatures: ClassVar[tuple[float, ...]] = (0.0, 0.7)
+    broken: Any = None  # a fixture
 
     @pytest.fixture
-    def broken(self) -> DataProvider | None:
-        """The provider where its service answers with errors alone; None where there is none."""
-        return None
+    def generated(self, provider: DataProvider) -> GenerateCall:
+        """A call in which nothing is out of the ordinary."""
+        return self._call(provider).run()
 
-    def _trial(self, provider: DataProvider, **options: Any) -> Trial:
-        return Trial(provider, self.temperatures, **options)
-
-
-def kept(found: Sequence[Found]) -> list[Conversation]:
-    """Those that are conversations."""
-    return [each for each in found if isinstance(each, Conversation)]
+    def _call(self, provider: DataProvider, **options: Any) -> GenerateCall:
+        return GenerateCall(provider, self.temperatures, **options)
 
 
-def one_line(text: str) -> str:
-    """The text with single spaces for its white space."""
-    return " ".join(text.split())
+class CachedModel(RecordingModel):
+    """Samples nothing twice, since a response depends on its own prompt, options and seed alone.
 
+    With `framed`, each response begins and ends with white space, and is short whatever the limit.
+    """
 
-def recording(**options: Any) -> RecordingModel:
-    """The tiny model, recorded."""
-    return RecordingModel(_tiny(), **options)
-
-
-class Remembering(RecordingModel):
-    """Samples nothing twice, since a response depends on what was asked for it alone."""
-
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, framed: bool) -> None:
         super().__init__(model)
-        self._known: dict[tuple[object, ...], Completion] = {}
+        self._framed = framed
+        self._cache: dict[tuple[object, ...], Completion] = {}
 
     def sample(
         self,
@@ -216,87 +215,77 @@ class Remembering(RecordingModel):
         progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """The other model's responses."""
-        rows = zip(map(tuple, prompts), temperatures, seeds, strict=True)
-        asked = [(*row, max_tokens) for row in rows]
-        new = [index for index, each in enumerate(asked) if each not in self._known]
-        found = super().sample(
+        limit = TOKENS if self._framed else max_tokens
+        rows = list(zip(map(tuple, prompts), temperatures, seeds, repeat(limit), strict=False))
+        new = [index for index, row in enumerate(rows) if row not in self._cache]
+        sampled = super().sample(
             [prompts[index] for index in new],
-            max_tokens=max_tokens,
+            max_tokens=limit,
             temperatures=[temperatures[index] for index in new],
             seeds=[seeds[index] for index in new],
         )
-        self._known |= {asked[new[place]]: completion for place, completion in found}
-        for index, each in enumerate(asked):
+        self._cache |= {rows[new[place]]: completion for place, completion in sampled}
+        before, after = (self.renderer.response(text, complete=False) for text in FRAME)
+        for index, row in enumerate(rows):
             progress(1.0)
-            yield index, self._known[each]
+            whole = self._cache[row]
+            if self._framed:
+                tokens = (*before, *whole.tokens, *after)
+                whole = Completion(tokens[:max_tokens], len(tokens) < max_tokens)
+            yield index, whole
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
-    ) -> Iterator[int]:
-        """The tokens of such a response."""
-        ((_, found),) = self.sample(
+    ) -> Iterator[StreamChunk]:
+        """Such a response in one chunk."""
+        ((_, whole),) = self.sample(
             [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
         )
-        yield from found.tokens
+        yield StreamChunk(whole.tokens, "stop" if whole.complete else "length")
 
 
-class Odd(Remembering):
-    """Begins and ends each response with white space, and keeps it short, whatever the limit."""
-
-    def sample(
-        self,
-        prompts: Sequence[TokenIds],
-        *,
-        max_tokens: int,
-        temperatures: Sequence[float],
-        seeds: Sequence[int],
-        progress: Callable[[float], None] = no_progress,
-    ) -> Iterator[tuple[int, Completion]]:
-        """The other model's responses, between the odd words."""
-        before, after = (self.renderer.response(text, complete=False) for text in ODD)
-        found = super().sample(
-            prompts,
-            max_tokens=TOKENS,
-            temperatures=temperatures,
-            seeds=seeds,
-            progress=progress,
-        )
-        for index, each in found:
-            tokens = (*before, *each.tokens, *after)
-            yield index, Completion(tokens[:max_tokens], len(tokens) < max_tokens)
-
-
-def odd() -> RecordingModel:
-    """The tiny model with odd responses, recorded."""
-    return RecordingModel(Odd(_tiny()))
+def recorded(*, framed: bool = False, **options: Any) -> RecordingModel:
+    """The tiny model, recorded."""
+    return RecordingModel(_tiny(framed), **options)
 
 
 @cache
-def _tiny() -> Model:
-    return Remembering(base_model())
+def _tiny(framed: bool) -> Model:
+    return CachedModel(base_model(), framed)
 
 
-def check_types(found: object) -> None:
+def kept(items: Sequence[Item]) -> list[Conversation]:
+    """Those that are conversations."""
+    return [item for item in items if isinstance(item, Conversation)]
+
+
+def one_line(text: str) -> str:
+    """The text with single spaces for its white space."""
+    return " ".join(text.split())
+
+
+def check_types(item: object) -> None:
     """Refuse what is none of the types of the interface."""
-    assert isinstance(found, Conversation | Rejection), (
-        f"{found!r} came: expected promptbake's Conversation or Rejection"
+    assert isinstance(item, Conversation | Rejection), (
+        f"{item!r} came: expected promptbake's Conversation or Rejection"
     )
-    where = f"{found.id!r}"
-    assert isinstance(found.id, str), f"{where} is an id: expected text"
-    if isinstance(found, Rejection):
-        assert str(found.reason or "").strip(), (
+    where = f"{item.id!r}"
+    assert isinstance(item.id, str), f"{where} is an id: expected text"
+    if isinstance(item, Rejection):
+        assert str(item.reason or "").strip(), (
             f"{where}: a rejection without a reason, which is counted and shown"
         )
         return
-    turns = found.messages
+    turns = item.messages
     assert isinstance(turns, tuple), f"{where}: messages is a {type(turns).__name__}, not a tuple"
     assert turns, f"{where}: has no messages"
     for turn in turns:
         assert isinstance(turn, Message), f"{where}: {turn!r} is no promptbake Message"
-    assert isinstance(found.complete, bool), f"{where}: `complete` is {found.complete!r}"
+    assert isinstance(item.complete, bool), f"{where}: `complete` is {item.complete!r}"
+    assert isinstance(item.meta, Mapping), f"{where}: `meta` is {item.meta!r}"
 
 
-def check_mendable(error: Exception, why: str) -> None:
+def check_bake_error(error: Exception, why: str) -> None:
     """Refuse an error that a user would get with a traceback, or without a word."""
     assert isinstance(error, BakeError), (
         f"{why}, and {type(error).__name__} is raised: {error}. Raise BakeError, whose message "
@@ -305,11 +294,11 @@ def check_mendable(error: Exception, why: str) -> None:
     assert str(error).strip(), f"{why}, and the BakeError says nothing"
 
 
-def check_refused(trial: Trial, why: str) -> None:
+def check_refused(call: GenerateCall, why: str) -> None:
     """Refuse what is not refused by the call of `generate` itself."""
-    assert trial.error is not None, f"{why}, and generate raises nothing"
-    check_mendable(trial.error, why)
-    assert trial.at_once, (
+    assert call.error is not None, f"{why}, and generate raises nothing"
+    check_bake_error(call.error, why)
+    assert call.raised_at_once, (
         f"{why}, and that is raised when the first answer is asked for: by then a new run has "
         "begun. Let generate be a function that checks and then returns a generator"
     )

@@ -1,0 +1,453 @@
+"""DataProviderSuite passes good data providers; each faulty one fails the test meant for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+from faulty_suites import Fault, around, suite_for, suites_for
+from toy_providers import (
+    DOLLARS,
+    KEY,
+    VALUE,
+    Good,
+    GoodAndChoosy,
+    GoodAndTidy,
+    GoodBestOfTwo,
+    GoodInBatches,
+    GoodService,
+    GoodShelf,
+    GoodStream,
+    GoodWithoutPrices,
+    GoodWithoutSeeds,
+    Items,
+    left,
+)
+
+from promptbake.costs import NoBudget, Usage
+from promptbake.errors import BakeError, BudgetError
+from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.seeds import derive
+from promptbake.testing import DataProviderSuite, Suite
+from promptbake.types import Conversation, GenerationRequest, Message, Rejection
+
+Members = Mapping[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, VALUE)
+
+
+# What a mistake replaces: each is given the good method as `good`.
+
+
+def messages(change: Callable[..., Any]) -> Members:
+    """With other turns: `change` is given the good ones, the job and the request."""
+    return {"messages": around(lambda good, *args: change(good(*args), *args[:2]))}
+
+
+def says(change: Callable[[str], str]) -> Members:
+    """With another text of the answer."""
+    return {"messages": around(lambda good, job, request, text: good(job, request, change(text)))}
+
+
+def read(change: Callable[[GenerationJob, GenerationRequest], Any]) -> Members:
+    """With other messages given to the base model, and the prompt that `change` gives."""
+    return {
+        "prompt": lambda self, job, model, request: model.renderer.prompt(*change(job, request))
+    }
+
+
+def items(change: Callable[[list[Any]], Sequence[Any]]) -> Members:
+    """With another list of what is yielded, which is collected first."""
+
+    def changed(good: Any, *args: Any) -> Items:
+        yield from change(list(good(*args)))
+
+    return {"items": around(changed)}
+
+
+def answer(**changes: Any) -> Members:
+    """With other fields of each conversation."""
+    return {"conversation": around(lambda good, *args: replace(good(*args), **changes))}
+
+
+def meta(change: Callable[[GenerationJob], Members]) -> Members:
+    """With more in meta."""
+    return {"meta": around(lambda good, job, request: {**good(job, request), **change(job)})}
+
+
+def as_if(**changes: Any) -> Members:
+    """Generates as if the job were another."""
+    return {"generate": around(lambda good, job: good(replace(job, **changes)))}
+
+
+def estimate_as_if(change: Callable[[GenerationJob], Members]) -> Members:
+    return {"estimate_cost": around(lambda good, job: good(replace(job, **change(job))))}
+
+
+def late(good: Any, job: GenerationJob) -> Items:
+    """Does not begin before the first answer is asked for."""
+    yield from good(job)
+
+
+# Mistakes of several lines.
+
+
+def pasted(job: GenerationJob, request: GenerationRequest) -> tuple[Message, ...]:
+    (*before, last) = request.query.messages
+    return (*before, Message("user", f"{job.prompt.text}\n\n{last.content}"))
+
+
+def keeps_the_first_prompt(by: Callable[[GenerationJob], object]) -> Members:
+    first = dict[object, Any]()
+    return read(lambda job, request: (
+        request.query.messages, first.setdefault(by(job), job.prompt).system))  # fmt: skip
+
+
+def finds_queries_by_their_words(good: Any, job: GenerationJob, *args: Any) -> Conversation:
+    by_words = {request.query.messages: request.query.id for request in job.requests}
+    whole: Conversation = good(job, *args)
+    return replace(whole, query_id=by_words[whole.messages[:-1]])
+
+
+def ignores_the_index(good: Any, job: GenerationJob, model: Any, batch: Any) -> Items:
+    for request, each in zip(batch, good(job, model, batch), strict=False):
+        turns = (*request.query.messages, each.messages[-1])
+        yield replace(each, id=request.id, query_id=request.query.id, messages=turns)
+
+
+def seed_by_the_place(self: Good, job: GenerationJob, request: GenerationRequest) -> int:
+    return derive(job.seed, left(job).index(request)) if request in left(job) else 0
+
+
+def swallows(kind: type[Exception], raises: Exception | None = None) -> Members:
+    def swallowing(good: Any, *args: Any) -> Items:
+        try:
+            yield from good(*args)
+        except kind as error:
+            logging.getLogger(__name__).warning("generation has failed")
+            if raises is not None:
+                raise raises from error
+
+    return {"items": around(swallowing)}
+
+
+def rejects_what_failed(raises: bool) -> Members:
+    def rejecting(good: Any, job: GenerationJob, *args: Any) -> Items:
+        requests = {request.id: request for request in left(job)}
+        try:
+            for each in good(job, *args):
+                requests.pop(each.id)
+                yield each
+        except BakeError as error:
+            for request in requests.values():
+                yield Rejection(request.id, request.query.id, str(error))
+            if raises:
+                raise
+
+    return {"items": around(rejecting)}
+
+
+def rejects_without_a_reason(good: Any, *args: Any) -> Conversation | Rejection:
+    whole = good(*args)
+    return whole if whole.query_id != "q0" else Rejection(whole.id, whole.query_id, "")
+
+
+def rejects_what_it_saw() -> Members:
+    seen = set[tuple[Message, ...]]()
+
+    def conversation(good: Any, *args: Any) -> Conversation | Rejection:
+        whole: Conversation = good(*args)
+        if whole.messages in seen:
+            return Rejection(whole.id, whole.query_id, "it is identical to an earlier one")
+        seen.add(whole.messages)
+        return whole
+
+    return {"conversation": around(conversation)}
+
+
+def each_time(action: Callable[..., object]) -> Members:
+    """Does something at each answer; `action` is given the number and the job."""
+
+    def acting(good: Any, job: GenerationJob, *args: Any) -> Items:
+        for number, each in enumerate(good(job, *args)):
+            action(number, job)
+            yield each
+
+    return {"items": around(acting)}
+
+
+def first(method: str, action: Callable[..., object]) -> Members:
+    """Does something before it calls a method; `action` is given the object and the arguments."""
+
+    def acting(self: Any, good: Any, *args: Any) -> Any:
+        action(self, *args)
+        return good(*args)
+
+    return {method: around(acting, with_self=True)}
+
+
+def samples_to_estimate(self: Good, job: GenerationJob) -> None:
+    list(self.items(replace(job, requests=job.requests[:1]), job.open_model()))
+
+
+def reserves_afterwards(self: GoodService, job: GenerationJob, key: str) -> Items:
+    for request in left(job):
+        replies = self.talk(job, request, key)
+        self.reserve(job, request).commit(self.billed(replies))
+        yield self.answered(job, request, replies)
+
+
+def reserves_for_all(self: GoodService, job: GenerationJob, key: str) -> Items:
+    reservations = [self.reserve(job, request) for request in left(job)]
+    for request, reservation in zip(left(job), reservations, strict=True):
+        replies = self.talk(job, request, key)
+        reservation.commit(self.billed(replies))
+        yield self.answered(job, request, replies)
+
+
+def estimates_dollars_of_calls(good: Any, job: GenerationJob) -> Any:
+    whole = good(job)
+    return replace(whole, usage=Usage(whole.usage.calls, dollars=whole.usage.calls * DOLLARS))
+
+
+CALLS = count()
+QUERIES, STORED = iter(GoodShelf().queries()), iter(GoodShelf().stored())  # read once
+
+LEAK = "test_the_prompt_is_in_nothing_that_it_yields"
+ONCE = "test_it_answers_every_request_once"
+NAMES = "test_an_answer_names_its_query"
+QUERY = "test_a_conversation_is_its_query_and_an_answer"
+READS = "test_the_base_model_reads_the_prompt_and_the_query"
+SAID = "test_an_answer_is_what_the_model_said"
+HEAT = "test_the_base_model_samples_at_each_requests_temperature"
+LIMIT = "test_an_answer_has_no_more_than_max_tokens"
+COMPLETE = "test_complete_is_that_of_the_completion"
+SEED = "test_the_answers_follow_the_seed_as_the_flag_says"
+READY = "test_it_yields_each_answer_as_it_is_ready"
+ERROR = "test_an_error_of_the_base_model_is_not_swallowed"
+FLAT = "test_its_meta_is_flat"
+TYPES = "test_its_items_are_of_the_interfaces_types"
+AGAIN = "test_it_can_be_called_again"
+FREE = "test_an_estimate_is_in_numbers_and_sends_nothing"
+RESERVES = "test_it_reserves_money_as_the_flag_says"
+COMMITS = "test_it_commits_what_it_reserves"
+CAP = "test_it_keeps_to_the_cap"
+NO_KEY = "test_no_key_is_seen"
+NOT_SET = "test_it_asks_for_a_key_that_is_not_set"
+SERVICE_ERROR = "test_an_error_of_the_service_is_not_swallowed"
+SERVICE_HEAT = "test_each_request_is_sampled_at_its_temperature"
+TURNS = "test_it_gives_as_many_answers_as_turns"
+ONE_TURN = "test_it_refuses_several_turns"
+ENDS = "test_its_queries_end_with_the_users_turn"
+SAME = "test_it_brings_the_same_queries_again"
+FLAGS = "test_it_samples_as_the_flags_say"
+BRINGS = "test_it_brings_queries_as_the_flag_says"
+
+BASE = (
+    Fault("saves_the_system_message", LEAK, messages(
+        lambda turns, job, request: (Message("system", job.prompt.text), *turns))),
+    Fault("saves_the_prompt_in_the_users_turn", LEAK, messages(
+        lambda turns, job, request: (*pasted(job, request), turns[-1]))),
+    Fault("puts_a_part_of_the_prompt_in_meta", LEAK, meta(
+        lambda job: {"system": job.prompt.text[:30]})),
+    Fault("leaves_out_the_last", ONCE, items(lambda found: found[:-1])),
+    Fault("yields_one_twice", ONCE, items(lambda found: [*found, found[2]])),
+    Fault("takes_the_querys_id", ONCE, {"conversation": around(lambda good, job, request, *args: (
+        replace(good(job, request, *args), id=request.query.id)))}),
+    Fault("finds_queries_by_their_words", NAMES, {
+        "conversation": around(finds_queries_by_their_words)}),
+    Fault("strips_the_users_words", QUERY, messages(lambda turns, *args: tuple(
+        Message(each.role, each.content.strip()) for each in turns))),
+    Fault("saves_the_last_turn_alone", QUERY, messages(lambda turns, *args: turns[-2:])),
+    Fault("ends_with_the_user", QUERY, messages(
+        lambda turns, *args: (*turns, Message("user", "Thank you.")))),
+    Fault("reads_the_last_turn_alone", READS, read(
+        lambda job, request: (request.query.messages[-1:], job.prompt.system))),
+    Fault("ignores_the_prompt", READS, read(lambda job, request: (request.query.messages,))),
+    Fault("keeps_the_first_prompt", READS, keeps_the_first_prompt(lambda job: None)),
+    Fault("keeps_prompts_by_their_names", READS, keeps_the_first_prompt(
+        lambda job: job.prompt.name)),
+    Fault("pastes_the_prompt_into_the_users_turn", READS, read(
+        lambda job, request: (pasted(job, request),))),
+    Fault("sends_an_empty_system_message", READS, read(
+        lambda job, request: (request.query.messages, job.prompt.text))),
+    Fault("ignores_the_prompts_text", "test_the_answers_depend_on_the_prompt", read(
+        lambda job, request: (request.query.messages, job.prompt.name))),
+    Fault("strips", SAID, says(str.strip)),
+    Fault("lowers", SAID, says(str.lower)),
+    Fault("joins_lines", SAID, says(lambda text: text.replace("\n", " "))),
+    Fault("one_temperature", HEAT, {"temperature": lambda self, request: 1.0}),
+    Fault("takes_zero_for_nothing", HEAT, {
+        "temperature": lambda self, request: request.temperature or 1.0}),
+    Fault("omits_the_temperature", "test_meta_has_the_temperature", {
+        "meta": lambda self, job, request: {"category": request.query.category}}),
+    Fault("a_limit_of_its_own", LIMIT, {"limit": lambda self, job: 12}),
+    Fault("short_responses_alone", "test_an_answer_may_have_max_tokens", {
+        "limit": lambda self, job: min(job.max_tokens, 8)}),
+    Fault("always_complete", COMPLETE, answer(complete=True)),
+    Fault("never_complete", COMPLETE, answer(complete=False)),
+    Fault("ignores_the_index", "test_each_answer_is_that_of_its_own_request", {
+        "sampled": around(ignores_the_index)}),
+    Fault("unseeded", SEED, {"seed": lambda self, job, request: random.getrandbits(62)}),
+    Fault("ignores_the_seed", SEED, {"seed": lambda self, job, request: derive(0, request.id)}),
+    Fault("one_seed_for_all", "test_each_request_has_a_seed_of_its_own", {
+        "seed": lambda self, job, request: job.seed}),
+    Fault("seeds_by_the_place", "test_an_answer_does_not_depend_on_what_is_completed", {
+        "seed": seed_by_the_place}),
+    Fault("yields_what_is_completed", "test_what_is_completed_is_not_yielded_again",
+          as_if(completed_ids=frozenset())),
+    Fault("samples_what_is_completed", "test_where_all_is_completed_nothing_is_asked_for", {
+        "is_wanted": lambda self, job, batch: True}),
+    Fault("collects_all", READY, items(lambda found: found)),
+    Fault("gives_a_list", READY, {"items": around(lambda good, *args: list(good(*args)))}),
+    Fault("opens_the_model_late", "test_it_refuses_at_once_where_there_is_no_base_model", {
+        "generate": around(late)}),
+    Fault("swallows_errors", ERROR, swallows(Exception)),
+    Fault("wraps_errors", ERROR, swallows(BakeError, RuntimeError("generation has failed"))),
+    Fault("rejects_what_failed", ERROR, rejects_what_failed(raises=True)),
+    Fault("ignores_turns", ONE_TURN, as_if(turns=1)),
+    Fault("nests_its_meta", FLAT, meta(lambda job: {"usage": {"tokens": 3}})),
+    Fault("not_a_number_in_meta", FLAT, meta(lambda job: {"logprob": float("nan")})),
+    Fault("turns_as_dicts", TYPES, messages(lambda turns, *args: tuple(map(vars, turns)))),
+    Fault("turns_as_a_list", TYPES, messages(lambda turns, *args: list(turns))),
+    Fault("rejects_without_a_reason", TYPES, {"conversation": around(rejects_without_a_reason)}),
+    Fault("half_a_character", "test_its_conversations_can_be_stored_and_read", says(
+        lambda text: text + "\ud83c")),
+    Fault("rejects_what_it_saw", AGAIN, rejects_what_it_saw()),
+    Fault("prints", "test_it_prints_nothing", each_time(lambda number, job: print(number))),  # noqa: T201
+    Fault("reports_percent", "test_it_reports_its_progress_in_responses", each_time(
+        lambda number, job: job.progress(100 * number / len(job.requests)))),
+    Fault("samples_to_estimate", FREE, first("estimate_cost", samples_to_estimate)),
+    Fault("estimates_what_is_completed", "test_an_estimate_is_for_what_is_not_completed",
+          estimate_as_if(lambda job: {"completed_ids": frozenset()})),
+    Fault("estimates_short_responses", "test_an_estimate_covers_what_is_sampled",
+          estimate_as_if(lambda job: {"max_tokens": job.max_tokens // 2})),
+    Fault("does_not_use_the_base_model", FLAGS, flags={"uses_base_model": False}),
+    Fault("does_not_sample", FLAGS, flags={"samples": False}),
+    Fault("is_not_seeded", SEED, flags={"seeded": False}),
+    Fault("is_paid", RESERVES, flags={"paid": True}),
+    Fault("has_several_turns", TURNS, flags={"several_turns": True}),
+    Fault("has_queries", BRINGS, flags={"brings_queries": True}),
+)  # fmt: skip
+SERVICE = (
+    Fault("spends_without_reserving", RESERVES, {"reserve": lambda self, *args: NoBudget()}),
+    Fault("reserves_another_kind", RESERVES, {"kind": "chat"}),
+    Fault("reserves_afterwards", "test_it_reserves_money_before_it_asks", {
+        "items": reserves_afterwards}),
+    Fault("reserves_too_little", COMMITS, {"reserve": lambda self, job, request: (
+        job.budget.reserve("sample", Usage(1, output_tokens=1, dollars=DOLLARS)))}),
+    Fault("never_commits", COMMITS, {
+        "reserve": around(lambda good, *args: (good(*args), NoBudget())[1])}),
+    Fault("commits_nothing", COMMITS, {"billed": lambda self, replies: Usage()}),
+    Fault("swallows_the_refusal", CAP, swallows(BudgetError)),
+    Fault("loses_what_it_paid_for", CAP, items(lambda found: found)),
+    Fault("leaves_reservations_open_at_the_cap", CAP, {"items": reserves_for_all}),
+    Fault("ignores_the_cap", CAP, {"priced": False, "check_cap": lambda self, job: None}),
+    Fault("estimates_too_little", "test_an_estimate_covers_what_is_committed", {
+        "estimate_cost": around(estimates_dollars_of_calls)}),
+    Fault("reserves_to_estimate", FREE, first("estimate_cost", (
+        lambda self, job: job.budget.reserve("sample", Usage())))),
+    Fault("key_in_meta", NO_KEY, meta(lambda job: {"headers": f"Bearer {os.environ[KEY]}"})),
+    Fault("key_in_a_log", NO_KEY, each_time(
+        lambda number, job: logging.getLogger("toy").debug("with %s", os.environ[KEY]))),
+    Fault("key_in_its_repr", NO_KEY, {"__repr__": lambda self: f"Toy(key={os.environ[KEY]!r})"}),
+    Fault("key_in_an_error", NO_KEY, {
+        "failed": lambda self, error, key: BakeError(f"the service refuses the key {key}")}),
+    Fault("shows_a_refused_key", "test_a_refused_key_is_not_seen", {
+        "failed": lambda self, error, key: BakeError(str(error))}),
+    Fault("takes_a_key_for_granted", NOT_SET, {"key": lambda self: os.environ[KEY]}),
+    Fault("asks_for_the_key_late", NOT_SET, {"generate": around(late)}),
+    Fault("failures_are_rejections", SERVICE_ERROR, rejects_what_failed(raises=False)),
+    Fault("fails_with_a_traceback", SERVICE_ERROR, {
+        "failed": lambda self, error, key: RuntimeError("the service failed")}),
+    Fault("sends_no_prompt", "test_the_answers_depend_on_the_prompt", {
+        "sent": lambda self, job, turns: turns}),
+    Fault("sends_no_temperature", SERVICE_HEAT, {"temperature": lambda self, request: 1.0}),
+    Fault("sends_no_temperature_of_zero", SERVICE_HEAT, {
+        "temperature": lambda self, request: request.temperature or 1.0}),
+    Fault("sends_no_limit", LIMIT, {"limit": lambda self, job: 1024}),
+    Fault("sends_no_seed", SEED, {"seed": lambda self, *args: 0}),
+    Fault("seeds_by_the_call", SEED, {
+        "seed": lambda self, job, *args: derive(job.seed, next(CALLS))}),
+    Fault("cut_and_complete", "test_an_answer_that_was_cut_is_not_complete", answer(complete=True)),
+    Fault("one_turn_for_all", TURNS, as_if(turns=1)),
+    Fault("the_user_has_the_last_word", TURNS, {"answered": around(
+        lambda good, job, request, replies: good(
+            job, request, replies[: len(replies) - (job.turns > 1)]))}),
+    Fault("is_not_paid", RESERVES, flags={"paid": False}),
+    Fault("has_one_turn", ONE_TURN, flags={"several_turns": False}),
+    Fault("service_is_the_base_model", FLAGS, flags={"uses_base_model": True}),
+    Fault("is_seeded", SEED, flags={"seeded": True}, base=GoodWithoutSeeds),
+)  # fmt: skip
+SHELF = (
+    Fault("two_queries_of_one_id", "test_its_queries_have_ids_of_their_own", {
+        "queries": around(lambda good: [replace(query, id="shelf") for query in good()])}),
+    Fault("one_query", "test_it_brings_enough_queries_for_a_split", {
+        "queries": around(lambda good: good()[:1])}),
+    Fault("answered_queries", ENDS, {
+        "question": lambda self, text: (Message("user", text), Message("assistant", "Hm."))}),
+    Fault("queries_with_a_system_message", ENDS, {
+        "question": lambda self, text: (Message("system", "Be kind."), Message("user", text))}),
+    Fault("new_ids_each_time", SAME, {"queries": around(
+        lambda good: [replace(each, id=f"{each.id}-{random.random()}") for each in good()])}),
+    Fault("used_up_queries", SAME, {"queries": lambda self: list(QUERIES)}),
+    Fault("reads_its_file_once", AGAIN, {"stored": lambda self: STORED}),
+    Fault("query_ids_of_its_own", NAMES, {"stored": around(
+        lambda good: [replace(each, query_id="file.jsonl") for each in good()])}),
+    Fault("leaves_a_query_out", ONCE, {"stored": around(
+        lambda good: [each for each in good() if not each.id.startswith("shelf-1")])}),
+    Fault("other_answers_each_time", FLAGS, {
+        "answer": lambda self, number: (Message("assistant", f"Arr, {next(CALLS)} of them."),)}),
+    Fault("depends_on_the_seed", FLAGS, {"generate": around(lambda good, job: (
+        replace(each, messages=(*each.messages[:-1], Message("assistant", f"Arr, {job.seed}.")))
+        for each in good(job)))}),
+    Fault("opens_a_model_in_vain", FLAGS, first("generate", lambda self, job: job.open_model())),
+    Fault("two_answers_in_a_row", QUERY, {"answer": around(lambda good, number: good(number) * 2)}),
+    Fault("samples", "test_the_answers_depend_on_the_prompt", flags={"samples": True}),
+    Fault("has_no_queries", BRINGS, flags={"brings_queries": False}),
+)  # fmt: skip
+
+
+@pytest.fixture(name="broken")
+def failing(self: Suite, provider: GoodService) -> DataProvider:
+    return type(provider)(broken=True)
+
+
+@pytest.mark.xfail(reason="it strips its answers on purpose", strict=True)
+def strips_on_purpose(self: DataProviderSuite, provider: DataProvider) -> None:
+    DataProviderSuite.test_an_answer_is_what_the_model_said(self, provider)
+
+
+USES_BASE_MODEL = {"uses_base_model": True}
+IS_SERVICE = {"paid": True, "several_turns": True, "keys": (KEY,), "broken": failing}
+IS_SHELF = {"samples": False, "brings_queries": True}
+GOOD = {
+    GoodBestOfTwo: USES_BASE_MODEL,
+    GoodStream: USES_BASE_MODEL,
+    GoodAndTidy: USES_BASE_MODEL | {SAID: strips_on_purpose},
+    GoodService: IS_SERVICE,
+    GoodWithoutSeeds: IS_SERVICE | {"seeded": False},
+    GoodWithoutPrices: IS_SERVICE,
+    GoodInBatches: IS_SERVICE,
+    GoodAndChoosy: IS_SERVICE,
+    GoodShelf: IS_SHELF,
+}
+
+for faults, good, members in (
+    (SHELF, GoodShelf, IS_SHELF),
+    (SERVICE, GoodService, IS_SERVICE),
+    (BASE, Good, USES_BASE_MODEL),
+):
+    suites = suites_for(DataProviderSuite, "provider", good, faults, **members)
+    globals().update({f"{name}Of{good.__name__}": suite for name, suite in suites.items()})
+for good, members in GOOD.items():
+    globals()[f"Test{good.__name__}"] = suite_for(DataProviderSuite, "provider", good, **members)
