@@ -60,14 +60,7 @@ def suite_for(
     caught_by: str | None = None,
     **members: Any,
 ) -> type[Suite]:
-    """A suite whose fixture gives what `make` makes; `caught_by` is None for a good plugin.
-
-    Of a faulty one's suite the other tests are not even collected.
-    """
-    if caught_by is not None:
-        for name in dir(suite):
-            if name.startswith("test_") and name != caught_by.partition("[")[0]:
-                members[name] = NotCollected(getattr(suite, name), "caught_by", False)
+    """A suite whose fixture gives what `make` makes; `caught_by` is None for a good plugin."""
 
     @pytest.fixture(name=fixture)
     def made(self: Suite) -> Any:
