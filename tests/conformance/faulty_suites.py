@@ -1,7 +1,7 @@
 """Faulty plugins: each is a good one with one mistake, and names the test that must fail.
 
-A module of faulty plugins is a test module: its classes are suites. Those of good plugins run whole;
-of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
+A module of faulty plugins is a test module whose classes are suites. Those of good plugins run
+whole; of a faulty one's suite, conftest.py runs the one test that it names, and expects it to fail.
 """
 
 from __future__ import annotations
@@ -32,6 +32,18 @@ class Fault:
     members: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     base: type | None = None
+
+
+def fault(
+    name: str,
+    caught_by: str,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    base: type | None = None,
+    **members: Any,
+) -> Fault:
+    """A Fault with its members as keyword arguments."""
+    return Fault(name, caught_by, members, flags or {}, base)
 
 
 def suite_for(

@@ -1,16 +1,21 @@
-"""What all conformance suites share: capability flags, and waivers that give their reason."""
+"""What all conformance suites share: capability flags, waivers with a reason, etiquette tests."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import random
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
+
+from promptbake.testing.keys import check_unseen, contents, everything_logged
 
 if TYPE_CHECKING:
     from _pytest.mark import Mark
@@ -82,7 +87,7 @@ class Suite:
             raise pytest.Collector.CollectError("\n".join(refusals))
 
     @pytest.fixture(autouse=True)
-    def _the_process_stays_as_it_is(self) -> Iterator[None]:
+    def _process_state_stays_unchanged(self) -> Iterator[None]:
         """Fail a test in which the plugin changed what all code of a process shares."""
         before = _shared()
         yield
@@ -98,14 +103,96 @@ class Suite:
         )
 
 
-def _shared() -> dict[str, object]:
-    found: dict[str, object] = {
-        "the handler of SIGTERM": signal.getsignal(signal.SIGTERM),
-    }
+class EtiquetteTests(Suite):
+    """Tests that several kinds share. A suite says in `_use` what a run does with its plugin."""
+
+    fixture: ClassVar[str]  # the name of the suite's fixture
+
+    def _input(self) -> Any:
+        """What the plugin is given, equal each time."""
+        raise NotImplementedError
+
+    def _use(self, plugin: Any, given: Any, folder: Path) -> Any:
+        """Do with the fixture's value what a run does in `folder`; return what it gave."""
+        raise NotImplementedError
+
+    def test_it_leaves_its_input_unchanged(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        given = self._input()
+        before = copy.deepcopy(given)
+        self._use(request.getfixturevalue(self.fixture), given, tmp_path)
+        assert unchanged(before, given), (
+            f"it was given {before!r} and left {given!r}, which others read later: look for pop, "
+            "update, setdefault and operations in place, such as sub_ or +="
+        )
+
+    def test_it_leaves_the_global_random_state_unchanged(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        plugin = request.getfixturevalue(self.fixture)
+        before = _random_states()
+        self._use(plugin, self._input(), tmp_path)
+        changed = [name for name, state in _random_states().items() if before[name] != state]
+        assert not changed, (
+            f"it used the global random numbers of {', '.join(changed)}: use a generator of your "
+            "own, seeded by what you are given"
+        )
+
+    def test_it_prints_nothing(
+        self, request: pytest.FixtureRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        self._use(request.getfixturevalue(self.fixture), self._input(), tmp_path)
+        printed = capfd.readouterr().out
+        assert not printed, f"{printed!r} is on stdout, which belongs to the command (--json)"
+
+    @only_if("keys")
+    def test_no_key_is_seen(
+        self,
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with everything_logged(caplog):
+            result = self._use(request.getfixturevalue(self.fixture), self._input(), tmp_path)
+        out, err = capfd.readouterr()
+        places = {"the result": repr(result), "stdout": out, "stderr": err, "a log": caplog.text}
+        check_unseen(self.keys, {**places, **contents(tmp_path)})
+
+
+def unchanged(before: Any, after: Any) -> bool:
+    """Whether data are equal, tensors included; objects of other kinds are not looked into."""
+    if is_dataclass(before):
+        return unchanged(vars(before), vars(after))
+    if isinstance(before, Mapping):
+        return before.keys() == after.keys() and all(
+            unchanged(value, after[name]) for name, value in before.items()
+        )
+    if isinstance(before, list | tuple):
+        return len(before) == len(after) and all(map(unchanged, before, after))
+    if hasattr(before, "equal"):  # a tensor
+        return bool(before.equal(after))
+    return not isinstance(before, str | bytes | int | float | None) or before == after
+
+
+def _random_states() -> dict[str, object]:
+    states: dict[str, object] = {"Python": random.getstate()}
+    if numpy := sys.modules.get("numpy"):
+        states["numpy"] = repr(numpy.random.get_state())
     if torch := sys.modules.get("torch"):
-        found["gradients"] = torch.is_grad_enabled()
-        found["torch's default dtype"] = torch.get_default_dtype()
-    return found
+        states["torch"] = torch.get_rng_state().tolist()
+    return states
+
+
+def _shared() -> dict[str, object]:
+    states: dict[str, object] = {"the handler of SIGTERM": signal.getsignal(signal.SIGTERM)}
+    if torch := sys.modules.get("torch"):
+        states["gradients"] = torch.is_grad_enabled()
+        states["torch's default dtype"] = torch.get_default_dtype()
+    return states
 
 
 def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:
