@@ -10,7 +10,7 @@ from promptbake.testing import EvaluatorSuite
 from promptbake.types import ARMS, Arm, ArmAnswers, Message, Prompt, Query
 from promptbake_checks import checks
 
-QUERIES = [Query(id, (Message("user", "Why?"),)) for id in ("q0", "q1")]
+QUERIES = [Query(name, (Message("user", "Why?"),)) for name in ("q0", "q1")]
 
 
 class TestChecks(EvaluatorSuite):

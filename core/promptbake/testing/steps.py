@@ -20,7 +20,7 @@ LAST = 6  # step of a run
 ZERO = 5  # the step at which all that is measured is 0
 TOLERANCE = 1e-6  # of a recorded value, relative: float32 will do
 FILES = "record_file", "data", "held_out", "queries", "rejected", "costs", "verify", "report"
-FOLDERS = "targets", "checkpoints", "adapter"
+FOLDERS = "teacher_logprobs", "checkpoints", "adapter"
 
 
 def steps(first: int, last: int, shift: float = 0.0) -> list[StepMetrics]:
@@ -43,18 +43,18 @@ def steps(first: int, last: int, shift: float = 0.0) -> list[StepMetrics]:
         )
         for step in range(max(first, 1), last + 1)
     ]
-    told = [start, *later] if first == 0 else later
+    metrics = [start, *later] if first == 0 else later
     return [
         replace(each, loss=0.0, lr=0.0, tokens=0, seconds=0.0) if each.step == ZERO else each
-        for each in told
+        for each in metrics
     ]
 
 
 def config() -> dict[str, Any]:
     """A config as the core hands it over: tables in tables, lists and None."""
-    found: dict[str, Any] = resolve(PROFILE).config.model_dump(mode="json")
-    found["options"] = {"losses": {"toy": {"weights": [0.5, None, {"deep": []}], "note": "Ħm"}}}
-    return found
+    settings: dict[str, Any] = resolve(PROFILE).config.model_dump(mode="json")
+    settings["options"] = {"losses": {"toy": {"weights": [0.5, None, {"deep": []}], "note": "Ħm"}}}
+    return settings
 
 
 def run_folder(path: Path) -> Path:
@@ -72,32 +72,32 @@ def run_folder(path: Path) -> Path:
 def follow(
     make_tracker: Callable[[], Tracker],
     folder: Path,
-    told: Iterable[StepMetrics],
+    logged: Iterable[StepMetrics],
     after: int = 0,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Let a new tracker follow a run, as the core does: what `told` raises goes through it."""
+    """Let a new tracker follow a run, as the core does: an error of `logged` passes through it."""
     tracker = make_tracker()
     with ExitStack() as ending:
         tracker.start(folder, settings or config(), after)
         ending.callback(tracker.finish)
-        for metrics in told:
+        for metrics in logged:
             tracker.log(metrics)
 
 
-def check_steps(found: Sequence[Mapping[str, object]], told: Sequence[StepMetrics]) -> None:
-    """Refuse other steps than those that were told, or another order."""
-    for row in found:
-        assert isinstance(row, Mapping), f"`told` gave {row!r}: expected a mapping for a step"
-    recorded, expected = [row.get("step") for row in found], [each.step for each in told]
-    assert recorded == expected, f"it recorded the steps {recorded}, and was told {expected}"
+def check_steps(rows: Sequence[Mapping[str, object]], logged: Sequence[StepMetrics]) -> None:
+    """Refuse other steps than those that were logged, or another order."""
+    for row in rows:
+        assert isinstance(row, Mapping), f"`recorded` gave {row!r}: expected a mapping for a step"
+    recorded, expected = [row.get("step") for row in rows], [each.step for each in logged]
+    assert recorded == expected, f"it recorded the steps {recorded}; logged were {expected}"
 
 
 def check_values(
-    found: Sequence[Mapping[str, object]], told: Sequence[StepMetrics], records: Sequence[str]
+    rows: Sequence[Mapping[str, object]], logged: Sequence[StepMetrics], records: Sequence[str]
 ) -> None:
-    """Refuse what is not what was told, of the fields that the tracker records."""
-    for row, metrics in zip(found, told, strict=True):
+    """Refuse other values than those that were logged, of the fields that the tracker records."""
+    for row, metrics in zip(rows, logged, strict=True):
         for name in FIELDS:
             value, expected = row.get(name), getattr(metrics, name)
             where = f"{name} of step {metrics.step}"
@@ -111,13 +111,13 @@ def check_values(
                 "look for another name, and for a value that is taken for none since it is 0"
             )
             assert is_close(value, expected), (
-                f"{where} is {value!r}, and was told as {expected!r}: record values as they come, "
-                "not rounded, not as text, losses in nats and rates per step"
+                f"{where} is {value!r}, and was logged as {expected!r}: record values as they "
+                "are, not rounded, not as text, losses in nats and rates per step"
             )
 
 
 def is_close(value: object, expected: float) -> bool:
-    """Whether a recorded value is the one that was told."""
+    """Whether a recorded value is the one that was logged."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isclose(value, expected, rel_tol=TOLERANCE)

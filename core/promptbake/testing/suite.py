@@ -35,10 +35,11 @@ def noted(note: str) -> Iterator[None]:
 
 
 def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
-    """Collect a test only for a suite whose capability flag is true (or false)."""
+    """Collect a test only for a suite whose capability flag is true (or false); may be repeated."""
 
     def mark(test: Test) -> Test:
-        test.promptbake_flag = (flag, value)  # type: ignore[attr-defined]
+        flags = (*getattr(test, "promptbake_flags", ()), (flag, value))
+        test.promptbake_flags = flags  # type: ignore[attr-defined]
         return test
 
     return mark
@@ -46,15 +47,14 @@ def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
 
 @dataclass(frozen=True)
 class NotCollected:
-    """A test in a suite whose capability flag rules it out."""
+    """A test in a suite whose capability flags rule it out."""
 
-    function: Callable[..., object]
-    flag: str
-    value: bool
+    function: Any
 
-    def applies_to(self, suite: type[Suite]) -> bool:
-        """Whether the flag is as the test wants it."""
-        return bool(getattr(suite, self.flag)) is self.value
+
+def _applies(test: Any, suite: type[Suite]) -> bool:
+    flags = getattr(test, "promptbake_flags", ())
+    return all(bool(getattr(suite, flag)) is value for flag, value in flags)
 
 
 class Suite:
@@ -73,12 +73,10 @@ class Suite:
         super().__init_subclass__(**options)
         for name in (name for name in dir(cls) if name.startswith("test_")):
             test = inspect.getattr_static(cls, name)
-            if isinstance(test, NotCollected) and test.applies_to(cls):
-                setattr(cls, name, test.function)
-            elif (flag := getattr(test, "promptbake_flag", None)) is not None:
-                not_collected = NotCollected(test, *flag)
-                if not not_collected.applies_to(cls):
-                    setattr(cls, name, not_collected)
+            function = test.function if isinstance(test, NotCollected) else test
+            wanted = function if _applies(function, cls) else NotCollected(function)
+            if wanted != test:
+                setattr(cls, name, wanted)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Refuse waivers without a reason; pytest calls this for each test that it collects."""
