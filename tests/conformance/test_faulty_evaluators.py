@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from faulty_suites import fault, suite_for, suites_for
 
 from promptbake.costs import NO_COST, CostEstimate, SampleWork, Usage
@@ -209,8 +209,8 @@ def printing(self: Good, text: str) -> float:
     return Good.hm(self, text)
 
 
-def drawing(self: Good, text: str) -> float:
-    random.random()
+def seeding(self: Good, text: str) -> float:
+    torch.manual_seed(0)
     return Good.hm(self, text)
 
 
@@ -319,8 +319,8 @@ FAULTS = [
     fault("quotes_the_prompt", JSON,
           evaluate=lambda s, c: each(name=lambda m: f"{m.name}: {c.prompt.text}")(s, c)),
     fault("prints", "test_it_prints_nothing", hm=printing),
-    fault("uses_global_random_numbers", "test_it_leaves_the_global_random_state_unchanged",
-          hm=drawing),
+    fault("seeds_torch", "test_it_leaves_torchs_random_state_unchanged",
+          hm=seeding),
     fault("logs_its_key", KEYS, __init__=log_key),
     fault("names_its_key", KEYS, evaluate=each(unit=lambda m: f"by {os.environ[KEY]}")),
     fault("undeclared_noise", AGAIN, base=Moody),

@@ -101,7 +101,7 @@ FAULTS = [
           terms=lambda self, *arguments: change_the_weights(*arguments)),
     fault("noisy", "test_it_is_a_pure_function",
           total=lambda self, terms: terms.sum(dim=1) * (1 + 1e-3 * torch.rand(1))),
-    fault("draws_numbers", "test_it_leaves_the_global_random_state_unchanged",
+    fault("draws_numbers", "test_it_leaves_torchs_random_state_unchanged",
           terms=after(lambda: torch.rand(1))),
     fault("half_precision", DTYPE, terms=on(lambda s, t, w: (s.half(), t.half(), w.half()))),
     fault("leaves_logarithms", "test_it_is_finite_at_tiny_probabilities",
