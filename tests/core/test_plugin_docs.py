@@ -137,7 +137,7 @@ def test_there_is_a_signature_and_an_example_of_each_kind() -> None:
 
 def test_the_migration_table_names_what_is_gone_and_what_there_is() -> None:
     section = README.read_text("utf-8").partition("## Moving to API 2")[2].partition("\n## ")[0]
-    _, names, interfaces_, suites = section.split("|---|---|", 3)
+    _, names, _, suites = section.split("|---|---|", 3)
     for public, table in ((promptbake, names), (promptbake.testing, suites)):
         for old, new in re.findall(r"^\| `(\w+)`.*? \| `(\w+)`", table, re.MULTILINE):
             assert old not in public.__all__
