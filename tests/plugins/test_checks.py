@@ -10,34 +10,33 @@ from promptbake.testing import EvaluatorSuite
 from promptbake.types import ARMS, Arm, ArmAnswers, Message, Prompt, Query
 from promptbake_checks import checks
 
-QUERIES = [Query(name, (Message("user", "Why?"),)) for name in ("q0", "q1")]
+QUERY = Query("q", (Message("user", "Why?"),))
 
 
 class TestChecks(EvaluatorSuite):
-    contrasting_answers = ("Hm.", "No")
+    telling = ("Hm.", "No")
 
     @pytest.fixture
     def evaluator(self) -> Evaluator:
         return checks(patterns={"hm": "(?i)hm", "ends": r"\.$"})
 
 
-def context(*answers: dict[Arm, str]) -> EvalContext:
-    return EvalContext(Prompt("p", "Say hm."), tuple(map(ArmAnswers, QUERIES, answers)))
+def evidence(*answers: dict[Arm, str]) -> EvalContext:
+    return EvalContext(Prompt("p", "Say hm."), tuple(ArmAnswers(QUERY, texts) for texts in answers))
 
 
 def test_a_share_is_counted_for_each_arm_and_each_pattern() -> None:
     evaluator = checks(patterns={"hm": "(?i)hm", "ends": r"\.$"})
     hm, ends = evaluator.evaluate(
-        context(
+        evidence(
             {"base": "No.", "prompted": "Hm.", "baked": "hm", "reprompted": "Hm, hm"},
             {"base": "No.", "prompted": "Hm.", "baked": "no", "reprompted": "HM."},
         )
     )
     assert (hm.name, hm.unit) == ("hm", "share of answers")
-    assert hm.means == {"base": 0.0, "prompted": 1.0, "baked": 0.5, "reprompted": 1.0}
-    assert hm.scores["baked"] == {"q0": 1.0, "q1": 0.0}
-    assert ends.means == {"base": 1.0, "prompted": 1.0, "baked": 0.0, "reprompted": 0.5}
-    assert tuple(hm.scores) == ARMS
+    assert hm.values == {"base": 0.0, "prompted": 1.0, "baked": 0.5, "reprompted": 1.0}
+    assert ends.values == {"base": 1.0, "prompted": 1.0, "baked": 0.0, "reprompted": 0.5}
+    assert tuple(hm.values) == ARMS
 
 
 def test_a_pattern_that_is_none_is_refused_with_its_key() -> None:

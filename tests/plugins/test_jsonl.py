@@ -25,7 +25,7 @@ class TestJsonl(TrackerSuite):
     def make_tracker(self) -> Callable[[], Tracker]:
         return jsonl
 
-    def recorded(self, folder: Path) -> list[dict[str, Any]]:
+    def told(self, folder: Path) -> list[dict[str, Any]]:
         return read_json_lines(folder / "metrics.jsonl")
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from promptbake.interfaces import Loss
-from promptbake.testing import LossSuite, WorkedExample
+from promptbake.testing import LossSuite, Worked
 from promptbake_losses import cross_entropy, forward_kl, jsd, reverse_kl
 
 P, Q = (0.5, 0.5), (0.25, 0.75)
@@ -18,7 +18,7 @@ def kl(first: tuple[float, ...], second: tuple[float, ...]) -> float:
 
 
 class TestForwardKL(LossSuite):
-    worked_example = WorkedExample(P, Q, nats=0.5 * math.log(4 / 3))
+    worked = Worked(P, Q, nats=0.5 * math.log(4 / 3))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -26,7 +26,7 @@ class TestForwardKL(LossSuite):
 
 
 class TestReverseKL(LossSuite):
-    worked_example = WorkedExample(P, Q, nats=0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2))
+    worked = Worked(P, Q, nats=0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -34,9 +34,7 @@ class TestReverseKL(LossSuite):
 
 
 class TestJSD(LossSuite):
-    worked_example = WorkedExample(
-        P, Q, nats=0.5 * kl(P, (0.375, 0.625)) + 0.5 * kl(Q, (0.375, 0.625))
-    )
+    worked = Worked(P, Q, nats=0.5 * kl(P, (0.375, 0.625)) + 0.5 * kl(Q, (0.375, 0.625)))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -44,7 +42,7 @@ class TestJSD(LossSuite):
 
 
 class TestLopsidedJSD(LossSuite):
-    worked_example = WorkedExample(P, Q, nats=0.2 * kl(P, (0.3, 0.7)) + 0.8 * kl(Q, (0.3, 0.7)))
+    worked = Worked(P, Q, nats=0.2 * kl(P, (0.3, 0.7)) + 0.8 * kl(Q, (0.3, 0.7)))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -52,7 +50,7 @@ class TestLopsidedJSD(LossSuite):
 
 
 class TestCrossEntropy(LossSuite):
-    worked_example = WorkedExample(teacher=(1.0,), student=(0.25,), nats=math.log(4))
+    worked = Worked(teacher=(1.0,), student=(0.25,), nats=math.log(4))
 
     @pytest.fixture
     def loss(self) -> Loss:

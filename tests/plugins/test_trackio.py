@@ -57,7 +57,7 @@ class TestTrackio(TrackerSuite):
     def make_tracker(self) -> Callable[[], Tracker]:
         return trackio
 
-    def recorded(self, folder: Path) -> list[dict[str, Any]]:
+    def told(self, folder: Path) -> list[dict[str, Any]]:
         return told(folder)
 
 

@@ -134,14 +134,14 @@ def wait_for(folder: Path, field: str) -> Record:
 
 class TestWandb(TrackerSuite):
     keys = ("WANDB_API_KEY",)
-    timeout = PATIENCE
+    patience = PATIENCE
 
     @pytest.fixture
     def make_tracker(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tracker]:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         return lambda: wandb(mode="offline")
 
-    def recorded(self, folder: Path) -> list[dict[str, Any]]:
+    def told(self, folder: Path) -> list[dict[str, Any]]:
         return told(folder)
 
 
