@@ -45,7 +45,7 @@ say "a third-party distribution, installed, without its sources beside it"
 cp -r "$PROMPTBAKE/tests/third_party" example
 pip install ./example
 mv example/promptbake_example sources
-test "$(promptbake plugins | tee listed.txt | grep -c ' example  *example  *1\.2\.3 ')" = 7
+test "$(promptbake plugins | tee listed.txt | grep -c ' example  *example  *1\.2\.3 ')" = 8
 grep ' example ' listed.txt
 (cd example && pytest -q) &
 tests=$!
@@ -59,18 +59,10 @@ wait "$tests"
 
 say "a whole bake with a plugin of each kind"
 echo "Answer like a pirate who has lost his map, his ship and his parrot." > pirate.md
-cat > pirate.toml <<'TOML'
-data.provider = "example"
-teacher.source = "example"
-train.loss = "example"
-train.backend = "example"
-train.trackers = ["jsonl", "example"]
-verify.evaluators = ["example"]
-TOML
-promptbake data pirate.md --profile mock
-promptbake bake pirate.md --profile mock
-promptbake verify pirate.md --profile mock
-promptbake example pirate.md --profile mock | grep -q '^held_out: '
+promptbake data pirate.md --profile example
+promptbake bake pirate.md --profile example
+promptbake verify pirate.md --profile example
+promptbake example pirate.md --profile example | grep -q '^held_out: '
 grep -q '"repetition"' runs/pirate/verify.json
 test -s runs/pirate/example.sqlite
 say "done"

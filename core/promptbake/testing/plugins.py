@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import GROUP, Registry, load
+from promptbake.runs.config import resolve
 from promptbake.testing.suite import Suite, noted
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "tensorflow", "jax")
@@ -79,6 +80,11 @@ class PluginSuite(Suite):
             defaults = {each.name: each.default for each in factory.options if not each.required}
             with noted(f"{factory.name}: a default is not of its option's type"):
                 assert not defaults or factory.check(defaults)
+
+    def test_its_profiles_are_settings(self, plugin: str) -> None:
+        for factory in _factories(plugin):
+            if factory.kind == "profiles":
+                resolve(factory.name, registry=_registry(plugin))
 
     def test_what_it_requires_is_installed(self, plugin: str) -> None:
         for factory in _factories(plugin):

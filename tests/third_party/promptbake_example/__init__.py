@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Annotated
 
 from annotated_types import Gt
@@ -72,6 +73,11 @@ def example_command(session: Session) -> None:
         print(f"{file.stem}: {len(read_json_lines(file))}")  # noqa: T201
 
 
+def example_profile() -> str:
+    """The settings to bake with this plugin alone."""
+    return files("promptbake_example").joinpath("profile.toml").read_text("utf-8")
+
+
 @hookimpl
 def promptbake_register_data_providers() -> Factories[DataProvider]:
     """The data provider `example`."""
@@ -112,3 +118,9 @@ def promptbake_register_trackers() -> Factories[Tracker]:
 def promptbake_register_commands() -> Factories[None]:
     """The command `example`."""
     return {"example": example_command}
+
+
+@hookimpl
+def promptbake_register_profiles() -> Factories[str]:
+    """The profile `example`."""
+    return {"example": example_profile}
