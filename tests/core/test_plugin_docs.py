@@ -15,7 +15,7 @@ from promptbake import interfaces
 from promptbake.cli.scaffold import KINDS, new_plugin
 from promptbake.plugins import hookspecs
 from promptbake.plugins.hookspecs import HOOKS
-from promptbake.testing.suite import EtiquetteTests
+from promptbake.testing.inputs import InputTests
 
 SUITES = (
     "LossSuite",
@@ -107,7 +107,7 @@ def flags_table() -> str:
         fixture = getattr(suite, "fixture", None) or FIXTURES[name]
         flags = {}
         for base in reversed(suite.__mro__):
-            if base not in (promptbake.testing.Suite, EtiquetteTests):
+            if base not in (promptbake.testing.Suite, InputTests):
                 flags |= {
                     flag: getattr(suite, flag)
                     for flag, kind in vars(base).get("__annotations__", {}).items()

@@ -22,13 +22,14 @@ from promptbake.testing.contexts import (
     same_answer,
     scores_of,
 )
+from promptbake.testing.inputs import InputTests
 from promptbake.testing.recording import RecordingBudget, RecordingModel
 from promptbake.testing.sample_data import PROMPT, shared_model
-from promptbake.testing.suite import EtiquetteTests, noted, only_if
+from promptbake.testing.suite import noted, only_if
 from promptbake.types import ARMS, Arm, Measurement
 
 
-class EvaluatorSuite(EtiquetteTests):
+class EvaluatorSuite(InputTests):
     """Fixture `evaluator`: the evaluator.
 
     `contrasting_answers` are two answers that it scores differently; None for an evaluator that
@@ -51,7 +52,7 @@ class EvaluatorSuite(EtiquetteTests):
     def _input(self) -> EvalContext:
         return self._mixed()
 
-    def _use(self, evaluator: Evaluator, given: EvalContext, folder: Path) -> Any:
+    def _apply(self, evaluator: Evaluator, given: EvalContext, folder: Path) -> Any:
         return evaluator.evaluate(replace(given, cache=folder / "evaluators" / "cache"))
 
     def test_it_returns_a_list_of_measurements(self, evaluator: Evaluator) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from promptbake.distill.objective import TailedLoss
 from promptbake.interfaces import Loss
-from promptbake.testing.suite import EtiquetteTests, only_if
+from promptbake.testing.inputs import InputTests
+from promptbake.testing.suite import only_if
 from promptbake.types import LossSupport, Tail
 
 N, V = 5, 7  # positions and entries of the vocabulary: two numbers that cannot be mistaken
@@ -53,7 +54,7 @@ class Case:
         return gradient
 
 
-class LossSuite(EtiquetteTests):
+class LossSuite(InputTests):
     """Fixture `loss`: the loss. `worked_example`: a case that you have computed by hand.
 
     `divergence = False` is for a loss that may be other than zero where the student is the teacher.
@@ -66,7 +67,7 @@ class LossSuite(EtiquetteTests):
     def _input(self) -> Case:
         return case()
 
-    def _use(self, loss: Loss, given: Case, folder: Path) -> Tensor:
+    def _apply(self, loss: Loss, given: Case, folder: Path) -> Tensor:
         if loss.support == "response":
             given = given.map(lambda argument: argument[:, :1])
         return given.apply(loss)

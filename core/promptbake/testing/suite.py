@@ -1,20 +1,16 @@
-"""What all conformance suites share: capability flags, waivers with a reason, etiquette tests."""
+"""What all conformance suites share: capability flags, and waivers that give their reason."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
-
-from promptbake.testing.keys import check_unseen, contents, everything_logged
 
 if TYPE_CHECKING:
     from _pytest.mark import Mark
@@ -34,10 +30,10 @@ def noted(note: str) -> Iterator[None]:
 
 
 def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
-    """Collect a test only for a suite whose capability flag is true (or false); may be repeated."""
+    """Collect a test only for a suite whose capability flag is true (or false). Can be stacked."""
 
     def mark(test: Test) -> Test:
-        flags = (*getattr(test, "promptbake_flags", ()), (flag, value))
+        flags = {**getattr(test, "promptbake_flags", {}), flag: value}
         test.promptbake_flags = flags  # type: ignore[attr-defined]
         return test
 
@@ -48,12 +44,12 @@ def only_if(flag: str, value: bool = True) -> Callable[[Test], Test]:
 class NotCollected:
     """A test in a suite whose capability flags rule it out."""
 
-    function: Any
+    function: Callable[..., object]
+    flags: Mapping[str, bool]
 
-
-def _applies(test: Any, suite: type[Suite]) -> bool:
-    flags = getattr(test, "promptbake_flags", ())
-    return all(bool(getattr(suite, flag)) is value for flag, value in flags)
+    def applies_to(self, suite: type[Suite]) -> bool:
+        """Whether the flags are as the test wants them."""
+        return all(bool(getattr(suite, flag)) is value for flag, value in self.flags.items())
 
 
 class Suite:
@@ -72,10 +68,12 @@ class Suite:
         super().__init_subclass__(**options)
         for name in (name for name in dir(cls) if name.startswith("test_")):
             test = inspect.getattr_static(cls, name)
-            function = test.function if isinstance(test, NotCollected) else test
-            wanted = function if _applies(function, cls) else NotCollected(function)
-            if wanted != test:
-                setattr(cls, name, wanted)
+            if isinstance(test, NotCollected) and test.applies_to(cls):
+                setattr(cls, name, test.function)
+            elif (flags := getattr(test, "promptbake_flags", None)) is not None:
+                not_collected = NotCollected(test, flags)
+                if not not_collected.applies_to(cls):
+                    setattr(cls, name, not_collected)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Refuse waivers without a reason; pytest calls this for each test that it collects."""
@@ -100,82 +98,6 @@ class Suite:
         )
 
 
-class EtiquetteTests(Suite):
-    """Tests that several kinds share. A suite says in `_use` what a run does with its plugin."""
-
-    fixture: ClassVar[str]  # the name of the suite's fixture
-
-    def _input(self) -> Any:
-        """What the plugin is given, equal each time."""
-        raise NotImplementedError
-
-    def _use(self, plugin: Any, given: Any, folder: Path) -> Any:
-        """Do with the fixture's value what a run does in `folder`; return what it gave."""
-        raise NotImplementedError
-
-    def test_it_leaves_its_input_unchanged(
-        self, request: pytest.FixtureRequest, tmp_path: Path
-    ) -> None:
-        given = self._input()
-        before = copy.deepcopy(given)
-        self._use(request.getfixturevalue(self.fixture), given, tmp_path)
-        assert unchanged(before, given), (
-            f"it was given {before!r} and left {given!r}, which others read later: look for pop, "
-            "update, setdefault and operations in place, such as sub_ or +="
-        )
-
-    def test_it_leaves_torchs_random_state_unchanged(
-        self, request: pytest.FixtureRequest, tmp_path: Path
-    ) -> None:
-        import torch
-
-        plugin = request.getfixturevalue(self.fixture)
-        before = torch.get_rng_state()
-        self._use(plugin, self._input(), tmp_path)
-        assert before.equal(torch.get_rng_state()), (
-            "it seeded or used torch's global random numbers: use a torch.Generator of your own, "
-            "seeded by what you are given"
-        )
-
-    def test_it_prints_nothing(
-        self, request: pytest.FixtureRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        self._use(request.getfixturevalue(self.fixture), self._input(), tmp_path)
-        printed = capfd.readouterr().out
-        assert not printed, f"{printed!r} is on stdout, which belongs to the command (--json)"
-
-    @only_if("keys")
-    def test_no_key_is_seen(
-        self,
-        request: pytest.FixtureRequest,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capfd: pytest.CaptureFixture[str],
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        with everything_logged(caplog):
-            result = self._use(request.getfixturevalue(self.fixture), self._input(), tmp_path)
-        out, err = capfd.readouterr()
-        places = {"the result": repr(result), "stdout": out, "stderr": err, "a log": caplog.text}
-        check_unseen(self.keys, {**places, **contents(tmp_path)})
-
-
-def unchanged(before: Any, after: Any) -> bool:
-    """Whether data are equal, tensors included; objects of other kinds are not looked into."""
-    if is_dataclass(before):
-        return unchanged(vars(before), vars(after))
-    if isinstance(before, Mapping):
-        return before.keys() == after.keys() and all(
-            unchanged(value, after[name]) for name, value in before.items()
-        )
-    if isinstance(before, list | tuple):
-        return len(before) == len(after) and all(map(unchanged, before, after))
-    if hasattr(before, "equal"):  # a tensor
-        return bool(before.equal(after))
-    return not isinstance(before, str | bytes | int | float | None) or before == after
-
-
 def _shared() -> dict[str, object]:
     states: dict[str, object] = {"the handler of SIGTERM": signal.getsignal(signal.SIGTERM)}
     if torch := sys.modules.get("torch"):
@@ -190,7 +112,7 @@ def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:
         if issubclass(base, Suite) and base.__module__.startswith("promptbake.testing."):
             for name, test in vars(base).items():
                 if name.startswith("test_"):
-                    yield name, test.function if isinstance(test, NotCollected) else test
+                    yield name, test
 
 
 def _missing(suite: type[Suite]) -> Iterator[str]:
@@ -206,6 +128,8 @@ def _waived(suite: type[Suite], item: pytest.Item) -> Iterator[str]:
     ours = dict(_inherited(suite)).get(name)
     if ours is None:  # a test of the author's own
         return
+    if isinstance(ours, NotCollected):  # where the flag is as the suite has it
+        ours = ours.function
     for mark in (*item.iter_markers("skip"), *item.iter_markers("skipif")):
         yield f"{where} is waived by {mark.name}; waive it by {WAIVER}"
     waivers = list(item.iter_markers("xfail"))

@@ -13,6 +13,7 @@ import pytest
 from promptbake.files import read_json_lines
 from promptbake.interfaces import Tracker
 from promptbake.runs.run_folder import Run
+from promptbake.testing.inputs import InputTests
 from promptbake.testing.keys import contents
 from promptbake.testing.steps import (
     FIELDS,
@@ -24,7 +25,7 @@ from promptbake.testing.steps import (
     run_folder,
     steps,
 )
-from promptbake.testing.suite import EtiquetteTests, noted, only_if
+from promptbake.testing.suite import noted, only_if
 from promptbake.types import StepMetrics
 
 MakeTracker = Callable[[], Tracker]
@@ -36,7 +37,7 @@ class InterruptedRunError(Exception):
     """What interrupts a run here."""
 
 
-class TrackerSuite(EtiquetteTests):
+class TrackerSuite(InputTests):
     """Fixture `make_tracker`: a function without arguments that makes a tracker, one for each run.
 
     Supply the method `recorded`, too, by which the suite reads what was recorded; where nothing can
@@ -73,7 +74,7 @@ class TrackerSuite(EtiquetteTests):
     def _input(self) -> dict[str, Any]:
         return config()
 
-    def _use(self, make_tracker: MakeTracker, given: dict[str, Any], folder: Path) -> None:
+    def _apply(self, make_tracker: MakeTracker, given: dict[str, Any], folder: Path) -> None:
         with noted("the config holds tables in tables, lists and None"):
             follow(make_tracker, run_folder(folder / "pirate"), steps(0, 2), settings=given)
 
