@@ -124,6 +124,7 @@ def test_the_table_of_flags_is_that_of_the_suites() -> None:
     wanted = FLAGS.sub(lambda table: f"{table[1]}{flags_table()}\n", text)
     if os.environ.get("PROMPTBAKE_RECORD"):
         README.write_text(wanted, "utf-8")
+        text = wanted
     for suite, test in re.findall(r"class \w+\((\w+)\):\n.*\n +def (test_\w+)", text):
         assert hasattr(getattr(promptbake.testing, suite), test)
     assert text == wanted, RECORD
