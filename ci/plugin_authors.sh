@@ -7,7 +7,8 @@
 set -euo pipefail
 PROMPTBAKE=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=$(cd "$PROMPTBAKE" && realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
-export PROMPTBAKE PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 OMP_WAIT_POLICY=PASSIVE COLUMNS=120
+export PROMPTBAKE PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 COLUMNS=120
+export OMP_NUM_THREADS=1 # the processes run side by side
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -47,17 +48,18 @@ pip install ./example
 mv example/promptbake_example sources
 test "$(promptbake plugins | tee listed.txt | grep -c ' example  *example  *1\.2\.3 ')" = 8
 grep ' example ' listed.txt
-(cd example && pytest -q) &
+
+say "its tests, its types by mypy --strict, and a whole bake with a plugin of each kind, side by side"
+(cd example && pytest -q) > tests.txt 2>&1 &
 tests=$!
-
-say "its types, by mypy --strict"
-mkdir typed
-cp -r example/pyproject.toml example/tests sources typed
-mv typed/sources typed/promptbake_example
-(cd typed && python -m mypy --cache-dir "$PROMPTBAKE/.mypy_cache/plugin_authors")
-wait "$tests"
-
-say "a whole bake with a plugin of each kind"
+(
+  mkdir typed
+  cp -r example/pyproject.toml example/tests sources typed
+  cd typed
+  mv sources promptbake_example
+  python -m mypy --cache-dir "$PROMPTBAKE/.mypy_cache/plugin_authors"
+) > types.txt 2>&1 &
+types=$!
 echo "Answer like a pirate who has lost his map, his ship and his parrot." > pirate.md
 promptbake data pirate.md --profile example
 promptbake bake pirate.md --profile example
@@ -65,4 +67,7 @@ promptbake verify pirate.md --profile example
 promptbake example pirate.md --profile example | grep -q '^held_out: '
 grep -q '"repetition"' runs/pirate/verify.json
 test -s runs/pirate/example.sqlite
+wait "$tests" || { cat tests.txt; exit 1; }
+wait "$types" || { cat types.txt; exit 1; }
+tail -qn1 tests.txt types.txt
 say "done"
