@@ -68,7 +68,7 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
 
-plugin-authors: ## what a plugin author does, by the documentation alone; and the wheel in an empty environment
+plugin-authors: $(READY) ## run the README's commands for plugin authors, with promptbake installed from a wheel
 	ci/plugin_authors.sh
 
 bench-data: $(READY) ## the data stage's throughput beside what the endpoint's latency allows

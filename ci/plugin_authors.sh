@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# What a plugin's author does, in a new environment and by the documentation alone; then a
-# stranger's distribution with a plugin of each kind: installed, listed, tested, type-checked, used.
+# What a plugin author does, by the documentation alone, with promptbake installed from a wheel: the
+# commands of plugins/README.md, then a third-party distribution with a plugin of each kind, which
+# is installed, listed, tested, type-checked and used.
+#
+# Dependencies are borrowed from the environment of $PYTHON, so that nothing is downloaded.
 set -euo pipefail
 PROMPTBAKE=$(cd "$(dirname "$0")/.." && pwd)
-export PROMPTBAKE PIP_CONSTRAINT=$PROMPTBAKE/ci/constraints.txt PIP_QUIET=1
-export PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_WAIT_POLICY=PASSIVE COLUMNS=120
+PYTHON=$(cd "$PROMPTBAKE" && realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
+export PROMPTBAKE PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 COLUMNS=120
+export OMP_NUM_THREADS=1 # the processes run side by side
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -12,39 +16,58 @@ cd "$folder"
 
 say() { printf '\n== %s (%s seconds so far)\n' "$1" "$SECONDS"; }
 
+# The README's commands call these in place of the programs.
+python3() { # -m venv DIR: an environment that finds $PYTHON's packages, but not its promptbake
+  "$PYTHON" -m venv --without-pip "$3"
+  "$PYTHON" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+    > "$(echo "$3"/lib/python*/site-packages)/borrowed.pth"
+}
+pip() { "$PYTHON" -m pip --python "$VIRTUAL_ENV/bin/python" "$@" --no-deps --no-build-isolation; }
+pytest() { python -m pytest "$@"; }
+
 say "the commands of plugins/README.md"
 sed -n '/^## In five minutes/,/^## What/s/^    //p' "$PROMPTBAKE/plugins/README.md" > commands.sh
 grep -q new-plugin commands.sh
-bash -euxo pipefail commands.sh
+set -x
+. ./commands.sh
+{ set +x; } 2> /dev/null
+cd "$folder"
 
-say "a stranger's distribution, installed"
-. venv/bin/activate
-cp -r "$PROMPTBAKE/tests/third_party" parrot
-pip install ./parrot mypy
-promptbake plugins > listed.txt
-test "$(grep -c ' parrot  *parrot  *1\.2\.3 ' listed.txt)" = 6
-grep ' parrot ' listed.txt
-rm -rf parrot/promptbake_parrot.was && mv parrot/promptbake_parrot parrot/promptbake_parrot.was
-(cd parrot && pytest -q)
+say "the wheel has every file of the packages"
+site=$(echo venv/lib/python*/site-packages)
+python -c "import promptbake; assert '/venv/lib/' in promptbake.__file__, promptbake.__file__"
+for root in core plugins; do
+  (cd "$PROMPTBAKE/$root" && git ls-files 'promptbake*') | while read -r file; do
+    test -e "$site/$file" || { echo "the wheel lacks $root/$file" >&2; exit 1; }
+  done
+done
 
-say "its types, by mypy --strict against promptbake's"
-mv parrot/promptbake_parrot.was parrot/promptbake_parrot
-(cd parrot && mypy)
+say "a third-party distribution, installed, without its sources beside it"
+cp -r "$PROMPTBAKE/tests/third_party" example
+pip install ./example
+mv example/promptbake_example sources
+test "$(promptbake plugins | tee listed.txt | grep -c ' example  *example  *1\.2\.3 ')" = 8
+grep ' example ' listed.txt
 
-say "a whole bake with a plugin of each kind"
-echo "Answer like a pirate who has lost his map, his ship and his parrot." > parrot.md
-cat > parrot.toml <<'TOML'
-data.provider = "parrot"
-teacher.source = "parrot"
-train.loss = "parrot"
-train.backend = "parrot"
-train.trackers = ["jsonl", "parrot"]
-verify.evaluators = ["parrot"]
-TOML
-promptbake doctor --profile mock | grep parrot
-promptbake data parrot.md --profile mock
-promptbake bake parrot.md --profile mock
-promptbake verify parrot.md --profile mock
-grep -q '"repetition"' runs/parrot/verify.json
-test -s runs/parrot/parrot.sqlite
+say "its tests, its types by mypy --strict, and a whole bake with a plugin of each kind, side by side"
+(cd example && pytest -q) > tests.txt 2>&1 &
+tests=$!
+(
+  mkdir typed
+  cp -r example/pyproject.toml example/tests sources typed
+  cd typed
+  mv sources promptbake_example
+  python -m mypy --cache-dir "$PROMPTBAKE/.mypy_cache/plugin_authors"
+) > types.txt 2>&1 &
+types=$!
+echo "Answer like a pirate who has lost his map, his ship and his parrot." > pirate.md
+promptbake data pirate.md --profile example
+promptbake bake pirate.md --profile example
+promptbake verify pirate.md --profile example
+promptbake example pirate.md --profile example | grep -q '^held_out: '
+grep -q '"repetition"' runs/pirate/verify.json
+test -s runs/pirate/example.sqlite
+wait "$tests" || { cat tests.txt; exit 1; }
+wait "$types" || { cat types.txt; exit 1; }
+tail -qn1 tests.txt types.txt
 say "done"

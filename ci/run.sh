@@ -7,7 +7,7 @@ make setup
 make check
 started=$SECONDS
 make plugin-authors
-echo "a plugin's author took $((SECONDS - started)) seconds"
+echo "a plugin author took $((SECONDS - started)) seconds"
 started=$SECONDS
 make data bake verify PROMPT=prompts/yoda.md
 echo "the main job took $((SECONDS - started)) seconds"

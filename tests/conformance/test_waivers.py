@@ -2,96 +2,85 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+pytest_plugins = ["pytester"]
 
 HEAD = """
 import pytest
+from promptbake import NO_COST
 from promptbake.testing import EvaluatorSuite
 from promptbake.types import ARMS, Measurement
 
 class Constant:
-    def evaluate(self, evidence):
-        return [Measurement("one", "share", dict.fromkeys(ARMS, 1.0))]
+    def estimate_cost(self, context):
+        return NO_COST
+    def evaluate(self, context):
+        return [Measurement("one", "share", {arm: {"all": 1.0} for arm in ARMS})]
 
 class Base(EvaluatorSuite):
-    telling = ("a", "b")
-
+    contrasting_answers = ("a", "b")
     @pytest.fixture
     def evaluator(self):
         return Constant()
 """
-NAME = "test_it_tells_two_answers_apart"
+NAME = "test_an_arm_that_differs_has_other_scores"
 REASON = '@pytest.mark.xfail(reason="it is a constant")'
-WAIVED = {
-    "Skipped": f"""
-        @pytest.mark.skip(reason="later")
-        def {NAME}(self): ...""",
-    "SkippedSometimes": f"""
-        @pytest.mark.skipif(True, reason="later")
-        def {NAME}(self): ...""",
-    "WithoutReason": f"""
-        @pytest.mark.xfail
-        def {NAME}(self): ...""",
-    "WithABlankReason": f"""
-        @pytest.mark.xfail(reason=" ")
-        def {NAME}(self): ...""",
-    "Replaced": f"""
-        def {NAME}(self): ...""",
-    "Removed": f"""
-        {NAME} = None""",
-}
-WHY = {
-    "Skipped": f"{NAME} is waived by skip;",
-    "SkippedSometimes": f"{NAME} is waived by skipif;",
-    "WithoutReason": f"{NAME} is waived without a reason;",
-    "WithABlankReason": f"{NAME} is waived without a reason;",
-    "Replaced": f"{NAME} replaces a test of the suite;",
-    "Removed": f"{NAME} is no test any more;",
-    "WholeClass": "is waived by skip;",
-}
+DEFINED = f"def {NAME}(self): ..."
+REFUSED = {  # a class's body, and what is said of it
+    "Skipped": (f"@pytest.mark.skip(reason='later')\n    {DEFINED}", "is waived by skip;"),
+    "SkippedSometimes": (
+        f"@pytest.mark.skipif(True, reason='later')\n    {DEFINED}", "is waived by skipif;"),
+    "WithoutReason": (f"@pytest.mark.xfail\n    {DEFINED}", "is waived without a reason;"),
+    "WithABlankReason": (
+        f"@pytest.mark.xfail(reason=' ')\n    {DEFINED}", "is waived without a reason;"),
+    "Replaced": (DEFINED, "replaces a test of the suite;"),
+    "Removed": (f"{NAME} = None", "is no test any more;"),
+}  # fmt: skip
+ACCEPTED = f"""
+class TestWaived(Base):
+    {REASON}
+    def {NAME}(self, evaluator):
+        super().{NAME}(evaluator)
+    def test_of_our_own(self): ...
+"""
 
 
-def run(folder: Path, source: str) -> str:
-    file = folder / "test_constant.py"
-    file.write_text(HEAD + source)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "-rA",
-         "--continue-on-collection-errors", str(file)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
+def run(pytester: pytest.Pytester, source: str) -> list[str]:
+    pytester.makepyfile(HEAD + source)
+    result = pytester.runpytest_inprocess(
+        "-rA", "-pno:xdist", "-pno:cacheprovider",
+        "--continue-on-collection-errors",
     )  # fmt: skip
-    return done.stdout
+    return result.outlines
 
 
-def test_what_is_not_an_xfail_with_a_reason_is_refused(tmp_path: Path) -> None:
-    classes = "".join(f"\nclass Test{name}(Base):{body}\n" for name, body in WAIVED.items())
-    whole = "\n@pytest.mark.skip(reason='all')\nclass TestWholeClass(Base):\n    pass\n"
-    said = run(tmp_path, classes.replace("\n        ", "\n    ") + whole)
-    for name, why in WHY.items():
-        lines = [line for line in said.splitlines() if f"Test{name}.test_" in line]
-        assert any(why in line for line in lines)
+def test_anything_but_an_xfail_with_a_reason_is_refused(pytester: pytest.Pytester) -> None:
+    classes = [f"class Test{name}(Base):\n    {body}\n" for name, (body, _) in REFUSED.items()]
+    whole = "@pytest.mark.skip(reason='all')\nclass TestWholeClass(Base):\n    pass\n"
+    output = run(pytester, "\n".join([*classes, whole]))
+    for name, reason in {
+        **{n: r for n, (_, r) in REFUSED.items()},
+        "WholeClass": "by skip;",
+    }.items():
+        lines = [line for line in output if f"Test{name}.test_" in line]
+        assert any(reason in line for line in lines), name
         for line in lines:
             assert 'waive it by @pytest.mark.xfail(reason="...")' in line
-    assert "passed" not in said.splitlines()[-1]
+    assert "passed" not in output[-1]
 
 
-def test_an_xfail_with_a_reason_waives_one_test(tmp_path: Path) -> None:
-    own = f"\nclass TestOurs(Base):\n    {REASON}\n    def {NAME}(self, evaluator):\n" + (
-        "        super().test_it_tells_two_answers_apart(evaluator)\n"
-        "    def test_of_our_own(self): ...\n"
-    )
-    said = run(tmp_path, own)
-    assert f"XFAIL test_constant.py::TestOurs::{NAME} - it is a constant" in said
-    assert "PASSED test_constant.py::TestOurs::test_of_our_own" in said
-    assert "ERROR" not in said
+def test_an_xfail_with_a_reason_waives_one_test(pytester: pytest.Pytester) -> None:
+    output = "\n".join(run(pytester, ACCEPTED))
+    assert f"::TestWaived::{NAME} - it is a constant" in output
+    assert "::TestWaived::test_of_our_own" in output
+    assert "ERROR" not in output
 
 
-@pytest.mark.parametrize("flag", ["compared_with"])
-def test_what_a_plugin_does_not_claim_is_left_out_by_its_flag(tmp_path: Path, flag: str) -> None:
-    said = run(tmp_path, "\nclass TestOurs(Base):\n    pass\n")
-    assert f"TestOurs.{flag} is ()" in said
+@pytest.mark.parametrize(("flag", "collected"), [("()", False), ('("prompted",)', True)])
+def test_a_test_is_collected_where_its_flag_calls_for_it(
+    pytester: pytest.Pytester, flag: str, collected: bool
+) -> None:
+    output = run(pytester, f"class TestFlag(Base):\n    compared_with = {flag}\n")
+    test = "TestFlag::test_compared_with_is_what_it_says"
+    assert any(test in line for line in output) is collected

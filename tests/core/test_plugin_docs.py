@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import promptbake.testing
 from promptbake import interfaces
 from promptbake.cli.scaffold import KINDS, new_plugin
 from promptbake.plugins import hookspecs
 from promptbake.plugins.hookspecs import HOOKS
+from promptbake.testing.inputs import InputTests
 
-FIXTURES = {
-    "LossSuite": "loss",
-    "EvaluatorSuite": "evaluator",
-    "TrackerSuite": "make_tracker",
-    "TeacherSuite": "teacher",
-    "DataProviderSuite": "provider",
-    "BackendSuite": "backend",
-}
+SUITES = (
+    "LossSuite",
+    "EvaluatorSuite",
+    "TrackerSuite",
+    "TeacherSuite",
+    "DataProviderSuite",
+    "BackendSuite",
+)
+FIXTURES = {"TeacherSuite": "teacher", "DataProviderSuite": "provider", "BackendSuite": "backend"}
 README = Path(__file__).parents[2] / "plugins" / "README.md"
 FLAGS = re.compile(r"(\| suite \| fixture .*?\|---\|---\|---\|\n).*?\n\n", re.DOTALL)
 RECORD = "run this test once with PROMPTBAKE_RECORD=1, and then ruff format"
@@ -48,15 +49,19 @@ def expected(what: str, of: str, folder: Path) -> str:
 
 def signatures(kind: str, protocols: list[str]) -> str:
     """The hook of a kind and its protocols, without their docstrings."""
-    hook = find(hookspecs.__file__, HOOKS[kind])
+    hook = parsed(getattr(hookspecs, HOOKS[kind]))
     assert isinstance(hook, ast.FunctionDef)
     parts = [one_line(hook)]
     for name in protocols:
-        protocol = find(interfaces.__file__, name)
+        protocol = parsed(getattr(interfaces, name))
         assert isinstance(protocol, ast.ClassDef)
         members = [each for each in protocol.body if isinstance(each, ast.FunctionDef)]
         parts.append(f"class {name}(Protocol):\n" + "\n".join(f"    {member(m)}" for m in members))
     return "\n\n".join(parts) + "\n"
+
+
+def parsed(thing: object) -> ast.stmt:
+    return ast.parse(inspect.getsource(thing)).body[0]  # type: ignore[arg-type]
 
 
 def member(function: ast.FunctionDef) -> str:
@@ -77,36 +82,32 @@ def one_line(function: ast.FunctionDef) -> str:
     return f"def {function.name}({arguments}) -> {result}: ..."
 
 
-def find(file: str, name: str) -> ast.AST:
-    tree = ast.parse(Path(file).read_text("utf-8"))
-    return next(node for node in tree.body if getattr(node, "name", "") == name)
-
-
 def test_the_blocks_are_those_of_the_code(tmp_path: Path) -> None:
     wanted = {key: expected(*key, tmp_path) for key in blocks()}
     if os.environ.get("PROMPTBAKE_RECORD"):
         text = BLOCK.sub(
-            lambda found: (
-                f"<!-- {found[1]}: {found[2]} -->\n\n```python\n{wanted[found[1], found[2]]}```\n"
+            lambda block: (
+                f"<!-- {block[1]}: {block[2]} -->\n\n```python\n{wanted[block[1], block[2]]}```\n"
             ),
             README.read_text("utf-8"),
         )
         README.write_text(text, "utf-8")
     for (what, of), text in blocks().items():
-        theirs = wanted[what, of]
+        code = wanted[what, of]
         if what == "signatures":  # however they are laid out
-            text, theirs = ast.unparse(ast.parse(text)), ast.unparse(ast.parse(theirs))
-        assert text == theirs, RECORD
+            text, code = ast.unparse(ast.parse(text)), ast.unparse(ast.parse(code))
+        assert text == code, RECORD
 
 
 def flags_table() -> str:
     """A row for each suite of a kind: its fixture, and its flags with their defaults."""
     rows = []
-    for name, fixture in FIXTURES.items():
+    for name in SUITES:
         suite = getattr(promptbake.testing, name)
+        fixture = getattr(suite, "fixture", None) or FIXTURES[name]
         flags = {}
         for base in reversed(suite.__mro__):
-            if base is not promptbake.testing.Suite:
+            if base not in (promptbake.testing.Suite, InputTests):
                 flags |= {
                     flag: getattr(suite, flag)
                     for flag, kind in vars(base).get("__annotations__", {}).items()
@@ -120,41 +121,55 @@ def flags_table() -> str:
 
 def test_the_table_of_flags_is_that_of_the_suites() -> None:
     text = README.read_text("utf-8")
-    wanted = FLAGS.sub(lambda found: f"{found[1]}{flags_table()}\n", text)
+    wanted = FLAGS.sub(lambda table: f"{table[1]}{flags_table()}\n", text)
     if os.environ.get("PROMPTBAKE_RECORD"):
         README.write_text(wanted, "utf-8")
+        text = wanted
     for suite, test in re.findall(r"class \w+\((\w+)\):\n.*\n +def (test_\w+)", text):
         assert hasattr(getattr(promptbake.testing, suite), test)
     assert text == wanted, RECORD
 
 
 def test_there_is_a_signature_and_an_example_of_each_kind() -> None:
-    found = [(what, of.split()[0]) for what, of in blocks()]
-    assert sorted(kind for what, kind in found if what == "signatures") == sorted(HOOKS)
-    assert sorted(kind for what, kind in found if what == "example") == sorted(KINDS)
+    kinds = [(what, of.split()[0]) for what, of in blocks()]
+    assert sorted(kind for what, kind in kinds if what == "signatures") == sorted(HOOKS)
+    assert sorted(kind for what, kind in kinds if what == "example") == sorted(KINDS)
 
 
-@pytest.mark.parametrize("of", [of for what, of in blocks() if what == "example"])
-def test_an_example_passes_the_tests_that_come_with_it(of: str, tmp_path: Path) -> None:
-    kind, name = of.split()
-    repository = new_plugin(name, kind, tmp_path)
-    (module,) = repository.glob("*.py")
-    module.write_text(blocks()["example", of], "utf-8")
-    record = repository / f"{module.stem}-0.1.0.dist-info"  # as installed by pip install -e .
-    record.mkdir()
-    (record / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {repository.name}\nVersion: 0.1.0\n"
-    )
-    (record / "entry_points.txt").write_text(
-        f"[promptbake]\n{name.replace('-', '_')} = {module.stem}\n"
-    )
+def test_the_migration_table_names_what_is_gone_and_what_there_is() -> None:
+    section = README.read_text("utf-8").partition("## Moving to API 2")[2].partition("\n## ")[0]
+    _, names, _, suites = section.split("|---|---|", 3)
+    for public, table in ((promptbake, names), (promptbake.testing, suites)):
+        for old, new in re.findall(r"^\| `(\w+)`.*? \| `(\w+)`", table, re.MULTILINE):
+            assert old not in public.__all__
+            assert new in public.__all__ or any(hasattr(s, new) for s in vars(public).values()), new
+
+
+def test_the_examples_pass_the_tests_that_come_with_them(tmp_path: Path) -> None:
+    examples = {of: text for (what, of), text in blocks().items() if what == "example"}
+    for of, text in examples.items():
+        kind, name = of.split()
+        repository = new_plugin(name, kind, tmp_path)
+        (module,) = repository.glob("*.py")
+        (tmp_path / module.name).write_text(text, "utf-8")
+        record = tmp_path / f"{module.stem}-0.1.0.dist-info"  # as installed by pip install -e .
+        record.mkdir()
+        (record / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {repository.name}\nVersion: 0.1.0\n"
+        )
+        (record / "entry_points.txt").write_text(
+            f"[promptbake]\n{name.replace('-', '_')} = {module.stem}\n"
+        )
+    config = next(tmp_path.glob("promptbake-*/pyproject.toml"))
+    folders = sorted(tmp_path.glob("promptbake-*/tests"))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider",
+         "-c", config, "--rootdir", tmp_path, *folders],
         capture_output=True,
         text=True,
-        cwd=repository,
-        env=os.environ | {"PYTHONPATH": str(repository)},
-    )
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert len(folders) == len(KINDS) == len(examples)
     assert " passed" in done.stdout
-    assert "failed" not in done.stdout

@@ -29,7 +29,7 @@ def test_it_writes_a_repository(kind: str) -> None:
     assert "{{" not in "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
-def test_it_writes_where_it_is_told_to(tmp_path: Path) -> None:
+def test_it_writes_into_the_given_folder(tmp_path: Path) -> None:
     assert promptbake("new-plugin", "a1", "--kind", "loss", "--to", tmp_path / "sub").code == 0
     assert (tmp_path / "sub" / "promptbake-a1" / "pyproject.toml").exists()
 
@@ -37,24 +37,24 @@ def test_it_writes_where_it_is_told_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "line"),
     [
-        ("x", "los", "--kind los: there is no such kind of plugin; there is: data-provider, "
-         "teacher, loss, backend, evaluator, tracker (did you mean loss?)"),
+        ("x", "los", "--kind los: unknown kind; choose from: data-provider, teacher, loss, "
+         "backend, evaluator, tracker, command (did you mean loss?)"),
         ("1st", "loss", "1st: expected a name of letters and digits, such as skew-kl"),
         ("a/b", "loss", "a/b: expected a name"),
         ("../a", "loss", "../a: expected a name"),
-        ("forward-kl", "loss", "forward-kl: the plugin losses offers this loss already"),
-        ("torch", "loss", "torch: a plugin of this name is installed already; give another name"),
-        ("promptbake-files", "loss", "promptbake-files: a plugin of this name is installed"),
-        ("there", "loss", "promptbake-there: is there already; give another name"),
+        ("forward-kl", "loss", "forward-kl: the plugin losses already offers this loss"),
+        ("torch", "loss", "torch: a plugin of this name is already installed; choose another name"),
+        ("promptbake-files", "loss", "promptbake-files: a plugin of this name is already"),
+        ("there", "loss", "promptbake-there: already exists; choose another name"),
     ],
 )  # fmt: skip
-def test_a_name_that_cannot_be_is_refused(name: str, kind: str, line: str) -> None:
+def test_an_invalid_name_is_refused(name: str, kind: str, line: str) -> None:
     Path("promptbake-there").mkdir()
     before = sorted(Path.cwd().rglob("*"))
     assert promptbake("new-plugin", name, "--kind", kind).complaint.startswith(line)
     assert sorted(Path.cwd().rglob("*")) == before
 
 
-def test_a_keyword_of_python_is_no_name() -> None:
+def test_a_keyword_of_python_is_refused() -> None:
     for name in ("class", "lambda", "import"):
         assert promptbake("new-plugin", name, "--kind", "loss").code == 2

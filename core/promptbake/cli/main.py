@@ -111,7 +111,7 @@ def new_plugin(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as skew-kl.")],
     kind: Annotated[
         str,
-        typer.Option(help="loss, teacher, data-provider, backend, evaluator or tracker."),
+        typer.Option(help="loss, teacher, data-provider, backend, evaluator, tracker, command."),
     ],
     to: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
 ) -> None:

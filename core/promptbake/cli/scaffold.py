@@ -1,4 +1,4 @@
-"""`promptbake new-plugin`: a repository for a plugin of one's own, ready to install and to test."""
+"""`promptbake new-plugin`: writes a repository for a plugin, ready to install and to test."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ KINDS = {  # what a person calls a kind: its plural, as in HOOKS, and the settin
     "backend": ("backends", "--set train.backend={0} --set data.provider=self"),
     "evaluator": ("evaluators", "--set 'verify.evaluators=[\"{}\"]'"),
     "tracker": ("trackers", '--set \'train.trackers=["jsonl", "{}"]\''),
+    "command": ("commands", ""),
 }
 
 
 def new_plugin(name: str, kind: str, parent: Path) -> Path:
-    """Write the repository `promptbake-<name>` into a folder; returns where it is.
+    """Write the repository `promptbake-<name>` into a folder; returns its path.
 
-    Raises BakeError for a kind that there is not, a name that no module can have or that is taken,
-    and a folder that is there already.
+    Raises:
+        BakeError: The kind is unknown, no module can have the name, or the name or the folder is
+            already in use.
     """
     words = _words(name, kind)
     folder = parent / words["distribution"]
     if folder.exists():
-        raise BakeError(f"{folder}: is there already; give another name, or --to another folder")
-    written = render(words, words["kind"])
+        raise BakeError(f"{folder}: already exists; choose another name, or --to another folder")
+    files_by_path = render(words, words["kind"])
     with atomic_folder(folder) as new:
-        for path, text in written.items():
+        for path, text in files_by_path.items():
             (new / path).parent.mkdir(exist_ok=True)
             (new / path).write_text(text, "utf-8")
     return folder
@@ -66,8 +68,7 @@ def _words(name: str, kind: str) -> dict[str, str]:
     """What the templates are filled with."""
     if kind not in KINDS:
         raise BakeError(
-            f"--kind {kind}: there is no such kind of plugin; there is: {', '.join(KINDS)}"
-            f"{nearest(kind, KINDS)}"
+            f"--kind {kind}: unknown kind; choose from: {', '.join(KINDS)}{nearest(kind, KINDS)}"
         )
     snake = name.lower().replace("-", "_").removeprefix("promptbake_")
     if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", snake) or keyword.iskeyword(snake):
@@ -75,9 +76,9 @@ def _words(name: str, kind: str) -> dict[str, str]:
     plural, setting = KINDS[kind]
     for factory in load().of(plural):
         if factory.name == snake:
-            raise BakeError(f"{name}: the plugin {factory.plugin} offers this {kind} already")
+            raise BakeError(f"{name}: the plugin {factory.plugin} already offers this {kind}")
     if entry_points(group=GROUP, name=snake) or find_spec(f"promptbake_{snake}"):
-        raise BakeError(f"{name}: a plugin of this name is installed already; give another name")
+        raise BakeError(f"{name}: a plugin of this name is already installed; choose another name")
     return {
         "name": snake,
         "Name": "".join(part.capitalize() for part in snake.split("_")),

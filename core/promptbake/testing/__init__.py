@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from promptbake.testing.backends.suite import BackendSuite
     from promptbake.testing.evaluators import EvaluatorSuite
-    from promptbake.testing.losses import LossSuite, Worked
+    from promptbake.testing.losses import LossSuite, WorkedExample
     from promptbake.testing.plugins import PluginSuite
     from promptbake.testing.providers.suite import DataProviderSuite
     from promptbake.testing.recording import RecordingBudget, RecordingModel
@@ -31,28 +31,31 @@ __all__ = [
     "Suite",
     "TeacherSuite",
     "TrackerSuite",
-    "Worked",
+    "WorkedExample",
     "save_tiny",
     "tiny_model",
     "tiny_tokenizer",
 ]
 
-_HOMES = {
-    "backends.suite": ("BackendSuite",),
-    "evaluators": ("EvaluatorSuite",),
-    "losses": ("LossSuite", "Worked"),
-    "plugins": ("PluginSuite",),
-    "providers.suite": ("DataProviderSuite",),
-    "recording": ("RecordingBudget", "RecordingModel"),
-    "suite": ("Suite",),
-    "teachers.suite": ("TeacherSuite",),
-    "tiny": ("save_tiny", "tiny_model", "tiny_tokenizer"),
-    "trackers": ("TrackerSuite",),
+_MODULES = {
+    "BackendSuite": "backends.suite",
+    "DataProviderSuite": "providers.suite",
+    "EvaluatorSuite": "evaluators",
+    "LossSuite": "losses",
+    "PluginSuite": "plugins",
+    "RecordingBudget": "recording",
+    "RecordingModel": "recording",
+    "Suite": "suite",
+    "TeacherSuite": "teachers.suite",
+    "TrackerSuite": "trackers",
+    "WorkedExample": "losses",
+    "save_tiny": "tiny",
+    "tiny_model": "tiny",
+    "tiny_tokenizer": "tiny",
 }
 
 
 def __getattr__(name: str) -> object:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"promptbake.testing.{module}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"promptbake.testing.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,25 @@
-"""What evaluators are tried on, and what is looked at in what they give."""
+"""What evaluators are tried on, and what is checked in what they return."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from promptbake.interfaces import EvalContext
-from promptbake.testing.sample_data import PROMPT, queries
-from promptbake.types import ARMS, Arm, ArmAnswers, Measurement, Message, Query
+from promptbake.interfaces import EvalArm, EvalContext
+from promptbake.testing.sample_data import PROMPT, queries, shared_model
+from promptbake.types import (
+    ARMS,
+    Arm,
+    ArmAnswers,
+    Conversation,
+    KLByConversation,
+    Measurement,
+    Message,
+    Query,
+)
 
-Values = dict[tuple[str, Arm], float]  # by a measurement's name and an arm
+Scores = dict[tuple[str, Arm, str], float]  # by a measurement's name, an arm and an item
 LONG = 20_000  # characters
 ODD_ANSWERS = {
     "no character": "",
@@ -22,39 +32,74 @@ ODD_ANSWERS = {
 }
 
 
-def evidence(*answers: Mapping[Arm, str]) -> EvalContext:
-    """Up to three questions, the last in a conversation, with what each arm answered."""
+def context(
+    *answers: Mapping[Arm, str], different: Collection[Arm] = (), **fields: Any
+) -> EvalContext:
+    """Up to three questions, the last in a conversation, with each arm's answers.
+
+    The arms are the tiny model, and those that are `different` are so in the system prompt that it
+    is given and in their held-out KL.
+    """
     first, second, third, _ = queries()
-    talk = (*second.messages, Message("assistant", "Arr."), *third.messages)
-    asked = (first, second, Query("talk", talk, "later turns"))
-    return EvalContext(PROMPT, tuple(map(ArmAnswers, asked, map(dict, answers))))
+    conversation = (*second.messages, Message("assistant", "Arr."), *third.messages)
+    questions = (first, second, Query("conversation", conversation, "later turns"))
+    systems: dict[Arm, str | None] = {"base": None, "prompted": PROMPT.text}
+    arms = {
+        arm: EvalArm("Say hm." if arm in different else systems.get(arm), shared_model)
+        for arm in ARMS
+    }
+    given = {
+        "arms": arms,
+        "held_out": tuple(
+            Conversation(f"c-{query.id}", query.id, (*query.messages, Message("assistant", "Hm.")))
+            for query in (first, second)
+        ),
+        "held_out_kl": {
+            arm: _kl(2.0 if arm in different else 1.0) for arm in ARMS if arm != "prompted"
+        },
+        "questions": len(answers),
+        **fields,
+    }
+    return EvalContext(PROMPT, tuple(map(ArmAnswers, questions, map(dict, answers))), **given)
 
 
-def alike(text: str) -> dict[Arm, str]:
+def _kl(factor: float) -> KLByConversation:
+    by_token = ((0.25 * factor, 0.5 * factor), (factor,))
+    return KLByConversation(tuple(map(sum, by_token)), tuple(map(len, by_token)), by_token)
+
+
+def same_answer(text: str) -> dict[Arm, str]:
     """The same answer of all arms."""
     return dict.fromkeys(ARMS, text)
 
 
-def values(found: Sequence[Measurement]) -> Values:
-    """The values of all measurements."""
-    return {(each.name, arm): value for each in found for arm, value in each.values.items()}
+def scores_of(measurements: Sequence[Measurement]) -> Scores:
+    """The scores of all measurements."""
+    return {
+        (each.name, arm, item): score
+        for each in measurements
+        for arm, by_item in each.scores.items()
+        for item, score in by_item.items()
+    }
 
 
-def of_arm(found: Values, arm: Arm) -> dict[str, float]:
-    """One arm's values, by the measurement's name."""
-    return {name: value for (name, each), value in found.items() if each == arm}
+def of_arm(scores: Scores, arm: Arm) -> dict[tuple[str, str], float]:
+    """One arm's scores, by the measurement's name and the item."""
+    return {(name, item): score for (name, each, item), score in scores.items() if each == arm}
 
 
-def check_finite(found: Sequence[Measurement]) -> None:
-    """Refuse what is no finite number, or no arm's."""
-    for (name, arm), value in values(found).items():
-        assert arm in ARMS, f"{name} has a value for {arm!r}: the arms are {', '.join(ARMS)}"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+def check_finite(measurements: Sequence[Measurement]) -> None:
+    """Refuse a score that is no finite number, or whose arm or item has no name."""
+    for (name, arm, item), score in scores_of(measurements).items():
+        assert arm in ARMS, f"{name} has scores of {arm!r}: the arms are {', '.join(ARMS)}"
+        assert isinstance(item, str), f"{name} of {arm}: {item!r} is no item's id: expected text"
+        assert item, f"{name} of {arm}: an item's id is empty"
+        is_number = isinstance(score, int | float) and not isinstance(score, bool)
         assert is_number, (
-            f"{name} of {arm} is {value!r}, a {type(value).__name__}: expected a float; its unit "
-            "has a place of its own"
+            f"{name} of {arm}, {item} is {score!r}, a {type(score).__name__}: expected a float; "
+            "the unit has a field of its own"
         )
-        assert math.isfinite(value), (
-            f"{name} of {arm} is {value}: look for a division by zero; leave out an arm that "
+        assert math.isfinite(score), (
+            f"{name} of {arm}, {item} is {score}: look for a division by zero; leave out what "
             "cannot be measured"
         )

@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from promptbake.interfaces import EvalContext, Evaluator
+from promptbake.costs import CostEstimate, Usage
+from promptbake.errors import BudgetError
+from promptbake.interfaces import EvalArm, EvalContext, Evaluator
 from promptbake.testing.contexts import (
     ODD_ANSWERS,
-    alike,
     check_finite,
-    evidence,
+    context,
     of_arm,
-    values,
+    same_answer,
+    scores_of,
 )
-from promptbake.testing.keys import check_unseen, everything_logged
-from promptbake.testing.sample_data import PROMPT
-from promptbake.testing.suite import Suite, noted
+from promptbake.testing.inputs import InputTests
+from promptbake.testing.recording import RecordingBudget, RecordingModel
+from promptbake.testing.sample_data import PROMPT, shared_model
+from promptbake.testing.suite import noted, only_if
 from promptbake.types import ARMS, Arm, Measurement
 
-Key = TypeVar("Key")  # a measurement's name, with or without an arm
 
+class EvaluatorSuite(InputTests):
+    """Fixture `evaluator`: the evaluator.
 
-class EvaluatorSuite(Suite):
-    """Fixture `evaluator`: the evaluator. `telling`: two answers that it tells apart.
+    `contrasting_answers` are two answers that it scores differently; None for an evaluator that
+    does not read the answers to the test questions, but asks the arms' models or reads their KL.
 
-    `speaks_of` are the arms that each of its measurements has a value for where all have answered.
+    `measured_arms` are the arms that each of its measurements covers where all have answered.
     `compared_with` are the arms that others are compared with: `("prompted",)` for a likeness to
-    the prompted model. `noise` is how far two values of the same evidence may lie apart, by a judge
-    that samples; those of the two answers must lie further apart.
+    the prompted model. `noise` is how far two scores of one answer may lie apart, for a judge that
+    samples; those of the contrasting answers must lie further apart. `paid = True` is for an
+    evaluator that pays for what it sends.
     """
 
-    telling: ClassVar[tuple[str, str] | None] = None
-    speaks_of: ClassVar[tuple[Arm, ...]] = ARMS
+    fixture = "evaluator"
+    contrasting_answers: ClassVar[tuple[str, str] | None] = None
+    measured_arms: ClassVar[tuple[Arm, ...]] = ARMS
     compared_with: ClassVar[tuple[Arm, ...]] = ()
     noise: ClassVar[float] = 0.0
+    paid: ClassVar[bool] = False
 
-    def test_it_gives_a_list_of_measurements(self, evaluator: Evaluator) -> None:
-        found = evaluator.evaluate(self._mixed())
-        assert isinstance(found, Sequence), (
-            f"evaluate gave a {type(found).__name__}: expected a list, which can be read twice"
+    def _input(self) -> EvalContext:
+        return self._mixed()
+
+    def _apply(self, evaluator: Evaluator, given: EvalContext, folder: Path) -> Any:
+        return evaluator.evaluate(replace(given, cache=folder / "evaluators" / "cache"))
+
+    def test_it_returns_a_list_of_measurements(self, evaluator: Evaluator) -> None:
+        measurements = evaluator.evaluate(self._mixed())
+        assert isinstance(measurements, Sequence), (
+            f"evaluate returned a {type(measurements).__name__}: expected a list"
         )
-        assert len(found) > 0, "evaluate gave no measurement of three questions and four arms"
-        for each in found:
+        assert len(measurements) > 0, "evaluate measured nothing of three questions and four arms"
+        for each in measurements:
             assert isinstance(each, Measurement), (
-                f"evaluate gave {each!r}: expected promptbake.types.Measurement"
+                f"evaluate returned {each!r}: expected promptbake.Measurement"
             )
 
     def test_each_measurement_has_a_name_and_a_unit(self, evaluator: Evaluator) -> None:
@@ -58,277 +72,306 @@ class EvaluatorSuite(Suite):
                 assert isinstance(text, str), f"{each}: its {what} is {text!r}: expected text"
                 assert text.strip(), (
                     f"{each}: its {what} is empty: the report shows name and unit beside the "
-                    "values, such as 'share of answers', 'characters' or 'points of 10'"
+                    "numbers, such as 'share of answers', 'characters' or 'points of 10'"
                 )
+            assert each.better in ("higher", "lower", None), (
+                f"{each.name}: `better` is {each.better!r}: 'higher', 'lower', or None for neither"
+            )
 
     def test_no_two_measurements_have_one_name(self, evaluator: Evaluator) -> None:
         names = [each.name for each in evaluator.evaluate(self._mixed())]
-        assert len(set(names)) == len(names), (
-            f"{names}: verify.json has one row for a name, so all but the last would be lost"
-        )
+        assert len(set(names)) == len(names), f"{names}: verify.json has one entry for a name"
 
-    def test_every_value_is_a_finite_number(self, evaluator: Evaluator) -> None:
-        found = evaluator.evaluate(self._mixed())
-        assert values(found), "no measurement has a value for any arm"
-        check_finite(found)
+    def test_every_score_is_a_finite_number(self, evaluator: Evaluator) -> None:
+        measurements = evaluator.evaluate(self._mixed())
+        assert scores_of(measurements), "no measurement has a score for any arm"
+        check_finite(measurements)
 
-    def test_every_arm_that_answered_has_a_value(self, evaluator: Evaluator) -> None:
-        found = evaluator.evaluate(self._mixed())
-        self._check_complete(found)
-        for arm in (each for each in ARMS if each not in self.speaks_of):
-            assert not all(arm in each.values for each in found), (
-                f"each measurement has a value for {arm}: add it to `speaks_of`"
+    def test_its_measured_arms_have_scores(self, evaluator: Evaluator) -> None:
+        measurements = evaluator.evaluate(self._mixed())
+        self._check_complete(measurements)
+        for arm in (each for each in ARMS if each not in self.measured_arms):
+            assert not all(each.scores.get(arm) for each in measurements), (
+                f"each measurement has scores of {arm}: add it to `measured_arms`"
             )
 
-    def test_an_arm_that_did_not_answer_has_no_value(self, evaluator: Evaluator) -> None:
-        first, second = self._told_apart()
+    def test_its_items_are_the_same_for_every_arm(self, evaluator: Evaluator) -> None:
+        for each in evaluator.evaluate(self._mixed()):
+            items = {arm: sorted(by_item) for arm, by_item in each.scores.items() if by_item}
+            assert all(ids == next(iter(items.values())) for ids in items.values()), (
+                f"{each.name} has the items {items}: arms are compared item by item, so an item, "
+                "such as a test question, has one id whichever arm is measured"
+            )
+
+    @only_if("contrasting_answers")
+    def test_an_arm_that_did_not_answer_has_no_score(self, evaluator: Evaluator) -> None:
+        first, second = self._contrasting()
         some: list[tuple[Arm, ...]] = [("base", "baked"), *((arm,) for arm in ARMS)]
         some += [tuple(arm for arm in ARMS if arm != silent) for silent in ARMS]
         for arms in some:
-            answered = evidence(dict.fromkeys(arms, first), dict.fromkeys(arms, second))
             with noted(f"it measured answers of {', '.join(arms)} alone"):
-                found = evaluator.evaluate(answered)
-                check_finite(found)
+                measurements = evaluator.evaluate(
+                    context(dict.fromkeys(arms, first), dict.fromkeys(arms, second))
+                )
+                check_finite(measurements)
                 if not set(self.compared_with) - set(arms):
-                    self._check_complete(found, arms)
-            made_up = sorted({arm for _, arm in values(found)} - set(arms))
-            assert not made_up, (
-                f"{', '.join(made_up)} did not answer, and has a value: leave it out, since 0 "
+                    self._check_complete(measurements, arms)
+            invented = sorted({arm for _, arm, _ in scores_of(measurements)} - set(arms))
+            assert not invented, (
+                f"{', '.join(invented)} did not answer and has a score: leave it out, since 0 "
                 "would be a measurement"
             )
 
-    def test_what_an_arm_was_not_asked_does_not_count_for_it(self, evaluator: Evaluator) -> None:
-        first, second = self._told_apart()
-        arm = self._measured()[-1]
-        for place in (0, 2):  # of the question that it was not asked
-            texts = [alike(first), alike(second)]
-            texts.insert(place, {each: second for each in ARMS if each != arm})
-            given = evidence(*texts)
-            rest = given.answers[:place] + given.answers[place + 1 :]
-            whole = values(evaluator.evaluate(EvalContext(given.prompt, rest)))
-            with noted(f"it measured three questions, and {arm} answered all but no. {place + 1}"):
-                holed = evaluator.evaluate(given)
-                self._check_complete(holed)
-            for name, value in of_arm(whole, arm).items():
-                now = values(holed)[name, arm]
-                assert self._same(value, now), (
-                    f"{name} of {arm} is {now} where it answered two of three questions, and "
-                    f"{value} where there were no others: divide by the number of its own answers"
-                )
+    @only_if("contrasting_answers")
+    @pytest.mark.parametrize("place", [0, 2])
+    def test_a_question_that_an_arm_was_not_asked_does_not_count(
+        self, evaluator: Evaluator, place: int
+    ) -> None:
+        first, second = self._contrasting()
+        arm = self._own_arms()[-1]
+        texts = [same_answer(first), same_answer(second)]
+        texts.insert(place, {each: second for each in ARMS if each != arm})
+        given = context(*texts)
+        rest = given.answers[:place] + given.answers[place + 1 :]
+        with noted(f"it measured three questions, and {arm} answered all but no. {place + 1}"):
+            measurements = evaluator.evaluate(given)
+            self._check_complete(measurements)
+        alone = of_arm(scores_of(evaluator.evaluate(replace(given, answers=rest))), arm)
+        difference = self._difference(alone, of_arm(scores_of(measurements), arm))
+        assert not difference, (
+            f"of {arm}, without the question that it did not answer, and with it: {difference}. "
+            "Score an arm by its own answers alone"
+        )
 
-    def test_it_bears_that_there_is_no_question(self, evaluator: Evaluator) -> None:
+    def test_it_accepts_no_questions(self, evaluator: Evaluator) -> None:
         with noted("it measured no question"):
-            found = values(evaluator.evaluate(EvalContext(PROMPT, ())))
-        assert not found, f"{found} of no answer at all: give no value where nobody answered"
+            measurements = evaluator.evaluate(context())
+            check_finite(measurements)
+        assert not (self.contrasting_answers and scores_of(measurements)), (
+            f"{measurements} of no answer at all: give no score where nobody answered"
+        )
 
-    def test_it_tells_two_answers_apart(self, evaluator: Evaluator) -> None:
-        for arm in self._measured():
-            by = self._values_of_two(evaluator, arm)
-            assert any(self._difference(by[0, 0], other) for other in by.values()), (
-                f"{arm} has {by[0, 0]} whichever of the two answers of `telling` it gives: look at "
-                "what is read of the answers, and at `telling` and `noise`"
+    def test_an_arm_that_differs_has_other_scores(self, evaluator: Evaluator) -> None:
+        before = scores_of(evaluator.evaluate(self._alike()))
+        for arm in self._own_arms():
+            after = scores_of(evaluator.evaluate(self._alike(arm)))
+            assert self._difference(of_arm(before, arm), of_arm(after, arm)), (
+                f"{arm} has the scores {of_arm(before, arm)} whichever of `contrasting_answers` it "
+                "gives, and whatever its system prompt and its KL are: look at what is read of it"
             )
 
+    @only_if("contrasting_answers", False)
+    def test_it_does_not_read_the_answers(self, evaluator: Evaluator) -> None:
+        first, second = (same_answer(text) for text in self._contrasting())
+        before, after = (
+            scores_of(evaluator.evaluate(context(row, row))) for row in (first, second)
+        )
+        difference = self._difference(before, after)
+        assert not difference, f"{difference} by other answers: set `contrasting_answers`"
+
+    @only_if("contrasting_answers")
     def test_every_answer_counts(self, evaluator: Evaluator) -> None:
-        for arm in self._measured():
-            by = self._values_of_two(evaluator, arm)
-            changes = {  # the highest of all would see one of the two only
-                "first": ((by[0, 0], by[1, 0]), (by[0, 1], by[1, 1])),
-                "last": ((by[0, 0], by[0, 1]), (by[1, 0], by[1, 1])),
-            }
-            for place, pairs in changes.items():
+        texts = self._contrasting()
+        for arm in self._own_arms():
+            scores = {}
+            for choice in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                given = context(*(same_answer(texts[0]) | {arm: texts[n]} for n in choice))
+                scores[choice] = of_arm(scores_of(evaluator.evaluate(given)), arm)
+            # Both pairs, since the highest of all would see one of the two only.
+            first = [(scores[0, n], scores[1, n]) for n in (0, 1)]
+            last = [(scores[n, 0], scores[n, 1]) for n in (0, 1)]
+            for place, pairs in (("first", first), ("last", last)):
                 assert any(self._difference(*pair) for pair in pairs), (
-                    f"of two answers of {arm}, the {place} has no influence on the values: look "
+                    f"of two answers of {arm}, the {place} has no influence on the scores: look "
                     "for an index, a return inside the loop, and a value that is overwritten"
                 )
 
-    def test_an_arm_is_measured_by_its_own_answers(self, evaluator: Evaluator) -> None:
-        first, second = self._told_apart()
-        before = values(evaluator.evaluate(evidence(alike(first), alike(first))))
+    def test_an_arm_is_measured_by_itself_alone(self, evaluator: Evaluator) -> None:
+        before = scores_of(evaluator.evaluate(self._alike()))
         for arm in (each for each in ARMS if each not in self.compared_with):
-            other = alike(first) | {arm: second}
-            after = values(evaluator.evaluate(evidence(other, other)))
+            after = scores_of(evaluator.evaluate(self._alike(arm)))
             for each in (each for each in ARMS if each != arm):
-                found = self._difference(of_arm(before, each), of_arm(after, each))
-                assert not found, (
-                    f"other answers of {arm} change the values of {each}: {found}. Look for arms "
-                    "that are mixed up or put together; for one that others are compared with, set "
+                difference = self._difference(of_arm(before, each), of_arm(after, each))
+                assert not difference, (
+                    f"another {arm} changes the scores of {each}: {difference}. Look for arms that "
+                    "are mixed up or put together; for one that others are compared with, set "
                     "`compared_with`"
                 )
 
-    def test_compared_with_is_true_of_it(self, evaluator: Evaluator) -> None:
-        self.capable_of("compared_with")
-        first, second = self._told_apart()
-        before = values(evaluator.evaluate(evidence(alike(first), alike(first))))
+    @only_if("compared_with")
+    def test_compared_with_is_what_it_says(self, evaluator: Evaluator) -> None:
+        before = scores_of(evaluator.evaluate(self._alike()))
         for arm in self.compared_with:
-            other = alike(first) | {arm: second}
-            after = values(evaluator.evaluate(evidence(other, other)))
+            after = scores_of(evaluator.evaluate(self._alike(arm)))
+            others = [each for each in ARMS if each != arm]
             assert any(
-                self._difference(of_arm(before, each), of_arm(after, each))
-                for each in ARMS
-                if each != arm
-            ), f"other answers of {arm} change no other arm's values: leave it out of it"
+                self._difference(of_arm(before, each), of_arm(after, each)) for each in others
+            ), f"another {arm} changes no other arm's scores: leave it out of `compared_with`"
 
-    def test_an_answer_counts_the_same_in_another_arm(self, evaluator: Evaluator) -> None:
-        first, second = self._told_apart()
-        if len(self._measured()) < 2:
-            pytest.skip("it measures one arm")
-        one, other = self._measured()[-2:]
-        given = [(first, second), (first, second), (second, second)]
+    @only_if("contrasting_answers")
+    def test_equal_answers_count_the_same_in_every_arm(self, evaluator: Evaluator) -> None:
+        first, second = self._contrasting()
+        one, other = (2 * self._own_arms())[-2:]
+        pairs = [(first, second), (first, second), (second, second)]
         before, after = (
-            values(evaluator.evaluate(evidence(*(alike(first) | answers for answers in each))))
-            for each in (
-                [{one: a, other: b} for a, b in given],
-                [{one: b, other: a} for a, b in given],
+            scores_of(evaluator.evaluate(context(*(same_answer(first) | row for row in rows))))
+            for rows in (
+                [{one: a, other: b} for a, b in pairs],
+                [{one: b, other: a} for a, b in pairs],
             )
         )
         for here, there in ((one, other), (other, one)):
-            found = self._difference(of_arm(before, here), of_arm(after, there))
-            assert not found, (
-                f"of {here}, and of {there} with the same answers: {found}. Look for what treats "
-                "an arm by its name or its place"
+            difference = one != other and self._difference(
+                of_arm(before, here), of_arm(after, there)
+            )
+            assert not difference, (
+                f"of {here}, and of {there} with the same answers: {difference}. Look for what "
+                "treats an arm by its name or its place"
             )
 
     def test_the_order_of_the_questions_does_not_matter(self, evaluator: Evaluator) -> None:
         given = self._mixed()
-        turned = EvalContext(given.prompt, given.answers[::-1])
-        before, after = (values(evaluator.evaluate(each)) for each in (given, turned))
-        found = self._difference(before, after)
-        assert not found, (
-            f"with the questions in the reverse order: {found}. Look for what treats an answer by "
-            "its place"
+        reverse = replace(given, answers=given.answers[::-1])
+        before, after = (scores_of(evaluator.evaluate(each)) for each in (given, reverse))
+        difference = self._difference(before, after)
+        assert not difference, (
+            f"with the questions in the reverse order: {difference}. Look for what treats an "
+            "answer by its place, and for ids that count the items: a question has an id"
         )
 
-    def test_it_gives_the_same_again(self, evaluator: Evaluator) -> None:
-        first, _ = self._told_apart()
-        before = values(evaluator.evaluate(self._mixed()))
-        evaluator.evaluate(evidence(alike(first)))
-        after = values(evaluator.evaluate(self._mixed()))
-        found = self._difference(before, after)
-        assert not found, (
-            f"of the same evidence: {found}. Look for random numbers, and for what is kept between "
-            "calls; for a judge that samples, set `noise`"
+    def test_it_gives_the_same_result_again(self, evaluator: Evaluator) -> None:
+        before = scores_of(evaluator.evaluate(self._mixed()))
+        evaluator.evaluate(self._alike())
+        after = scores_of(evaluator.evaluate(self._mixed()))
+        difference = self._difference(before, after)
+        assert not difference, (
+            f"of the same context: {difference}. Look for random numbers that do not follow from "
+            "`context.seed`, and for what is kept between calls; for a judge that samples, set "
+            "`noise`"
         )
 
-    def test_its_measurements_are_the_same_whatever_the_answers(self, evaluator: Evaluator) -> None:
-        first, second = self._told_apart()
-        rows = [
-            [(each.name, each.unit) for each in evaluator.evaluate(evidence(alike(text)))]
-            for text in (first, second)
-        ]
-        assert rows[0] == rows[1], (
-            f"{rows[0]}, and with other answers {rows[1]}: names and units must not depend on what "
+    def test_its_measurements_do_not_depend_on_the_answers(self, evaluator: Evaluator) -> None:
+        first, second = (
+            [(each.name, each.unit, each.better) for each in evaluator.evaluate(given)]
+            for given in (self._alike(), self._alike(*ARMS))
+        )
+        assert first == second, (
+            f"{first}, and with other answers {second}: names and units must not depend on what "
             "was answered, or no two runs could be compared"
         )
 
-    def test_odd_answers_are_measured_too(self, evaluator: Evaluator) -> None:
-        first, second = self._told_apart()
-        for what, text in ODD_ANSWERS.items():
-            among_others = evidence(alike(first), alike(text), alike(second))
-            with noted(f"it measured three answers, one of them {what}"):
-                found = evaluator.evaluate(among_others)
-                self._check_complete(found)
-                check_finite(found)
-            with noted(f"it measured an answer of {what}"):
-                check_finite(evaluator.evaluate(evidence(alike(text))))
-
-    def test_it_leaves_the_evidence_as_it_was(self, evaluator: Evaluator) -> None:
-        given = self._mixed()
-        before = copy.deepcopy(given)
-        evaluator.evaluate(given)
-        assert given == before, (
-            "the evidence was changed, which the next evaluator and the report read: look for "
-            "pop, setdefault and update on `texts`"
-        )
+    @only_if("contrasting_answers")
+    @pytest.mark.parametrize("odd", ODD_ANSWERS)
+    def test_odd_answers_are_scored(self, evaluator: Evaluator, odd: str) -> None:
+        first, second = self._contrasting()
+        answers = [same_answer(text) for text in (first, ODD_ANSWERS[odd], second)]
+        with noted(f"it measured three answers, one of them {odd}"):
+            measurements = evaluator.evaluate(context(*answers))
+            self._check_complete(measurements)
+            check_finite(measurements)
+        with noted(f"it measured one answer, {odd}"):
+            check_finite(evaluator.evaluate(context(answers[1])))
 
     def test_its_measurements_fit_into_verify_json(self, evaluator: Evaluator) -> None:
-        rows = {
-            each.name: {"unit": each.unit, **each.values}
-            for each in evaluator.evaluate(self._mixed())
-        }
-        try:
+        rows = [vars(each) for each in evaluator.evaluate(self._mixed())]
+        with noted(f"in {rows!r}; write float(value) for a number of numpy or torch"):
             text = json.dumps(rows, allow_nan=False, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            pytest.fail(f"{error}: in {rows!r}; write float(value) for a number of numpy or torch")
         assert PROMPT.text not in text, f"the prompt is in {text}: it is kept out of verify.json"
 
-    def test_it_prints_nothing(
-        self, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        evaluator: Evaluator = request.getfixturevalue("evaluator")
-        evaluator.evaluate(self._mixed())
-        printed = capfd.readouterr().out
-        assert not printed, f"{printed!r} is on stdout, which `promptbake verify --json` writes to"
-
-    def test_no_key_is_seen(
-        self,
-        request: pytest.FixtureRequest,
-        capfd: pytest.CaptureFixture[str],
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        self.capable_of("keys")
-        with everything_logged(caplog):
-            evaluator: Evaluator = request.getfixturevalue("evaluator")
-            found = evaluator.evaluate(self._mixed())
-        out, err = capfd.readouterr()
-        places = {"a measurement": repr(found), "stdout": out, "stderr": err, "a log": caplog.text}
-        check_unseen(self.keys, places)
-
-    def _told_apart(self) -> tuple[str, str]:
-        assert self.telling is not None, (
-            "set `telling` to two answers that the evaluator tells apart, such as one that it is "
-            "to find and one that it is not"
+    def test_its_progress_is_a_share_of_its_work(self, evaluator: Evaluator) -> None:
+        shares: list[float] = []
+        evaluator.evaluate(replace(self._mixed(), progress=shares.append))
+        assert all(share >= 0 for share in shares), f"{shares}: it went back"
+        assert sum(shares) <= 1 + 1e-6, (
+            f"{shares}: each is the share of the work since the last call; together they are 1"
         )
-        return self.telling
 
-    def _measured(self) -> tuple[Arm, ...]:
-        """The arms whose values come of their own answers."""
-        speaking = [arm for arm in ARMS if arm in self.speaks_of]
-        found = tuple(arm for arm in speaking if arm not in self.compared_with)
-        assert found, "no arm is left that `speaks_of` names and `compared_with` does not"
-        return found
+    def test_it_estimates_its_cost_before_anything_is_sent(self, evaluator: Evaluator) -> None:
+        model, budget = RecordingModel(shared_model()), RecordingBudget()
+        arms = {arm: EvalArm(None, lambda: model) for arm in ARMS}
+        with noted(
+            "the answers to the test questions are not there yet; `questions` says how many"
+        ):
+            estimate = evaluator.estimate_cost(context(arms=arms, questions=3, budget=budget))
+        assert isinstance(estimate, CostEstimate), (
+            f"estimate_cost returned {estimate!r}: expected a CostEstimate, such as NO_COST"
+        )
+        figures = {**vars(estimate.usage), "seconds": estimate.seconds or 0.0}
+        assert all(math.isfinite(value) and value >= 0 for value in figures.values()), figures
+        assert not model.sampled, "an arm was sampled: use its model's `estimate_cost`"
+        assert not budget.reservations, "money was reserved: nothing may be sent yet"
+
+    def test_what_it_pays_for_is_reserved_first(self, evaluator: Evaluator) -> None:
+        budget = RecordingBudget()
+        given = replace(self._mixed(), budget=budget)
+        estimate = evaluator.estimate_cost(replace(given, answers=()))
+        evaluator.evaluate(given)
+        assert bool(budget.reservations) == self.paid, (
+            f"`paid` is {self.paid}, and it reserved {budget.reservations}: what costs money is "
+            "reserved in `context.budget` before it is sent"
+        )
+        open_ones = [each for each in budget.reservations if each.committed is None]
+        assert not open_ones, f"{open_ones}: commit what the work cost, or Usage() for nothing"
+        spent = sum((each.committed or Usage()).dollars for each in budget.reservations)
+        most = sum(each.usage.dollars for each in budget.reservations)
+        assert spent <= most, f"it spent {spent} dollars, and had reserved {most}"
+        assert not estimate.priced or spent <= estimate.usage.dollars, (
+            f"it spent {spent} dollars, and had estimated {estimate.usage.dollars}"
+        )
+
+    @only_if("paid")
+    def test_it_stops_where_the_budget_refuses(self, evaluator: Evaluator) -> None:
+        with pytest.raises(BudgetError):
+            evaluator.evaluate(replace(self._mixed(), budget=RecordingBudget(refuses_after=0)))
+
+    def _contrasting(self) -> tuple[str, str]:
+        return self.contrasting_answers or ("Yes.", "No, never.")
+
+    def _own_arms(self) -> tuple[Arm, ...]:
+        """The measured arms that others are not compared with."""
+        arms = tuple(
+            arm for arm in ARMS if arm in self.measured_arms and arm not in self.compared_with
+        )
+        assert arms, "no arm is in `measured_arms` and not in `compared_with`"
+        return arms
 
     def _mixed(self) -> EvalContext:
-        """Three questions, answered otherwise by each arm."""
-        first, second = self._told_apart()
-        both = {True: first, False: second}
-        return evidence(
-            *({arm: both[bool(row >> place & 1)] for place, arm in enumerate(ARMS)}
-              for row in (0b1010, 0b1100, 0b1110))
+        """Three questions, each answered differently by different arms."""
+        second, first = self._contrasting()
+        return context(
+            *({arm: (first, second)[bits >> place & 1] for place, arm in enumerate(ARMS)}
+              for bits in (0b1010, 0b1100, 0b1110))
         )  # fmt: skip
 
-    def _values_of_two(
-        self, evaluator: Evaluator, arm: Arm
-    ) -> dict[tuple[int, int], dict[str, float]]:
-        """An arm's values, by which of the two answers it gives to each of two questions."""
-        texts = self._told_apart()
-        rest = alike(texts[0])
-        found = {}
-        for one, other in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            asked = evidence(rest | {arm: texts[one]}, rest | {arm: texts[other]})
-            found[one, other] = of_arm(values(evaluator.evaluate(asked)), arm)
-        return found
+    def _alike(self, *others: Arm) -> EvalContext:
+        """Two questions, answered alike by all arms but for `others`, which differ throughout."""
+        first, second = self._contrasting()
+        texts: dict[Arm, str] = {arm: second if arm in others else first for arm in ARMS}
+        return context(texts, texts, different=others)
 
-    def _check_complete(self, found: Sequence[Measurement], arms: Sequence[Arm] = ARMS) -> None:
-        assert found or not set(self.speaks_of) & set(arms), (
+    def _check_complete(
+        self, measurements: Sequence[Measurement], arms: Sequence[Arm] = ARMS
+    ) -> None:
+        assert measurements or not set(self.measured_arms) & set(arms), (
             "evaluate gave no measurement: look for an error that is swallowed"
         )
-        for each in found:
-            missing = [arm for arm in self.speaks_of if arm in arms and arm not in each.values]
+        for each in measurements:
+            missing = [
+                arm for arm in self.measured_arms if arm in arms and not each.scores.get(arm)
+            ]
             assert not missing, (
-                f"{each.name} has no value for {', '.join(missing)}, which answered: look at the "
-                "names of the arms and for an error that is swallowed; see `speaks_of` and "
+                f"{each.name} has no score of {', '.join(missing)}, which answered: look at the "
+                "names of the arms and for an error that is swallowed; see `measured_arms` and "
                 "`compared_with`, too"
             )
 
-    def _same(self, one: float, other: float) -> bool:
-        return math.isclose(one, other, rel_tol=1e-9, abs_tol=max(self.noise, 1e-12))
-
-    def _difference(self, before: Mapping[Key, float], after: Mapping[Key, float]) -> str:
-        """The first value that changed, in words; nothing where none did."""
+    def _difference(self, before: Mapping[Any, float], after: Mapping[Any, float]) -> str:
+        """The first score that differs, in words; nothing where none does."""
         for key in dict.fromkeys([*before, *after]):
             one, other = before.get(key), after.get(key)
-            if one is None or other is None or not self._same(one, other):
-                name = " of ".join(key) if isinstance(key, tuple) else key
-                return f"{name} is {one}, then {other}"
+            tolerance = max(self.noise, 1e-12)
+            if one is None or other is None or not math.isclose(
+                one, other, rel_tol=1e-9, abs_tol=tolerance
+            ):  # fmt: skip
+                return f"{', '.join(key)} is {one}, then {other}"
         return ""

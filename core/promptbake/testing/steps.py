@@ -43,9 +43,10 @@ def steps(first: int, last: int, shift: float = 0.0) -> list[StepMetrics]:
         )
         for step in range(max(first, 1), last + 1)
     ]
+    metrics = [start, *later] if first == 0 else later
     return [
         replace(each, loss=0.0, lr=0.0, tokens=0, seconds=0.0) if each.step == ZERO else each
-        for each in ([start, *later] if first == 0 else later)
+        for each in metrics
     ]
 
 
@@ -71,31 +72,31 @@ def run_folder(path: Path) -> Path:
 def follow(
     make_tracker: Callable[[], Tracker],
     folder: Path,
-    metrics: Iterable[StepMetrics],
+    logged: Iterable[StepMetrics],
     after: int = 0,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Let a new tracker follow a run, as the core does: an error between its steps is raised."""
+    """Let a new tracker follow a run, as the core does: an error of `logged` passes through it."""
     tracker = make_tracker()
     with ExitStack() as ending:
         tracker.start(folder, settings or config(), after)
         ending.callback(tracker.finish)
-        for each in metrics:
-            tracker.log(each)
+        for metrics in logged:
+            tracker.log(metrics)
 
 
 def check_steps(rows: Sequence[Mapping[str, object]], logged: Sequence[StepMetrics]) -> None:
     """Refuse other steps than those that were logged, or another order."""
     for row in rows:
-        assert isinstance(row, Mapping), f"{row!r} was read back: expected a mapping for a step"
+        assert isinstance(row, Mapping), f"`recorded` gave {row!r}: expected a mapping for a step"
     recorded, expected = [row.get("step") for row in rows], [each.step for each in logged]
-    assert recorded == expected, f"it recorded the steps {recorded}, of {expected}"
+    assert recorded == expected, f"it recorded the steps {recorded}; logged were {expected}"
 
 
 def check_values(
     rows: Sequence[Mapping[str, object]], logged: Sequence[StepMetrics], records: Sequence[str]
 ) -> None:
-    """Refuse values that differ from those that were logged, of the fields in `records`."""
+    """Refuse other values than those that were logged, of the fields that the tracker records."""
     for row, metrics in zip(rows, logged, strict=True):
         for name in FIELDS:
             value, expected = row.get(name), getattr(metrics, name)
@@ -111,7 +112,7 @@ def check_values(
             )
             assert is_close(value, expected), (
                 f"{where} is {value!r}, and was logged as {expected!r}: record values as they "
-                "come, not rounded, not as text, losses in nats and rates per step"
+                "are, not rounded, not as text, losses in nats and rates per step"
             )
 
 

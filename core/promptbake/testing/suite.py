@@ -82,7 +82,7 @@ class Suite:
             raise pytest.Collector.CollectError("\n".join(refusals))
 
     @pytest.fixture(autouse=True)
-    def _the_process_stays_as_it_is(self) -> Iterator[None]:
+    def _process_state_stays_unchanged(self) -> Iterator[None]:
         """Fail a test in which the plugin changed what all code of a process shares."""
         before = _shared()
         yield
@@ -99,13 +99,11 @@ class Suite:
 
 
 def _shared() -> dict[str, object]:
-    found: dict[str, object] = {
-        "the handler of SIGTERM": signal.getsignal(signal.SIGTERM),
-    }
+    states: dict[str, object] = {"the handler of SIGTERM": signal.getsignal(signal.SIGTERM)}
     if torch := sys.modules.get("torch"):
-        found["gradients"] = torch.is_grad_enabled()
-        found["torch's default dtype"] = torch.get_default_dtype()
-    return found
+        states["gradients"] = torch.is_grad_enabled()
+        states["torch's default dtype"] = torch.get_default_dtype()
+    return states
 
 
 def _inherited(suite: type[Suite]) -> Iterator[tuple[str, object]]:

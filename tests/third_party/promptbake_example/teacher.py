@@ -8,12 +8,12 @@ from promptbake import Model, Span, TeacherLogprobs
 
 
 class InSlices:
-    """Asks the base model about `at_a_time` spans a call."""
+    """Scores `at_a_time` spans in each call of the base model."""
 
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time
 
-    def targets(
+    def score(
         self,
         spans: Sequence[Span],
         *,
@@ -22,9 +22,9 @@ class InSlices:
         seeds: Sequence[int],
         open_model: Callable[[], Model],
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """One `TeacherLogprobs` a span, with its span's index."""
+        """Each span's index and its log-probabilities."""
         model = open_model()
         for start in range(0, len(spans), self._at_a_time):
             part = slice(start, start + self._at_a_time)
-            for index, found in model.top_k(spans[part], k=k, draws=draws, seeds=seeds[part]):
-                yield start + index, found
+            for index, logprobs in model.top_k(spans[part], k=k, draws=draws, seeds=seeds[part]):
+                yield start + index, logprobs

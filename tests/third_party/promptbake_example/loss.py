@@ -1,4 +1,4 @@
-"""A loss: the divergence of Jeffreys."""
+"""A loss: the Jeffreys divergence."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 class Jeffreys:
     """sum (p - q) (log p - log q), p the teacher and q the student."""
 
-    targets: Literal["teacher"] = "teacher"
+    support: Literal["teacher"] = "teacher"
     linear: bool = False
 
-    def __call__(self, student: Tensor, teacher: Tensor, measure: Tensor) -> Tensor:
+    def __call__(self, student: Tensor, teacher: Tensor, importance_weights: Tensor) -> Tensor:
         """Nats [N] from log-probabilities [N, C]."""
-        return (measure * (teacher.exp() - student.exp()) * (teacher - student)).sum(dim=1)
+        terms = (teacher.exp() - student.exp()) * (teacher - student)
+        return (importance_weights * terms).sum(dim=1)

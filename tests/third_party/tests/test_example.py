@@ -1,4 +1,4 @@
-"""The plugin `parrot` by the suites that promptbake's own plugins pass."""
+"""The plugin `example` by the suites that promptbake's own plugins pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import promptbake_parrot
+import promptbake_example
 import pytest
 
 from promptbake import Backend, DataProvider, Evaluator, Loss, Teacher, Tracker
@@ -20,14 +20,14 @@ from promptbake.testing import (
     PluginSuite,
     TeacherSuite,
     TrackerSuite,
-    Worked,
+    WorkedExample,
 )
 
 
 class TestPlugin(PluginSuite):
     @pytest.fixture
     def plugin(self) -> str:
-        return "parrot"
+        return "example"
 
 
 class TestProvider(DataProviderSuite):
@@ -35,21 +35,21 @@ class TestProvider(DataProviderSuite):
 
     @pytest.fixture
     def provider(self) -> DataProvider:
-        return promptbake_parrot.parrot_provider()
+        return promptbake_example.example_provider()
 
 
 class TestTeacher(TeacherSuite):
     @pytest.fixture
     def teacher(self) -> Teacher:
-        return promptbake_parrot.parrot_teacher(at_a_time=2)
+        return promptbake_example.example_teacher(at_a_time=2)
 
 
 class TestLoss(LossSuite):
-    worked = Worked((0.5, 0.5), (0.25, 0.75), nats=0.25 * math.log(3))
+    worked_example = WorkedExample((0.5, 0.5), (0.25, 0.75), nats=0.25 * math.log(3))
 
     @pytest.fixture
     def loss(self) -> Loss:
-        return promptbake_parrot.parrot_loss()
+        return promptbake_example.example_loss()
 
 
 class TestBackend(BackendSuite):
@@ -57,26 +57,25 @@ class TestBackend(BackendSuite):
 
     @pytest.fixture
     def backend(self) -> Backend:
-        return promptbake_parrot.parrot_backend()
+        return promptbake_example.example_backend()
 
 
 class TestEvaluator(EvaluatorSuite):
-    telling = ("Polly wants a cracker.", "Polly Polly Polly")
+    contrasting_answers = ("Polly wants a cracker.", "Polly Polly Polly")
 
     @pytest.fixture
     def evaluator(self) -> Evaluator:
-        return promptbake_parrot.parrot_evaluator()
+        return promptbake_example.example_evaluator()
 
 
 class TestTracker(TrackerSuite):
     @pytest.fixture
     def make_tracker(self) -> Callable[[], Tracker]:
-        return promptbake_parrot.parrot_tracker
+        return promptbake_example.example_tracker
 
-    def told(self, folder: Path) -> Sequence[Mapping[str, float]]:
+    def recorded(self, folder: Path) -> Sequence[Mapping[str, object]]:
         """What was recorded of the run in `folder`."""
-        with closing(sqlite3.connect(folder / "parrot.sqlite")) as database:
+        with closing(sqlite3.connect(folder / "example.sqlite")) as database:
             rows = database.execute("SELECT * FROM steps")
             names = [column[0] for column in rows.description]
-            found = [dict(zip(names, row, strict=True)) for row in rows]
-        return [{key: value for key, value in row.items() if value is not None} for row in found]
+            return [dict(zip(names, row, strict=True)) for row in rows]

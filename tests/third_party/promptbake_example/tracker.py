@@ -18,7 +18,7 @@ class SqliteTracker:
 
     def start(self, folder: Path, config: Mapping[str, object], step: int) -> None:
         """Keep the rows up to `step`, and none where the run begins."""
-        self._file = folder / "parrot.sqlite"
+        self._file = folder / "example.sqlite"
         self._do(f"CREATE TABLE IF NOT EXISTS steps ({', '.join(COLUMNS)})", ())
         self._do("DELETE FROM steps WHERE step > ? OR ? = 0", (step, step))
 
