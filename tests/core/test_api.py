@@ -32,30 +32,27 @@ def failures(tests: list[doctest.DocTest]) -> str:
     return "".join(said)
 
 
-def test_the_examples_of_the_docstrings_hold() -> None:
-    found = doctest.DocTestFinder(exclude_empty=True).find(api)
-    assert {test.name.rpartition(".")[2] for test in found if test.examples} == {
+def test_the_examples_of_the_docstrings_and_of_the_readme_hold() -> None:
+    found = [test for test in doctest.DocTestFinder(exclude_empty=True).find(api) if test.examples]
+    assert {test.name.rpartition(".")[2] for test in found} == {
         "api", "bake", "plan", "chat", "export"
     }  # fmt: skip
-    assert failures([test for test in found if test.examples]) == ""
-
-
-def test_the_example_of_the_readme_holds() -> None:
-    text = (
-        (ROOT / "README.md").read_text("utf-8").partition("## From Python")[2].partition("\n## ")[0]
-    )
+    assert failures(found) == ""
+    section = (ROOT / "README.md").read_text("utf-8").partition("## From Python")[2]
+    text = section.partition("\n## ")[0]
     test = doctest.DocTestParser().get_doctest(text, {}, "README", "README.md", 0)
     assert len(test.examples) > 3
-    assert failures([test]) == ""
+    assert failures([test]) == ""  # on the run that the docstrings' examples made
 
 
 def test_progress_is_shown_on_standard_error_unless_it_is_quiet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    promptbake.data(PIRATE, profile="mock")
+    brief = {"profile": "mock", "settings": {"data.max_tokens": 2}}
+    promptbake.data(PIRATE, **brief)  # type: ignore[arg-type]
     said = capsys.readouterr()
     assert (said.out, "data" in said.err) == ("", True)
-    promptbake.data(PIRATE, profile="mock", quiet=True)
+    promptbake.data(PIRATE, quiet=True, **brief)  # type: ignore[arg-type]
     assert capsys.readouterr() == ("", "")
 
 

@@ -46,11 +46,10 @@ def test_a_device_without_room_ends_data_with_one_line(prompt: Path) -> None:
 
 @pytest.mark.parametrize("max_file_bytes", [1000, 4000, 60_000, 150_000])
 def test_bake_goes_on_once_there_is_room(
-    finished: Finished, prompt: Path, max_file_bytes: int
+    finished: Finished, with_data: Path, prompt: Path, max_file_bytes: int
 ) -> None:
-    """Room for not even run.json; for no targets; for no weights; for no optimiser."""
-    run = Path("runs/pirate")
-    assert promptbake("data", prompt, *MOCK).code == 0
+    """Room for not even run.json; for no log-probabilities; for no weights; for no optimiser."""
+    run = with_data
     before = tree(run)
     result = squeezed("bake", prompt, max_file_bytes)
     assert "cannot be written: File too large; free some space" in result.complaint
