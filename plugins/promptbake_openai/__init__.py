@@ -6,9 +6,9 @@ The names in `__all__` are public: another plugin may build on them, as promptba
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lazy_loader
 from annotated_types import Ge, Gt
 
 from promptbake import RUNTIME_ONLY, BakeError, DataProvider, Factories, Teacher, hookimpl, requires
@@ -34,19 +34,15 @@ PROMPTBAKE_API = 2
 Count = Annotated[int, Gt(0), RUNTIME_ONLY]
 Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://api.openai.com/v1"
-_LAZY = {
-    "ChatProvider": "provider",
-    "Endpoint": "endpoint",
-    "OpenAITeacher": "teacher",
-    "Prices": "prices",
-    "max_usage": "chat",
+_PUBLIC = {  # by the module, which is imported at the first use of a name
+    "chat": ["max_usage"],
+    "endpoint": ["Endpoint"],
+    "prices": ["Prices"],
+    "provider": ["ChatProvider"],
+    "teacher": ["OpenAITeacher"],
 }
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Without a __dir__, which would let pluggy import every name where it looks for hooks.
+__getattr__ = lazy_loader.attach(__name__, submod_attrs=_PUBLIC)[0]
 
 
 @requires(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))

@@ -6,9 +6,9 @@ as promptbake_mock does.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import lazy_loader
 from annotated_types import Ge, Gt, Lt
 
 from promptbake import Backend, Factories, hookimpl
@@ -35,22 +35,15 @@ __all__ = [
 PROMPTBAKE_API = 2
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
-_LAZY = {
-    "Engine": "engine",
-    "HubLoader": "loading",
-    "Loader": "loading",
-    "LoraSettings": "lora",
-    "LoraTrainer": "lora",
-    "TorchBackend": "backend",
-    "TorchModel": "model",
-    "make_engine": "loading",
+_PUBLIC = {  # by the module, which is imported at the first use of a name
+    "backend": ["TorchBackend"],
+    "engine": ["Engine"],
+    "loading": ["HubLoader", "Loader", "make_engine"],
+    "lora": ["LoraSettings", "LoraTrainer"],
+    "model": ["TorchModel"],
 }
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Without a __dir__, which would let pluggy import every name where it looks for hooks.
+__getattr__ = lazy_loader.attach(__name__, submod_attrs=_PUBLIC)[0]
 
 
 def torch_backend(
