@@ -34,7 +34,7 @@ class TrackioTracker:
         folder = folder.resolve()
         self._run = self._name or folder.name
         self._config: Mapping[str, object] | None = config
-        self._storage = _storage(folder / "trackio")
+        self._storage = open_storage(folder / "trackio")
         with _as_bake_error():
             self._storage.validate_project_name(self._project)
             if not step:
@@ -62,7 +62,7 @@ class TrackioTracker:
         """Nothing to do: every step is written."""
 
 
-def _storage(home: Path) -> Any:
+def open_storage(home: Path) -> Any:
     """trackio's storage for a folder: a copy of its module, which keeps the folder in a global."""
     spec = find_spec("trackio.sqlite_storage")
     assert spec is not None
