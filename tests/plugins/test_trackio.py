@@ -18,7 +18,14 @@ from promptbake.testing import TrackerSuite
 from promptbake_trackio import trackio
 from promptbake_trackio.tracker import open_storage
 
-READ = "from trackio.cli import main; main()"
+COMMANDS = """
+import json, sys
+from trackio.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = [*arguments, "--project", "ship", "--json"]
+    main()
+    print("--")
+"""
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
@@ -40,15 +47,20 @@ def test_trackio_s_command_reads_the_run(tmp_path: Path) -> None:
     for first, last in ((0, 3), (2, 4)):
         track(trackio(name="quartz", project="ship"), tmp_path, first, last)
 
-    def read(*arguments: str) -> Any:
-        command = [sys.executable, "-c", READ, *arguments, "--project", "ship", "--json"]
-        environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
-        return json.loads(subprocess.run(command, env=environment, capture_output=True).stdout)
-
-    assert read("list", "runs")["runs"] == ["quartz"]
-    assert read("get", "run", "--run", "quartz")["config"] == {"seed": 0}
-    values = read("get", "metric", "--run", "quartz", "--metric", "loss")["values"]
-    assert [(each["step"], each["value"]) for each in values] == [(n, n / 3) for n in range(5)]
+    arguments = "list runs", "get run --run quartz", "get metric --run quartz --metric loss"
+    result = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([each.split() for each in arguments])],
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs, run, metric = map(json.loads, result.stdout.split("--\n")[:-1])
+    assert runs["runs"] == ["quartz"]
+    assert run["config"] == {"seed": 0}
+    assert [(each["step"], each["value"]) for each in metric["values"]] == [
+        (n, n / 3) for n in range(5)
+    ]
 
 
 def test_a_killed_process_has_written_in_the_runs_folder_alone(tmp_path: Path) -> None:
