@@ -165,16 +165,14 @@ def test_the_note_counts_rejections_retries_and_dollars() -> None:
         assert part in notes[-1]
 
 
-def test_the_address_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ChatEndpoint(key=KEY) as endpoint:
-        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
-        provider = openai_provider(model="tiny-chat")
-        assert len(list(provider.generate(job(requests("a"))))) == 1
-
-
-def test_addresses_may_be_a_list() -> None:
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_addresses_are_a_list_or_in_the_environment(
+    by_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ChatEndpoint(key=KEY) as one, ChatEndpoint(key=KEY) as other:
-        provider = openai_provider(model="tiny-chat", base_url=[one.url, other.url])
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{one.url}, {other.url}" if by_environment else "")
+        base_url = None if by_environment else [one.url, other.url]
+        provider = openai_provider(model="tiny-chat", base_url=base_url)
         assert len(list(provider.generate(job(requests(*"abcd"))))) == 4
         assert (one.meter.answered, other.meter.answered) == (2, 2)
 
