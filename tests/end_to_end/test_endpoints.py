@@ -177,7 +177,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on() -> None:
     [
         ("401", "OPENAI_API_KEY: {url} refuses it: Incorrect API key", ""),
         ("402", "{url}: is out of credit: Insufficient credits", "add some; responses"),
-        ("403", "{url}: does not permit it: Your input was flagged", ""),
+        ("403", "{url}: permission denied: Your input was flagged", ""),
         ("404", "{url}: has no model 'tiny-chat': The model does not exist", "set another"),
     ],
 )
@@ -432,7 +432,7 @@ def test_a_cap_needs_prices() -> None:
             *arguments("")[:2], *arguments(endpoint.url, "budget.max_dollars=1.0")[4:]
         )
         assert endpoint.meter.requests == 0
-    assert "the prices of tiny-chat are not known" in complaint
+    assert "the prices of tiny-chat are unknown" in complaint
     assert "prices={prompt=..., completion=...}" in complaint
 
 
