@@ -27,8 +27,8 @@ from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
+from promptbake_loopback.openai import KEY
 from promptbake_openai import ChatProvider, Endpoint
-from promptbake_openai.loopback import KEY
 
 RESULT = Path("runs/bench/data.json")
 MODEL, KEY_NAME = "tiny-chat", "PROMPTBAKE_BENCH_KEY"
@@ -60,7 +60,7 @@ def measure(shape: Shape) -> list[float]:
 @contextmanager
 def served(shape: Shape) -> Iterator[str]:
     """The address of an endpoint of its own process, for as long as the block lasts."""
-    command = [sys.executable, "-m", "promptbake_openai.loopback", "--exit-with-parent"]
+    command = [sys.executable, "-m", "promptbake_loopback", "openai", "--exit-with-parent"]
     with subprocess.Popen(
         [*command, "--model", MODEL, "--latency", str(shape.latency)],
         stdin=subprocess.PIPE,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from promptbake import Datum, Message, Prompt, Span, TeacherLogprobs
 from promptbake.testing import tiny_model, tiny_tokenizer
+from promptbake_loopback.openai import ChatEndpoint
 from promptbake_openai import Endpoint, OpenAITeacher
-from promptbake_openai.loopback import Endpoint as ChatEndpoint
 from promptbake_torch import TorchModel, make_engine
 
 K = 6

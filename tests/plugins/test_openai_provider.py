@@ -24,6 +24,7 @@ from promptbake import (
     Rejection,
 )
 from promptbake.testing import DataProviderSuite, RecordingBudget
+from promptbake_loopback.openai import identity
 from promptbake_openai import Prices, max_usage, openai_provider
 from promptbake_openai.chat import swap_roles
 from promptbake_openai.completions import (
@@ -33,7 +34,6 @@ from promptbake_openai.completions import (
     rejection_reason,
     strip_thinking,
 )
-from promptbake_openai.loopback import identity
 from promptbake_openai.rate_limit import PAUSE, RateLimitGate, parse_retry_after
 
 pytestmark = pytest.mark.usefixtures("openai_key")
@@ -157,8 +157,8 @@ def test_the_note_counts_rejections_retries_and_dollars() -> None:
     with ChatEndpoint(
         key=KEY, answer=lambda request: texts[request["messages"][-1]["content"]]
     ) as endpoint:
-        endpoint.inject("500")
-        endpoint.inject("html")
+        endpoint.inject_fault("500")
+        endpoint.inject_fault("html")
         prices = {"prompt": 1.0, "completion": 100.0}
         generate(endpoint, requests("a", "b"), of_job={"note": notes.append}, prices=prices)
     for part in ("0 in flight", "1 rejected", "2 retried", "$0.000"):
@@ -204,7 +204,7 @@ def test_a_cost_estimate_of_several_turns_reads_every_turn_again() -> None:
 def test_the_completed_turns_of_a_failed_conversation_are_committed() -> None:
     budget = RecordingBudget()
     with ChatEndpoint(key=KEY) as endpoint:
-        endpoint.inject("no_choices", times=20, after=1)
+        endpoint.inject_fault("no_choices", times=20, after=1)
         with pytest.raises(BakeError, match="responded with no choices"):
             generate(endpoint, requests("a"), of_job={"budget": budget, "turns": 2})
         output_tokens = endpoint.meter.completion_tokens

@@ -187,14 +187,14 @@ def test_transient_faults_are_retried() -> None:
     script = [None, *kinds[:4], None, None, *kinds[4:], None, "wrong_type"]
     with serving(script=script, retry_after=0.05) as flaky:
         scores = score(teacher(flaky, max_retries=6, concurrency=4), spans() * 2)
-        injected = {kind for _, kind in flaky.meter.struck}
+        injected = {kind for _, kind in flaky.meter.injected}
     assert set(scores) == set(range(8))
     assert injected == {*kinds, "wrong_type"}
 
 
 def test_a_response_without_a_completion_is_given_up_after_five_attempts() -> None:
     with serving() as broken:
-        broken.inject("error_body", times=99)
+        broken.inject_fault("error_body", times=99)
         with pytest.raises(BakeError, match=r"responded with no choices.*Provider returned error"):
             score(teacher(broken))
         assert broken.meter.requests == 5

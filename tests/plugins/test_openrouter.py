@@ -11,7 +11,7 @@ from generation_jobs import job, requests
 
 from promptbake import BakeError, Conversation, DataProvider
 from promptbake.testing import DataProviderSuite
-from promptbake_openai.loopback import Prices
+from promptbake_loopback.openai import Prices
 from promptbake_openrouter import openrouter_provider
 from promptbake_openrouter.model_list import ListedModel
 
