@@ -28,9 +28,7 @@ from promptbake.files import write_json
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
 from promptbake_loopback.openai import KEY
-from promptbake_openai.endpoint import Endpoint
-from promptbake_openai.gate import Gate
-from promptbake_openai.provider import ChatProvider
+from promptbake_openai import ChatProvider, Endpoint
 
 RESULT = Path("runs/bench/data.json")
 MODEL, KEY_NAME = "tiny-chat", "PROMPTBAKE_BENCH_KEY"
@@ -83,7 +81,6 @@ def once(shape: Shape, url: str, repeat: int) -> float:
         MODEL,
         url,
         KEY_NAME,
-        gate=Gate(),
         timeout=60.0,
         max_retries=0,
         connections=shape.in_flight,

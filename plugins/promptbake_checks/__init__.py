@@ -22,7 +22,7 @@ PROMPTBAKE_API = 2
 
 
 class Checks:
-    """One measurement a pattern, searched for in each arm's answers to the test questions."""
+    """Searches for each pattern in each arm's answers to the test questions."""
 
     def __init__(self, patterns: Mapping[str, re.Pattern[str]]) -> None:
         self._patterns = patterns
@@ -32,7 +32,7 @@ class Checks:
         return NO_COST
 
     def evaluate(self, context: EvalContext) -> Sequence[Measurement]:
-        """For each pattern, 1 for an answer that matches and 0 for one that does not."""
+        """One measurement a pattern: 1 for an answer that matches, 0 for one that does not."""
         return [
             Measurement(name, "share of answers", self._matches(pattern, context))
             for name, pattern in self._patterns.items()
@@ -52,7 +52,11 @@ class Checks:
 
 
 def checks(*, patterns: dict[str, str]) -> Evaluator:
-    """Search for each of the `patterns`, Python regular expressions by name."""
+    """Measure the share of answers that match a pattern.
+
+    Args:
+        patterns: Python regular expressions by name; each is a measurement.
+    """
     compiled = {}
     for name, pattern in patterns.items():
         try:

@@ -28,61 +28,63 @@ PROMPTBAKE_API = 2
 
 
 class FilesProvider:
-    """A line that ends with an answer is a conversation; one that ends with a question, a query.
+    """Conversations and queries of a file.
 
-    Queries are answered by the prompted base model.
+    A line that ends with the assistant's turn is a conversation, one that ends with the user's a
+    query, which the prompted base model answers.
     """
 
     def __init__(self, path: Path) -> None:
         self._conversations: list[Conversation] = []
         self._queries: dict[tuple[Message, ...], Query] = {}
-        self._unanswered: set[str] = set()
-        seen: set[str] = set()
+        self._without_response: set[str] = set()
+        ids: set[str] = set()
         for number, line in read_objects(path):
             where = f"{path}:{number}"
             messages = check_messages(line, where)
             id_ = str(line.get("id", f"line-{number:06}"))
-            if id_ in seen:
+            if id_ in ids:
                 raise BakeError(f"{where}: an earlier line has the id {id_!r}, too")
-            seen.add(id_)
-            answered = messages[-1].role == "assistant"
-            asked = messages[:-1] if answered else messages
-            query = self._queries.setdefault(asked, Query(f"q-{id_}", asked))
-            if answered:
+            ids.add(id_)
+            has_response = messages[-1].role == "assistant"
+            turns = messages[:-1] if has_response else messages
+            query = self._queries.setdefault(turns, Query(f"q-{id_}", turns))
+            if has_response:
                 complete = bool(line.get("complete", True))
                 meta = {"source": path.name}
                 self._conversations.append(Conversation(id_, query.id, messages, complete, meta))
             else:
-                self._unanswered.add(query.id)
-        if not seen:
+                self._without_response.add(query.id)
+        if not ids:
             raise BakeError(f"{path}: holds no conversations")
 
     def queries(self) -> Sequence[Query]:
-        """What the file's users asked."""
+        """The file's queries, those of its conversations among them."""
         return tuple(self._queries.values())
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        """The file costs nothing; its queries what the model asks for them."""
-        asked = self._asked(job)
-        if not asked.requests:
-            return NO_COST
-        return estimate_responses(asked)
+        """Nothing for the file's conversations; for its queries, the base model's cost."""
+        sampling = self._sampling(job)
+        return estimate_responses(sampling) if sampling.requests else NO_COST
 
     def generate(self, job: GenerationJob) -> Iterator[Conversation]:
-        """The file's conversations, then the model's answers to the file's queries."""
-        stored = (found for found in self._conversations if found.id not in job.completed_ids)
-        asked = self._asked(job)
-        if not asked.requests:
-            return stored
-        return chain(stored, sample_responses(asked))
+        """The file's conversations, then the model's responses to the file's queries."""
+        stored = (each for each in self._conversations if each.id not in job.completed_ids)
+        sampling = self._sampling(job)
+        return chain(stored, sample_responses(sampling)) if sampling.requests else stored
 
-    def _asked(self, job: GenerationJob) -> GenerationJob:
-        asked = (request for request in job.requests if request.query.id in self._unanswered)
-        return replace(job, requests=tuple(asked))
+    def _sampling(self, job: GenerationJob) -> GenerationJob:
+        """The job without the requests that the file has responses to."""
+        requests = (each for each in job.requests if each.query.id in self._without_response)
+        return replace(job, requests=tuple(requests))
 
 
 def files(*, path: Path) -> DataProvider:
-    """Read the JSONL file at `path`."""
+    """Read conversations or queries from a JSONL file.
+
+    Args:
+        path: The file; a line has `messages`, and may have `id` and `complete`.
+    """
     return FilesProvider(path)
 
 

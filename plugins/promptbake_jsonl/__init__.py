@@ -1,4 +1,4 @@
-"""A tracker that writes metrics.jsonl: one line a step, in the run's folder."""
+"""A tracker that writes metrics.jsonl, one line a step, in the run's folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PROMPTBAKE_API = 2
 
 
 class JsonlTracker:
-    """Appends to metrics.jsonl; a run that goes on after a step loses the lines past it."""
+    """Appends to metrics.jsonl; where a run resumes, the lines after its step are deleted."""
 
     def start(self, folder: Path, config: Mapping[str, object], step: int) -> None:
-        """Keep the lines up to `step`, and none where the run begins."""
+        """Keep the lines up to `step`, or none where the run begins."""
         path = folder / "metrics.jsonl"
         kept = [line for line in read_json_lines(path) if step and line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))

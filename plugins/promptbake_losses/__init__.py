@@ -15,21 +15,25 @@ def forward_kl() -> Loss:
 
 
 def reverse_kl() -> Loss:
-    """KL(student || teacher): prefers a student that says only what the teacher would."""
+    """KL(student || teacher): the student avoids what the teacher finds unlikely."""
     from promptbake_losses.divergences import ReverseKL
 
     return ReverseKL()
 
 
 def jsd(*, beta: float = 0.5) -> Loss:
-    """The Jensen-Shannon divergence, generalised: `beta` is the teacher's share of the mixture."""
+    """The generalised Jensen-Shannon divergence, arXiv 2306.13649, Eq. 1.
+
+    Args:
+        beta: The teacher's share of the mixture, between 0 and 1.
+    """
     from promptbake_losses.divergences import JSD
 
     return JSD(beta)
 
 
 def cross_entropy() -> Loss:
-    """Fine-tuning on the response tokens alone: no teacher is asked."""
+    """Fine-tuning on the response tokens, without a teacher."""
     from promptbake_losses.divergences import CrossEntropy
 
     return CrossEntropy()
@@ -37,7 +41,7 @@ def cross_entropy() -> Loss:
 
 @hookimpl
 def promptbake_register_losses() -> Factories[Loss]:
-    """The four losses."""
+    """The losses `forward_kl`, `reverse_kl`, `jsd` and `cross_entropy`."""
     return {
         "forward_kl": forward_kl,
         "reverse_kl": reverse_kl,

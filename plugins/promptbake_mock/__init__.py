@@ -1,4 +1,4 @@
-"""A backend and a provider on a tiny real model: no download, no key, the same each time."""
+"""A backend and a provider on a tiny real model: no download, no key, deterministic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mock_backend() -> Backend:
 
 
 def mock_provider() -> DataProvider:
-    """The prompted tiny model answers the queries, whatever backend trains."""
+    """Sample the prompted tiny model, whichever backend trains."""
     from promptbake_mock.tiny import TinyProvider
 
     return TinyProvider()

@@ -1,4 +1,4 @@
-"""The tiny model of promptbake.testing behind the torch plugin's public backend."""
+"""The tiny model of promptbake.testing, on the backend that promptbake_torch publishes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from promptbake import (
     sample_responses,
 )
 from promptbake.testing import tiny_model, tiny_tokenizer
-from promptbake_torch.backend import TorchBackend
-from promptbake_torch.engine import Engine
-from promptbake_torch.loading import make_engine
-from promptbake_torch.lora import LoraSettings
+from promptbake_torch import Engine, LoraSettings, TorchBackend, make_engine
 
 NAME = "mock"
 
 
 def tiny_backend() -> TorchBackend:
-    """The torch backend with the tiny model as the only one there is."""
+    """The torch backend with the tiny model as its only one."""
     return TorchBackend(NAME, _load, LoraSettings(), sample_batch=32)
 
 
@@ -35,7 +32,7 @@ class TinyProvider:
         return ()
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        """What the tiny model takes for it."""
+        """Free; seconds as measured on the tiny model."""
         return estimate_responses(_with_tiny(job))
 
     def generate(self, job: GenerationJob) -> Iterator[Conversation]:

@@ -1,22 +1,48 @@
-"""The provider and the teacher `openai`: any endpoint with OpenAI's API, or a fleet of them."""
+"""The provider and the teacher `openai`: any endpoint with OpenAI's API, or a fleet of them.
+
+The names in `__all__` are public: another plugin may build on them, as promptbake_openrouter does.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lazy_loader
 from annotated_types import Ge, Gt
 
 from promptbake import RUNTIME_ONLY, BakeError, DataProvider, Factories, Teacher, hookimpl, requires
 
 if TYPE_CHECKING:
+    from promptbake_openai.chat import max_usage
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.prices import Prices
+    from promptbake_openai.provider import ChatProvider
+    from promptbake_openai.teacher import OpenAITeacher
+
+__all__ = [
+    "ChatProvider",
+    "Endpoint",
+    "OpenAITeacher",
+    "Prices",
+    "max_usage",
+    "openai_provider",
+    "openai_teacher",
+]
 
 PROMPTBAKE_API = 2
 Count = Annotated[int, Gt(0), RUNTIME_ONLY]
 Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://api.openai.com/v1"
+_PUBLIC = {  # by the module, which is imported at the first use of a name
+    "chat": ["max_usage"],
+    "endpoint": ["Endpoint"],
+    "prices": ["Prices"],
+    "provider": ["ChatProvider"],
+    "teacher": ["OpenAITeacher"],
+}
+# Without a __dir__, which would let pluggy import every name where it looks for hooks.
+__getattr__ = lazy_loader.attach(__name__, submod_attrs=_PUBLIC)[0]
 
 
 @requires(modules=("openai",), install="promptbake[openai]", keys=("OPENAI_API_KEY",))
@@ -31,21 +57,27 @@ def openai_provider(
     prices: Annotated[dict[str, Annotated[float, Ge(0)]] | None, RUNTIME_ONLY] = None,
     body: dict[str, Any] | None = None,
 ) -> DataProvider:
-    """Ask chat endpoints for the prompted model's responses.
+    """Request the prompted model's responses from chat endpoints.
 
-    The key comes from OPENAI_API_KEY, the address from OPENAI_BASE_URL where `base_url` is not
-    given; several addresses, in a list or separated by commas, share the requests. `concurrency` is
-    for all of them together. A request that gets no answer in `timeout` seconds, or is told to come
-    again, is repeated up to `max_retries` times. A response that data.max_tokens cut is left out,
-    unless `allow_truncated`. `prices` are `prompt` and `completion`, in dollars per million tokens;
-    `body` is added to each request.
+    The key is read from OPENAI_API_KEY.
+
+    Args:
+        model: The model's name at the endpoint.
+        base_url: The endpoint's address; OPENAI_BASE_URL, or OpenAI's own, where it is not given.
+            Several, in a list or separated by commas, share the requests.
+        concurrency: The most requests in flight, over all endpoints.
+        timeout: Seconds without a response after which a request is sent again.
+        max_retries: How often a request that is lost or rate-limited is sent again.
+        allow_truncated: Keep responses that data.max_tokens cut.
+        prices: `prompt` and `completion`, in dollars per million tokens.
+        body: Fields that are added to each request.
     """
     from promptbake_openai.provider import ChatProvider
 
-    made = _prices(prices)
+    known_prices = _prices(prices)
     endpoints = _endpoints(model, base_url, concurrency, timeout, max_retries, body)
     return ChatProvider(
-        endpoints, lambda: made, concurrency=concurrency, allow_truncated=allow_truncated
+        endpoints, lambda: known_prices, concurrency=concurrency, allow_truncated=allow_truncated
     )
 
 
@@ -58,11 +90,10 @@ def openai_teacher(
     timeout: Seconds = 120.0,
     max_retries: Annotated[int, Ge(0), RUNTIME_ONLY] = 6,
 ) -> Teacher:
-    """Ask an endpoint that returns prompt_logprobs, as vLLM's /completions, for the top K.
+    """Request the top K from an endpoint that returns prompt_logprobs, as vLLM's /completions.
 
-    It must serve the base model itself. The key comes from OPENAI_API_KEY, the address from
-    OPENAI_BASE_URL where `base_url` is not given; several addresses share the requests. vLLM gives
-    up to 20 log-probabilities a token unless --max-logprobs says more.
+    It must serve the base model itself. vLLM returns up to 20 log-probabilities a token, or what
+    --max-logprobs allows. The options are those of the provider `openai`.
     """
     from promptbake_openai.teacher import OpenAITeacher
 
@@ -79,37 +110,35 @@ def _endpoints(
     body: dict[str, Any] | None,
 ) -> list[Endpoint]:
     from promptbake_openai.endpoint import Endpoint
-    from promptbake_openai.gate import Gate
 
-    found = base_url or os.environ.get("OPENAI_BASE_URL") or HOSTED
-    urls = found.split(",") if isinstance(found, str) else found
+    addresses = base_url or os.environ.get("OPENAI_BASE_URL") or HOSTED
+    urls = addresses.split(",") if isinstance(addresses, str) else addresses
     return [
         Endpoint(
             model,
             url.strip(),
             "OPENAI_API_KEY",
-            gate=Gate(),
             timeout=timeout,
             max_retries=max_retries,
             connections=concurrency,
-            without_key="; a server of your own takes any, such as 'none'",
+            key_hint="; a server of your own takes any, such as 'none'",
             body=body,
         )
         for url in urls
     ]
 
 
-def _prices(given: dict[str, float] | None) -> Prices | None:
+def _prices(option: dict[str, float] | None) -> Prices | None:
     from promptbake_openai.prices import Prices
 
-    if given is None:
+    if option is None:
         return None
-    if set(given) != {"prompt", "completion"}:
+    source = "options.data_providers.openai.prices"
+    if set(option) != {"prompt", "completion"}:
         raise BakeError(
-            "options.data_providers.openai.prices: expected prompt and completion; found "
-            f"{', '.join(given) or 'nothing'}"
+            f"{source}: expected prompt and completion; found {', '.join(option) or 'nothing'}"
         )
-    return Prices(given["prompt"], given["completion"], "options.data_providers.openai.prices")
+    return Prices(option["prompt"], option["completion"], source)
 
 
 @hookimpl

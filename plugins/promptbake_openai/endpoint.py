@@ -1,4 +1,4 @@
-"""One chat endpoint: its address, its key, its client, its errors in plain words."""
+"""One chat endpoint: its address, its key, its client, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx2
 import openai
 
 from promptbake import BakeError, Message
-from promptbake_openai.gate import Gate
+from promptbake_openai.rate_limit import RateLimitGate
 
 SEEDS = 2**31  # an endpoint's seed is a small integer
 
@@ -19,8 +19,19 @@ SEEDS = 2**31  # an endpoint's seed is a small integer
 class Endpoint:
     """A model at an address that speaks the OpenAI chat API.
 
-    Lost requests are repeated by the openai client itself, `max_retries` times with growing
-    pauses, or when the endpoint says; the gate holds all other requests back meanwhile.
+    The openai client sends lost and rate-limited requests again by itself; meanwhile a gate holds
+    back all other requests to a rate-limited endpoint.
+
+    Args:
+        model: The model's name at the endpoint.
+        url: The address, up to `/v1`.
+        key_name: The environment variable that holds the key.
+        timeout: Seconds without a response after which a request is sent again.
+        max_retries: How often a request is sent again, with growing pauses.
+        connections: The most that are open at a time.
+        key_hint: Ends the error message where the key is not set.
+        headers: Added to each request.
+        body: Fields that are added to each request's body.
     """
 
     def __init__(
@@ -29,44 +40,46 @@ class Endpoint:
         url: str,
         key_name: str,
         *,
-        gate: Gate,
         timeout: float,
         max_retries: int,
         connections: int,
-        without_key: str = "",
+        key_hint: str = "",
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.url, self._key_name = model, url, key_name
-        self._gate, self._timeout, self._max_retries = gate, timeout, max_retries
-        self._connections, self._without_key = connections, without_key
+        self._timeout, self._max_retries, self._connections = timeout, max_retries, connections
+        self._key_hint = key_hint
         self._headers, self._body = dict(headers or {}), dict(body or {})
-        self.sent = self.asked = 0
+        self._gate = RateLimitGate()
+        self._attempts = 0  # HTTP requests, the client's retries among them
+        self.requests = 0
 
     @property
-    def repeated(self) -> int:
-        """Requests that the client had to send again."""
-        return max(self.sent - self.asked, 0)
+    def retries(self) -> int:
+        """How many requests the client has sent again."""
+        return max(self._attempts - self.requests, 0)
 
-    def check(self) -> None:
-        """Raise BakeError where there is no key, or one that cannot be sent."""
+    def check_key(self) -> None:
+        """Raise BakeError where the key is not set, or cannot be sent."""
         key = os.environ.get(self._key_name, "")
         if not key:
-            raise BakeError(f"{self._key_name}: is not set; export it{self._without_key}")
+            raise BakeError(f"{self._key_name}: is not set; export it{self._key_hint}")
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise BakeError(
-                f"{self._key_name}: holds what no key does, such as a space or a line's end"
+                f"{self._key_name}: contains a character that no key has, such as a space or a "
+                "line break"
             )
 
     @cached_property
     def client(self) -> openai.OpenAI:
-        """The client, with the gate in it."""
+        """The client, whose requests pass the gate."""
         limits = httpx2.Limits(
             max_connections=self._connections, max_keepalive_connections=self._connections
         )
         hooks: dict[str, list[Callable[..., Any]]] = {
-            "request": [self._note, self._gate.pass_through],
-            "response": [self._gate.note],
+            "request": [self._count_attempt, self._gate.wait],
+            "response": [self._gate.update],
         }
         http = httpx2.Client(timeout=self._timeout, limits=limits, event_hooks=hooks)
         return openai.OpenAI(
@@ -78,73 +91,86 @@ class Endpoint:
             default_headers=self._headers,
         )
 
-    def ask(
+    def chat(
         self, messages: Sequence[Message], temperature: float, max_tokens: int, seed: int
     ) -> str:
-        """The body of the endpoint's answer. Raises openai.OpenAIError where there is none."""
-        self.asked += 1
-        request = {
-            "model": self.model,
-            "messages": [{"role": each.role, "content": each.content} for each in messages],
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "seed": seed % SEEDS,
-            **self._body,
-        }
-        # As a plain body: the client's typed call takes twice as long.
-        answer = self.client.post("/chat/completions", body=request, cast_to=httpx2.Response)
-        return answer.text
+        """Request a chat completion.
+
+        Returns:
+            The response's body.
+
+        Raises:
+            openai.OpenAIError: There is no response.
+        """
+        return self._post(
+            "/chat/completions",
+            {
+                "model": self.model,
+                "messages": [{"role": each.role, "content": each.content} for each in messages],
+                "temperature": temperature,
+                "max_tokens": max_tokens,
+                "seed": seed % SEEDS,
+                **self._body,
+            },
+        )
 
     def complete(self, prompt: Sequence[int], body: Mapping[str, Any]) -> str:
-        """The body of the answer to a prompt of token ids: one greedy token, and what `body` asks.
+        """Request one greedy token after a prompt of token ids, with more fields in the body.
 
-        Raises openai.OpenAIError where there is none.
+        Returns:
+            The response's body.
+
+        Raises:
+            openai.OpenAIError: There is no response.
         """
-        self.asked += 1
-        request = {
-            "model": self.model,
-            "prompt": list(prompt),
-            "max_tokens": 1,
-            "temperature": 0,
-            **self._body,
-            **body,
-        }
-        return self.client.post("/completions", body=request, cast_to=httpx2.Response).text
+        return self._post(
+            "/completions",
+            {
+                "model": self.model,
+                "prompt": list(prompt),
+                "max_tokens": 1,
+                "temperature": 0,
+                **self._body,
+                **body,
+            },
+        )
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         if "client" in vars(self):
             self.client.close()
             del self.client
 
-    def explained(self, error: openai.OpenAIError) -> tuple[str, bool]:
-        """The error in plain words, and whether every other request would meet it, too."""
-        problem, final = self._explained(error)
-        return problem.replace(os.environ[self._key_name], "***"), final
+    def explain(self, error: openai.OpenAIError) -> tuple[str, bool]:
+        """The error in plain words, and whether every other request would fail, too."""
+        problem, permanent = self._explain(error)
+        return problem.replace(os.environ[self._key_name], "***"), permanent
 
-    def _explained(self, error: openai.OpenAIError) -> tuple[str, bool]:
+    def _explain(self, error: openai.OpenAIError) -> tuple[str, bool]:
         reason = _reason(error)
         if isinstance(error, openai.AuthenticationError):
             return f"{self._key_name}: {self.url} refuses it: {reason}", True
         if isinstance(error, openai.APIStatusError) and error.status_code == 402:
-            return (
-                f"{self.url}: there is no money left: {reason}; add some, and go on from here",
-                True,
-            )
+            return f"{self.url}: is out of credit: {reason}; add some", True
         if getattr(error, "code", None) == "insufficient_quota":
-            return f"{self.url}: the quota is used up: {reason}; raise it and go on", True
+            return f"{self.url}: the quota is used up: {reason}; raise it", True
         if isinstance(error, openai.PermissionDeniedError):
-            return f"{self.url}: does not permit it: {reason}", True
+            return f"{self.url}: permission denied: {reason}", True
         if isinstance(error, openai.NotFoundError):
             return f"{self.url}: has no model {self.model!r}: {reason}; set another", True
         if isinstance(error, openai.APITimeoutError):
-            return f"{self.url}: no answer in {self._timeout:g} seconds", False
+            return f"{self.url}: no response in {self._timeout:g} seconds", False
         if isinstance(error, openai.APIConnectionError):
             return f"{self.url}: cannot be reached: {error.__cause__ or reason}", False
         return f"{self.url}: {reason}", False
 
-    def _note(self, request: httpx2.Request) -> None:
-        self.sent += 1
+    def _post(self, path: str, body: Mapping[str, Any]) -> str:
+        self.requests += 1
+        # As a plain body: the client's typed call takes twice as long.
+        return self.client.post(path, body=body, cast_to=httpx2.Response).text
+
+    def _count_attempt(self, request: httpx2.Request) -> None:
+        self._attempts += 1
 
 
 def _reason(error: openai.OpenAIError) -> str:

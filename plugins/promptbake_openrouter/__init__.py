@@ -28,42 +28,45 @@ def openrouter_provider(
     title: Annotated[str, RUNTIME_ONLY] = "promptbake",
     body: dict[str, Any] | None = None,
 ) -> DataProvider:
-    """Ask OpenRouter for the prompted model's responses.
+    """Request the prompted model's responses from OpenRouter.
 
-    The key comes from OPENROUTER_API_KEY; prices and context sizes from its list of models, and the
-    cost of each call from its answer. `routing` is OpenRouter's `provider` object (order,
-    allow_fallbacks, quantizations, ...); `referer` and `title` attribute the calls to you. `body`
-    is added to each request. The others are as in the provider `openai`.
+    The key is read from OPENROUTER_API_KEY. Prices and context sizes are those of OpenRouter's list
+    of models, and a call's cost is what its response reports. The options that are not listed are
+    those of the provider `openai`.
+
+    Args:
+        model: As OpenRouter names it, such as "qwen/qwen3-8b".
+        routing: OpenRouter's `provider` object: order, allow_fallbacks, quantizations, ...
+        referer: An address of yours that OpenRouter attributes the calls to.
+        title: The name that it shows for them.
+        body: Fields that are added to each request.
     """
-    from promptbake_openai.endpoint import Endpoint
-    from promptbake_openai.gate import Gate
-    from promptbake_openai.provider import ChatProvider
-    from promptbake_openrouter.models import Listing
+    from promptbake_openai import ChatProvider, Endpoint
+    from promptbake_openrouter.model_list import ListedModel
 
     headers = {"X-Title": title} | ({"HTTP-Referer": referer} if referer else {})
-    extra = {"usage": {"include": True}} | ({"provider": routing} if routing else {})
+    fields = {"usage": {"include": True}} | ({"provider": routing} if routing else {})
     endpoint = Endpoint(
         model,
         base_url,
         "OPENROUTER_API_KEY",
-        gate=Gate(),
         timeout=timeout,
         max_retries=max_retries,
         connections=concurrency,
-        without_key=(
-            " (openrouter.ai/keys), or let somebody else answer: data.provider=self, the base "
+        key_hint=(
+            " (openrouter.ai/keys), or choose another provider: data.provider=self, the base "
             "model itself, or data.provider=openai, an endpoint of your own"
         ),
         headers=headers,
-        body=extra | (body or {}),
+        body=fields | (body or {}),
     )
-    listing = Listing(base_url, model)
+    listed = ListedModel(base_url, model)
     return ChatProvider(
         [endpoint],
-        listing.prices,
+        listed.prices,
         concurrency=concurrency,
         allow_truncated=allow_truncated,
-        check=listing.check,
+        check=listed.check,
     )
 
 

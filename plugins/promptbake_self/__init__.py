@@ -1,4 +1,4 @@
-"""The base model itself, prompted: as the data provider and as the teacher."""
+"""The prompted base model itself, as the data provider and as the teacher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SelfProvider:
         return ()
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        """What the base model costs."""
+        """The base model's cost."""
         return estimate_responses(job)
 
     def generate(self, job: GenerationJob) -> Iterator[Conversation]:
@@ -38,12 +38,12 @@ class SelfProvider:
 
 
 def self_provider() -> DataProvider:
-    """The prompted base model answers the queries."""
+    """Sample the prompted base model."""
     return SelfProvider()
 
 
 def self_teacher() -> Teacher:
-    """The prompted base model is the teacher."""
+    """Score with the prompted base model."""
     return ModelTeacher()
 
 

@@ -1,19 +1,29 @@
-"""The core's Backend over an engine that a loader opens."""
+"""The core's Backend on top of an engine that a loader opens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from promptbake import Budget, Checkpoint, Model, Trainer
+from promptbake_torch.adapters import export_adapter, load_adapter
 from promptbake_torch.loading import Loader
-from promptbake_torch.lora import LoraSettings, LoraTrainer, export_adapter, load_adapter
+from promptbake_torch.lora import LoraSettings, LoraTrainer
 from promptbake_torch.model import TorchModel
 
 
 class TorchBackend:
-    """Opens models with `loader` and trains LoRAs on them. Public: other plugins may build on it.
+    """Opens models with a loader and trains LoRAs on them.
 
-    `name` is the one that the backend is offered under.
+    Args:
+        name: The one that the backend is registered under.
+        loader: Turns `model.name` into an engine.
+        settings: Of the LoRA and its optimizer.
+        sample_batch: How many prompts are sampled at a time.
+
+    Example:
+        >>> def load(name: str) -> Engine:
+        ...     return make_engine(my_module(name), my_tokenizer(name), name, digest="v1")
+        >>> TorchBackend("mine", load, LoraSettings(), sample_batch=32)
     """
 
     def __init__(
@@ -25,28 +35,28 @@ class TorchBackend:
         self._sample_batch = sample_batch
 
     def open_model(self, name: str, budget: Budget | None = None) -> Model:
-        """Open a base model, frozen. It costs nothing."""
+        """Open a base model, frozen; it costs nothing."""
         return TorchModel(self._loader(name), None, self._sample_batch)
 
     def new_lora(
         self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None
     ) -> Trainer:
         """A LoRA on `base`: fresh, or with an earlier bake's weights."""
-        return LoraTrainer(_ours(base), self.name, self._settings, rank, seed, start)
+        return LoraTrainer(_as_torch_model(base), self.name, self._settings, rank, seed, start)
 
     def load_adapter(self, base: Model, checkpoint: Checkpoint, *, strength: float = 1.0) -> Model:
         """The baked model."""
-        return load_adapter(_ours(base), checkpoint, strength)
+        return load_adapter(_as_torch_model(base), checkpoint, strength)
 
     def export(
         self, base: Model, checkpoint: Checkpoint, folder: Path, *, strength: float = 1.0
     ) -> None:
         """Copy the adapter, scaled where the strength is not 1."""
-        load_adapter(_ours(base), checkpoint)  # refuses a damaged one
+        load_adapter(_as_torch_model(base), checkpoint)  # raises for a damaged one
         export_adapter(checkpoint, folder, strength)
 
 
-def _ours(model: Model) -> TorchModel:
+def _as_torch_model(model: Model) -> TorchModel:
     if not isinstance(model, TorchModel):
         raise TypeError(f"expected a model that this backend opened, found {model!r}")
     return model

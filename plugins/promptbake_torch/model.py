@@ -28,6 +28,7 @@ from promptbake import (
 )
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
+from promptbake_torch.random_draws import choose_tokens, draw_outside_top, uniform
 
 SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
 SCORE_BATCH_ON_GPU = 16
@@ -35,7 +36,13 @@ TRAINING_PASSES = 3  # a forward pass, and a backward pass of about twice as muc
 
 
 class TorchModel:
-    """The base model (`adapter` None), or a baked one."""
+    """The base model, or a baked one.
+
+    Args:
+        engine: The module, which the base model and the baked ones share.
+        adapter: The baked one's; None for the base model.
+        sample_batch: How many prompts are sampled at a time.
+    """
 
     full_vocabulary = True
 
@@ -61,7 +68,7 @@ class TorchModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """That the chat template has no system role, if so."""
+        """One where the chat template has no system role."""
         if not self.renderer.folds_system:
             return ()
         return (
@@ -86,10 +93,10 @@ class TorchModel:
         """Sample `sample_batch` responses at a time, in the order of the prompts."""
         for start in range(0, len(prompts), self.sample_batch):
             part = slice(start, start + self.sample_batch)
-            found = self._sample(
+            completions = self._sample(
                 prompts[part], max_tokens, temperatures[part], seeds[part], progress
             )
-            yield from enumerate(found, start)
+            yield from enumerate(completions, start)
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
@@ -107,14 +114,14 @@ class TorchModel:
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """The top K at each response position, and draws from the rest.
 
-        In the order of the spans. One at a time on a CPU, so that no result depends on its company
-        by rounding.
+        In the order of the spans. One at a time on a CPU, so that rounding does not let a result
+        depend on the other spans.
         """
         batch = 1 if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
         scores = zip(self._scores(spans, batch), seeds, strict=True)
         for index, (logprobs, seed) in enumerate(scores):
             top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
-            drawn = _draw_outside(logprobs, top.indices, draws, seed)
+            drawn = draw_outside_top(logprobs, top.indices, draws, seed)
             drawn_logprobs = logprobs.gather(1, drawn)
             weights = tail_importance_weights(top.values, drawn_logprobs)
             yield index, TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, weights)
@@ -128,8 +135,8 @@ class TorchModel:
             yield logprobs if ids is None else logprobs.gather(1, ids[index])
 
     def estimate_cost(self, work: WorkItem) -> CostEstimate:
-        """Free; the seconds follow from timing a short forward pass and a short response."""
-        tokens = sum(read for read, _ in work.rows) * work.times
+        """Free; seconds are extrapolated from a short forward pass and a short response."""
+        tokens = sum(length for length, _ in work.rows) * work.times
         calls = len(work.rows) * work.times
         if isinstance(work, SampleWork):
             batches = math.ceil(len(work.rows) / self.sample_batch) * work.times
@@ -148,20 +155,18 @@ class TorchModel:
     @cached_property
     def _seconds_per_token(self) -> float:
         spans = [Span(self._probe * 8, len(self._probe))] * SCORE_BATCH_ON_CPU
-        read = sum(len(span.tokens) for span in spans)
-        return _timed(lambda: self._logits(spans)) / read
+        tokens = sum(len(span.tokens) for span in spans)
+        return _seconds(lambda: self._logits(spans)) / tokens
 
     @cached_property
     def _seconds_per_decoded_column(self) -> float:
         prompts, columns = [self._probe] * self.sample_batch, 4
-        return (
-            _timed(
-                lambda: list(
-                    self._decode(prompts, columns, [1.0] * len(prompts), range(len(prompts)))
-                )
-            )
-            / columns
-        )
+        temperatures, seeds = [1.0] * len(prompts), range(len(prompts))
+
+        def decode() -> object:
+            return list(self._decode(prompts, columns, temperatures, seeds))
+
+        return _seconds(decode) / columns
 
     @property
     def _probe(self) -> TokenIds:
@@ -203,8 +208,8 @@ class TorchModel:
             progress(len(prompts) / max_tokens)
             if len(ended) == len(prompts):
                 break
-        for row, found in enumerate(tokens):
-            yield Completion(tuple(found), complete=row in ended)
+        for row, response in enumerate(tokens):
+            yield Completion(tuple(response), complete=row in ended)
 
     def _decode(
         self,
@@ -213,10 +218,10 @@ class TorchModel:
         temperatures: Sequence[float],
         seeds: Sequence[int],
     ) -> Iterator[list[int]]:
-        """The next token of every row, again and again; a row goes on past its end."""
+        """Yield the next token of every row; a row that has ended continues all the same."""
         self.engine.check_length(max(map(len, prompts)) + max_tokens)
         device = self.engine.device
-        uniform = torch.stack([_uniform(seed, max_tokens) for seed in seeds]).to(device)
+        uniform_BL = torch.stack([uniform(seed, max_tokens) for seed in seeds]).to(device)
         temperature = torch.tensor(temperatures, device=device).unsqueeze(1)
         with torch.inference_mode():
             rows = self.engine.pad(prompts)
@@ -227,8 +232,8 @@ class TorchModel:
                 output = module(
                     **arguments, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
-                chosen = _choose(
-                    output.logits[:, -1].float(), temperature, uniform[:, step : step + 1]
+                chosen = choose_tokens(
+                    output.logits[:, -1].float(), temperature, uniform_BL[:, step : step + 1]
                 )
                 cache, mask = output.past_key_values, arguments["attention_mask"]
                 arguments = {
@@ -239,35 +244,9 @@ class TorchModel:
             yield chosen.squeeze(1).tolist()
 
 
-def _timed(action: Callable[[], object]) -> float:
-    """Seconds of the second time, when nothing has to be set up any more."""
+def _seconds(action: Callable[[], object]) -> float:
+    """How long the action takes, once it has been run to set everything up."""
     action()
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
-
-
-def _uniform(seed: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, generator=generator, dtype=torch.float32)
-
-
-def _choose(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row, [B, 1], by inverting the cumulative distribution; greedy at temperature 0."""
-    probabilities = (logits / temperature.clamp(min=1e-6)).softmax(dim=1)
-    cumulative = probabilities.cumsum(dim=1)
-    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
-    drawn = drawn.clamp(max=logits.shape[1] - 1)
-    return torch.where(temperature > 0, drawn, logits.argmax(dim=1, keepdim=True))
-
-
-def _draw_outside(logprobs: Tensor, top: Tensor, draws: int, seed: int) -> Tensor:
-    """`draws` tokens a position, [N, M], with replacement, from what is outside the top."""
-    if draws == 0 or top.shape[1] == logprobs.shape[1]:
-        return top.new_zeros(len(top), 0)
-    cumulative = logprobs.double().exp().scatter(1, top, 0.0).cumsum(dim=1)
-    uniform = torch.rand(
-        len(top), draws, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return drawn.clamp(max=logprobs.shape[1] - 1)

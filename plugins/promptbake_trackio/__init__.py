@@ -14,9 +14,12 @@ Text = Annotated[str, RUNTIME_ONLY]
 def trackio(*, project: Text = "promptbake", name: Text | None = None) -> Tracker:
     """Keep the metrics in a trackio database, in the folder `trackio` in the run's folder.
 
-    The run gets the name of the run's folder where `name` is not given. Nothing is sent anywhere.
-    `TRACKIO_DIR=runs/pirate/trackio trackio show` draws the curves of the run `pirate`; `trackio
-    sync`, in the same way, copies the project to a Hugging Face Space.
+    Nothing is sent anywhere. `TRACKIO_DIR=runs/pirate/trackio trackio show` plots the run `pirate`;
+    `trackio sync`, in the same way, copies the project to a Hugging Face Space.
+
+    Args:
+        project: trackio's project.
+        name: The run's name in it; the name of the run's folder where it is not given.
     """
     from promptbake_trackio.tracker import TrackioTracker
 

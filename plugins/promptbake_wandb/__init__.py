@@ -28,14 +28,18 @@ def wandb(
 ) -> Tracker:
     """Send the metrics to Weights & Biases, or keep them for `wandb sync`.
 
-    The run gets the name of the run's folder where `name` is not given. `entity` is the user or the
-    team; without it, it is the key's. The key comes from WANDB_API_KEY, or from `wandb login`. With
-    `mode` "offline" none is needed and nothing is sent: `wandb sync` on the folder `wandb` in the
-    run's folder sends it later. `timeout` is how many seconds W&B may take to begin a run, and to
-    end one; what is not sent by then is on disk for `wandb sync`.
+    The key is read from WANDB_API_KEY, or from what `wandb login` stored. A bake that resumes is a
+    new run on W&B with all steps so far; the earlier one stays there as a crashed run, since W&B
+    cannot delete steps.
 
-    A bake that goes on after it was cut short is a new run on W&B, which is told all that counts so
-    far. What the earlier one sent stays there as a run that crashed: W&B cannot take back steps.
+    Args:
+        project: W&B's project.
+        name: The run's name in it; the name of the run's folder where it is not given.
+        entity: The user or the team; the key's where it is not given.
+        mode: "offline" needs no key and sends nothing: `wandb sync` on the folder `wandb` in the
+            run's folder sends the metrics later.
+        timeout: Seconds that W&B may take to start a run, and to finish one; what is not sent by
+            then is on disk for `wandb sync`.
     """
     from promptbake_wandb.tracker import WandbTracker
 

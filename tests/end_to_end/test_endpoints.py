@@ -176,8 +176,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on() -> None:
     ("kind", "says", "advice"),
     [
         ("401", "OPENAI_API_KEY: {url} refuses it: Incorrect API key", ""),
-        ("402", "{url}: there is no money left: Insufficient credits", "add some, and go on"),
-        ("403", "{url}: does not permit it: Your input was flagged", ""),
+        ("402", "{url}: is out of credit: Insufficient credits", "add some; responses"),
+        ("403", "{url}: permission denied: Your input was flagged", ""),
         ("404", "{url}: has no model 'tiny-chat': The model does not exist", "set another"),
     ],
 )
@@ -385,7 +385,7 @@ def test_a_dead_endpoint_is_given_up_with_what_was_seen() -> None:
     assert time.monotonic() - began < 10
     assert f"{url}: cannot be reached: " in result.complaint
     assert "refused" in result.complaint
-    assert "the same command goes on" in result.complaint
+    assert "run the same command to resume" in result.complaint
 
 
 def test_an_endpoint_that_never_answers_is_given_up() -> None:
@@ -394,7 +394,7 @@ def test_an_endpoint_that_never_answers_is_given_up() -> None:
         result = ask(endpoint, "max_retries=1", "concurrency=5", "timeout=0.2")
         assert time.monotonic() - began < 10
         assert endpoint.meter.requests <= 2 * 10
-    assert "no answer in 0.2 seconds" in result.complaint
+    assert "no response in 0.2 seconds" in result.complaint
 
 
 def test_pages_instead_of_answers_are_given_up() -> None:
@@ -432,7 +432,7 @@ def test_a_cap_needs_prices() -> None:
             *arguments("")[:2], *arguments(endpoint.url, "budget.max_dollars=1.0")[4:]
         )
         assert endpoint.meter.requests == 0
-    assert "the prices of tiny-chat are not known" in complaint
+    assert "the prices of tiny-chat are unknown" in complaint
     assert "prices={prompt=..., completion=...}" in complaint
 
 

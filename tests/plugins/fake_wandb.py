@@ -1,4 +1,4 @@
-"""A server that speaks as much of W&B's protocol as a run's metrics take."""
+"""A server with the part of W&B's protocol that a run's metrics need."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from threading import Thread
 from typing import Any
 
 
-class Double(ThreadingHTTPServer):
-    """What it was sent, by the run's id."""
+class FakeWandb(ThreadingHTTPServer):
+    """What it has received, by the run's id."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -23,57 +23,57 @@ class Double(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Its URL."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def upsert(self, run: dict[str, Any]) -> dict[str, Any]:
-        """A run begins, or changes."""
+        """A run is created or changed."""
         self.names.setdefault(run["name"], run["displayName"])
         self.configs[run["name"]] = json.loads(run["config"])
         project = {"name": run["project"], "entity": {"name": run["entity"] or "crew"}}
         bucket = {"id": run["name"], "name": run["name"], "displayName": "", "project": project}
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
 
-    def stream(self, run: str, sent: dict[str, Any]) -> None:
+    def stream(self, run: str, received: dict[str, Any]) -> None:
         """Lines of a run's history, or its end."""
-        lines = sent.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+        lines = received.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
         self.history[run] += map(json.loads, lines)
-        if sent.get("complete"):
-            self.exit_codes[run] = sent["exitcode"]
+        if received.get("complete"):
+            self.exit_codes[run] = received["exitcode"]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
+    """Responds to one request."""
 
-    server: Double
+    server: FakeWandb
 
     def do_POST(self) -> None:
-        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        answer: dict[str, Any] = {}
+        received = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        response: dict[str, Any] = {}
         if self.path == "/graphql":
-            if "upsertBucket" in sent["query"]:
-                data = self.server.upsert(sent["variables"])
+            if "upsertBucket" in received["query"]:
+                data = self.server.upsert(received["variables"])
             else:
                 data = {"createRunFiles": {"runID": "", "uploadHeaders": [], "files": []}}
-            answer = {"data": data}
+            response = {"data": data}
         elif self.path.endswith("/file_stream"):
-            self.server.stream(self.path.split("/")[-2], sent)
+            self.server.stream(self.path.split("/")[-2], received)
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
+        self.wfile.write(json.dumps(response).encode())
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager
-def serving() -> Iterator[Double]:
+def serving() -> Iterator[FakeWandb]:
     """A server while the block runs."""
-    with Double() as double:
-        thread = Thread(target=double.serve_forever, args=(0.01,))
+    with FakeWandb() as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield double
+            yield server
         finally:
-            double.shutdown()
+            server.shutdown()
             thread.join()

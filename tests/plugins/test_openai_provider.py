@@ -1,37 +1,43 @@
-"""The provider `openai` piece by piece; tests/end_to_end/test_endpoints.py has it whole."""
+"""The provider `openai` in parts; tests/end_to_end/test_endpoints.py tests it as a whole."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, ClassVar
 
 import httpx2
 import pytest
-from promptbake_openai.loopback import Endpoint, identity
+from fake_openai import KEY, ChatEndpoint
+from generation_jobs import job, requests
 
-from promptbake.costs import NoBudget, Usage
-from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, GenerationJob, Model
-from promptbake.testing import DataProviderSuite
-from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query, Rejection
-from promptbake_openai import answers, openai_provider
-from promptbake_openai.answers import Answer, UnusableError
-from promptbake_openai.gate import PAUSE, Gate, retry_after
-from promptbake_openai.prices import Prices
-from promptbake_openai.provider import at_most, swapped
+from promptbake import (
+    BakeError,
+    Conversation,
+    DataProvider,
+    GenerationRequest,
+    Message,
+    Rejection,
+)
+from promptbake.testing import DataProviderSuite, RecordingBudget
+from promptbake_loopback.openai import identity
+from promptbake_openai import Prices, max_usage, openai_provider
+from promptbake_openai.chat import swap_roles
+from promptbake_openai.completions import (
+    ChatCompletion,
+    InvalidResponseError,
+    parse_completion,
+    rejection_reason,
+    strip_thinking,
+)
+from promptbake_openai.rate_limit import PAUSE, RateLimitGate, parse_retry_after
 
-KEY = "sk-test-27b0"
+pytestmark = pytest.mark.usefixtures("openai_key")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
 class TestOpenAIProvider(DataProviderSuite):
@@ -39,75 +45,51 @@ class TestOpenAIProvider(DataProviderSuite):
     several_turns = True
     keys = ("OPENAI_API_KEY",)
     options: ClassVar[dict[str, Any]] = {"prices": {"prompt": 0.15, "completion": 0.6}}
+    endpoint_options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture
     def provider(self) -> Iterator[DataProvider]:
-        with Endpoint(key=KEY) as endpoint:
-            yield self.made(endpoint)
+        with ChatEndpoint(key=KEY, **self.endpoint_options) as endpoint:
+            yield self.create(endpoint)
 
     @pytest.fixture
     def broken(self) -> Iterator[DataProvider]:
-        with Endpoint(key=KEY, faults=1.0, kinds=("500",)) as endpoint:
-            yield self.made(endpoint)
+        with ChatEndpoint(key=KEY, faults=1.0, kinds=("500",)) as endpoint:
+            yield self.create(endpoint)
 
-    def made(self, endpoint: Endpoint) -> DataProvider:
-        given = {"model": "tiny-chat", "allow_truncated": True, "max_retries": 0} | self.options
-        return openai_provider(base_url=endpoint.url, **given)
+    def create(self, endpoint: ChatEndpoint) -> DataProvider:
+        options = {"model": "tiny-chat", "allow_truncated": True, "max_retries": 0} | self.options
+        return openai_provider(base_url=endpoint.url, **options)
 
 
-class TestOpenAIProviderThatKnowsNoPrices(TestOpenAIProvider):
+class TestOpenAIProviderWithoutPrices(TestOpenAIProvider):
     options: ClassVar[dict[str, Any]] = {}
 
 
-class TestOpenAIProviderThatLeavesOutWhatWasCut(TestOpenAIProvider):
+class TestOpenAIProviderThatRejectsTruncatedResponses(TestOpenAIProvider):
     options: ClassVar[dict[str, Any]] = {"allow_truncated": False, "concurrency": 1}
-
-    @pytest.fixture
-    def provider(self) -> Iterator[DataProvider]:
-        with Endpoint(key=KEY, answer=lambda asked: f"Arr, {identity(asked)[:9]}!") as endpoint:
-            yield self.made(endpoint)
+    endpoint_options: ClassVar[dict[str, Any]] = {
+        "answer": lambda request: f"Arr, {identity(request)[:9]}!"
+    }
 
 
-def no_model() -> Model:
-    raise AssertionError("no model is needed")
-
-
-def requests(*texts: str) -> tuple[GenerationRequest, ...]:
-    return tuple(GenerationRequest(f"{text}@1.0", ask(text), 1.0) for text in texts)
-
-
-def ask(text: str) -> Query:
-    return Query(text, (Message("user", text),), "small talk")
-
-
-def job(plan: Sequence[GenerationRequest], **options: Any) -> GenerationJob:
-    given: dict[str, Any] = {"done": frozenset(), "max_tokens": 32, "seed": 0} | options
-    return GenerationJob(
-        Prompt("p", "Say hm."), tuple(plan), open_model=no_model, budget=NoBudget(), **given
-    )
-
-
-def made(
-    endpoint: Endpoint,
-    plan: Sequence[GenerationRequest],
-    options: Mapping[str, Any] | None = None,
-    **more: Any,
+def generate(
+    endpoint: ChatEndpoint, wanted: tuple[GenerationRequest, ...], of_job: Any = (), **options: Any
 ) -> dict[str, Conversation | Rejection]:
-    provider = openai_provider(model="tiny-chat", base_url=endpoint.url, **(options or {}))
+    """The results by id, of a job with fields `of_job` and a provider with options."""
+    provider = openai_provider(model="tiny-chat", base_url=endpoint.url, **options)
     assert tuple(provider.queries()) == ()
-    return {each.id: each for each in provider.generate(job(plan, **more))}
+    return {result.id: result for result in provider.generate(job(wanted, **dict(of_job)))}
 
 
-def test_a_conversation_has_the_query_the_answer_and_how_it_came_to_be() -> None:
-    with Endpoint(key=KEY, answer=lambda _: "Hm. Yes.") as endpoint:
+def test_a_conversation_has_the_query_the_response_and_its_metadata() -> None:
+    with ChatEndpoint(key=KEY, answer=lambda _: "Hm. Yes.") as endpoint:
         prices = {"prompt": 1.0, "completion": 2.0}
-        found = made(endpoint, requests("a"), {"prices": prices})["a@1.0"]
-    assert isinstance(found, Conversation)
-    assert found.messages == (Message("user", "a"), Message("assistant", "Hm. Yes."))
-    assert (found.query_id, found.complete) == ("a", True)
-    meta = dict(found.meta)
+        result = generate(endpoint, requests("a"), prices=prices)["a@1.0"]
+    assert isinstance(result, Conversation)
+    meta = dict(result.meta)
     assert 0 <= float(meta.pop("seconds") or 0) < 10
-    assert meta == {
+    expected_meta = {
         "model": "tiny-chat",
         "provider": None,
         "temperature": 1.0,
@@ -116,84 +98,81 @@ def test_a_conversation_has_the_query_the_answer_and_how_it_came_to_be() -> None
         "request_id": "chatcmpl-0",
         "category": "small talk",
     }
+    messages = (Message("user", "a"), Message("assistant", "Hm. Yes."))
+    assert replace(result, meta=meta) == Conversation("a@1.0", "a", messages, True, expected_meta)
 
 
 def test_a_request_has_the_prompt_the_temperature_the_limit_a_seed_and_the_body() -> None:
-    seen: list[dict[str, Any]] = []
+    bodies: list[dict[str, Any]] = []
 
-    def note(request: dict[str, Any]) -> str:
-        seen.append(request)
+    def record(request: dict[str, Any]) -> str:
+        bodies.append(request)
         return f"Hm, {request['messages'][-1]['content']}."
 
-    with Endpoint(key=KEY, answer=note) as endpoint:
+    with ChatEndpoint(key=KEY, answer=record) as endpoint:
         for seed in (0, 0, 1):
-            made(endpoint, requests("a", "b"), {"body": {"top_p": 0.9}}, seed=seed)
-    bodies = sorted(seen[:2], key=lambda each: each["messages"][-1]["content"])
-    assert bodies[0]["messages"] == [
-        {"role": "system", "content": "Say hm."},
-        {"role": "user", "content": "a"},
-    ]
-    assert (bodies[0]["temperature"], bodies[0]["max_tokens"], bodies[0]["top_p"]) == (1.0, 32, 0.9)
-    seeds = [{each["seed"] for each in seen[first : first + 2]} for first in (0, 2, 4)]
+            generate(endpoint, requests("a", "b"), of_job={"seed": seed}, body={"top_p": 0.9})
+    first = min(bodies[:2], key=lambda body: body["messages"][-1]["content"])
+    assert {name: value for name, value in first.items() if name != "seed"} == {
+        "model": "tiny-chat",
+        "messages": [{"role": "system", "content": "Say hm."}, {"role": "user", "content": "a"}],
+        "temperature": 1.0,
+        "max_tokens": 32,
+        "top_p": 0.9,
+    }
+    seeds = [{body["seed"] for body in bodies[start : start + 2]} for start in (0, 2, 4)]
     assert len(seeds[0]) == 2  # one for each request
     assert seeds[0] == seeds[1]
     assert not seeds[0] & seeds[2]
 
 
-def test_what_is_stored_is_not_asked_for_and_not_taken_twice() -> None:
-    with Endpoint(key=KEY, answer=lambda _: "Hm.") as endpoint:
-        found = made(
-            endpoint,
-            requests("a", "b", "c"),
-            done=frozenset({"a@1.0"}),
-            seen=frozenset({("b", "Hm."), ("a", "Hm.")}),
-        )
+def test_completed_requests_are_not_sent_and_identical_responses_are_rejected() -> None:
+    stored = {
+        "completed_ids": frozenset({"a@1.0"}),
+        "seen_responses": frozenset({("b", "Hm."), ("a", "Hm.")}),
+    }
+    with ChatEndpoint(key=KEY, answer=lambda _: "Hm.") as endpoint:
+        results = generate(endpoint, requests("a", "b", "c"), of_job=stored)
         assert endpoint.meter.requests == 2
-    assert set(found) == {"b@1.0", "c@1.0"}
-    assert found["b@1.0"] == Rejection("b@1.0", "b", "it is identical to an earlier one", "Hm.")
-    assert isinstance(found["c@1.0"], Conversation)  # the same words, to another query
+    assert set(results) == {"b@1.0", "c@1.0"}
+    assert results["b@1.0"] == Rejection("b@1.0", "b", "it is identical to an earlier one", "Hm.")
+    assert isinstance(results["c@1.0"], Conversation)  # the same response, to another query
 
 
-def test_no_more_are_in_flight_than_may_be() -> None:
-    with Endpoint(0.02, key=KEY) as endpoint:
-        made(endpoint, requests(*"abcdefghijkl"), {"concurrency": 3})
+def test_concurrency_is_bounded_and_no_thread_is_left() -> None:
+    before = threading.active_count()
+    with ChatEndpoint(0.02, key=KEY) as endpoint:
+        running = threading.active_count()
+        generate(endpoint, requests(*"abcdefghijkl"), concurrency=3)
         assert endpoint.meter.most_in_flight == 3
-
-
-def test_nothing_is_left_running() -> None:
-    with Endpoint(0.01, key=KEY) as endpoint:
-        before = threading.active_count()
-        made(endpoint, requests(*"abcdef"))
         deadline = time.monotonic() + 5
-        while threading.active_count() > before and time.monotonic() < deadline:
+        while threading.active_count() > running and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert threading.active_count() <= before
+        assert before < threading.active_count() <= running
 
 
-def test_the_note_tells_of_rejects_retries_and_dollars() -> None:
+def test_the_note_counts_rejections_retries_and_dollars() -> None:
     notes: list[str] = []
     texts = {"a": "", "b": "Hm."}
-    with Endpoint(key=KEY, answer=lambda each: texts[each["messages"][-1]["content"]]) as endpoint:
-        endpoint.inject("500")
-        endpoint.inject("html")
+    with ChatEndpoint(
+        key=KEY, answer=lambda request: texts[request["messages"][-1]["content"]]
+    ) as endpoint:
+        endpoint.inject_fault("500")
+        endpoint.inject_fault("html")
         prices = {"prompt": 1.0, "completion": 100.0}
-        made(endpoint, requests("a", "b"), {"prices": prices}, note=notes.append)
-    assert "0 in flight" in notes[-1]
-    assert "1 rejected" in notes[-1]
-    assert "2 retried" in notes[-1]
-    assert "$0.000" in notes[-1]
+        generate(endpoint, requests("a", "b"), of_job={"note": notes.append}, prices=prices)
+    for part in ("0 in flight", "1 rejected", "2 retried", "$0.000"):
+        assert part in notes[-1]
 
 
-def test_the_address_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Endpoint(key=KEY) as endpoint:
-        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
-        provider = openai_provider(model="tiny-chat")
-        assert len(list(provider.generate(job(requests("a"))))) == 1
-
-
-def test_addresses_may_be_a_list() -> None:
-    with Endpoint(key=KEY) as one, Endpoint(key=KEY) as other:
-        provider = openai_provider(model="tiny-chat", base_url=[one.url, other.url])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_addresses_are_a_list_or_in_the_environment(
+    by_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ChatEndpoint(key=KEY) as one, ChatEndpoint(key=KEY) as other:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{one.url}, {other.url}" if by_environment else "")
+        base_url = None if by_environment else [one.url, other.url]
+        provider = openai_provider(model="tiny-chat", base_url=base_url)
         assert len(list(provider.generate(job(requests(*"abcd"))))) == 4
         assert (one.meter.answered, other.meter.answered) == (2, 2)
 
@@ -203,49 +182,35 @@ def test_prices_are_two_numbers() -> None:
         openai_provider(model="m", prices={"prompt": 1.0})
 
 
-def test_a_quote_is_every_response_at_its_longest() -> None:
+def test_a_cost_estimate_is_the_worst_case_of_what_is_not_completed() -> None:
     prices = {"prompt": 1.0, "completion": 2.0}
-    asked = job(requests("a", "b"), done=frozenset({"a@1.0"}))
-    quote = openai_provider(model="m", prices=prices).estimate_cost(asked)
-    most = at_most(asked.plan[1], asked)
-    assert (most.calls, most.sampled) == (1, 32)
-    assert most.input_tokens >= len("Say hm.b") / 2
-    assert quote.usage == Prices(1.0, 2.0, "").priced(most)
-    assert quote.priced
-    assert not openai_provider(model="m").estimate_cost(asked).priced
+    unfinished = job(requests("a", "b"), completed_ids=frozenset({"a@1.0"}))
+    estimate = openai_provider(model="m", prices=prices).estimate_cost(unfinished)
+    usage = max_usage(unfinished.requests[1], unfinished)
+    assert (usage.calls, usage.output_tokens) == (1, 32)
+    assert usage.input_tokens >= len("Say hm.b") / 2
+    assert estimate.usage == Prices(1.0, 2.0, "").apply(usage)
+    assert estimate.priced
+    assert not openai_provider(model="m").estimate_cost(unfinished).priced
 
 
-def test_a_quote_of_longer_conversations_reads_every_turn_again() -> None:
-    plan = requests("a")
-    one, three = (at_most(plan[0], job(plan, turns=turns)) for turns in (1, 3))
-    assert (three.calls, three.sampled) == (5, 5 * one.sampled)
+def test_a_cost_estimate_of_several_turns_reads_every_turn_again() -> None:
+    (request,) = requests("a")
+    one, three = (max_usage(request, job((request,), turns=turns)) for turns in (1, 3))
+    assert (three.calls, three.output_tokens) == (5, 5 * one.output_tokens)
     assert three.input_tokens == 5 * one.input_tokens + (0 + 1 + 2 + 3 + 4) * 32
 
 
-def test_what_was_paid_for_in_a_conversation_that_failed_is_settled() -> None:
-    settled: list[Usage] = []
-
-    class Reservation:
-        def commit(self, usage: Usage) -> None:
-            settled.append(usage)
-
-    class Budget:
-        capped = False
-
-        def reserve(self, what: str, usage: Usage) -> Reservation:
-            return Reservation()
-
-    asked = GenerationJob(
-        Prompt("p", "Say hm."), requests("a"), frozenset(), 32, 0, no_model, Budget(), turns=2
-    )
-    with Endpoint(key=KEY) as endpoint:
-        endpoint.inject("no_choices", times=20, after=1)
-        provider = openai_provider(model="tiny-chat", base_url=endpoint.url)
-        with pytest.raises(BakeError, match="answered with no choices"):
-            list(provider.generate(asked))
-        meter = endpoint.meter
-    assert [usage.calls for usage in settled] == [1]
-    assert settled[0].sampled == meter.completion_tokens
+def test_the_completed_turns_of_a_failed_conversation_are_committed() -> None:
+    budget = RecordingBudget()
+    with ChatEndpoint(key=KEY) as endpoint:
+        endpoint.inject_fault("no_choices", times=20, after=1)
+        with pytest.raises(BakeError, match="responded with no choices"):
+            generate(endpoint, requests("a"), of_job={"budget": budget, "turns": 2})
+        output_tokens = endpoint.meter.completion_tokens
+    (committed,) = (reservation.committed for reservation in budget.reservations)
+    assert committed is not None
+    assert (committed.calls, committed.output_tokens) == (1, output_tokens)
 
 
 @pytest.mark.parametrize(
@@ -262,24 +227,29 @@ def test_what_was_paid_for_in_a_conversation_that_failed_is_settled() -> None:
     ],
 )
 def test_think_blocks_are_removed(text: str, kept: str | None) -> None:
-    assert answers.without_thinking(text) == kept
-
-
-def answer(text: str, finish_reason: str = "stop") -> Answer:
-    return Answer(text, finish_reason, "", 0, 0, None, None)
-
-
-def test_why_an_answer_is_not_kept() -> None:
-    assert answers.rejects(answer("Yes"), allow_truncated=False) is None
-    assert answers.rejects(answer("Yes", "content_filter"), True) == "a filter refused it"
-    assert answers.rejects(answer("Yes", "length"), False) == "it was cut by data.max_tokens"
-    assert answers.rejects(answer("Yes", "length"), True) is None
-    assert answers.rejects(answer("", "length"), True) == "the response is empty"
-    assert answers.rejects(answer("<think>a", "length"), True) == "a think block is not closed"
+    assert strip_thinking(text) == kept
 
 
 @pytest.mark.parametrize(
-    "found",
+    ("text", "finish_reason", "allow_truncated", "reason"),
+    [
+        ("Yes", "stop", False, None),
+        ("Yes", "content_filter", True, "a filter refused it"),
+        ("Yes", "length", False, "it was cut by data.max_tokens"),
+        ("Yes", "length", True, None),
+        ("", "length", True, "the response is empty"),
+        ("<think>a", "length", True, "a think block is not closed"),
+    ],
+)
+def test_why_a_completion_is_not_kept(
+    text: str, finish_reason: str, allow_truncated: bool, reason: str | None
+) -> None:
+    completion = ChatCompletion(text, finish_reason, "", 0, 0, None, None)
+    assert rejection_reason(completion, allow_truncated) == reason
+
+
+@pytest.mark.parametrize(
+    "body",
     [
         "<html>Bad gateway</html>",
         "",
@@ -296,24 +266,23 @@ def test_why_an_answer_is_not_kept() -> None:
         '{"choices": [{"message": null}]}',
     ],
 )
-def test_what_is_no_completion_is_unusable(found: str) -> None:
-    with pytest.raises(UnusableError):
-        answers.read(found)
+def test_a_body_without_a_completion_is_invalid(body: str) -> None:
+    with pytest.raises(InvalidResponseError):
+        parse_completion(body)
 
 
-def test_a_completion_without_usage_is_one() -> None:
+def test_a_completion_may_lack_its_usage() -> None:
     body = '{"choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}]}'
-    found = answers.read(body)
-    assert found == Answer("Yes", "stop", "", 0, 0, None, None)
+    assert parse_completion(body) == ChatCompletion("Yes", "stop", "", 0, 0, None, None)
 
 
-def test_the_other_side_sees_the_turns_swapped() -> None:
+def test_the_simulated_user_sees_the_roles_swapped() -> None:
     turns = [Message("user", "a"), Message("assistant", "b")]
-    assert swapped(turns) == [Message("assistant", "a"), Message("user", "b")]
+    assert swap_roles(turns) == [Message("assistant", "a"), Message("user", "b")]
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"),
+    ("header", "seconds"),
     [
         ("0.5", 0.5),
         ("20", 20.0),
@@ -331,52 +300,43 @@ def test_the_other_side_sees_the_turns_swapped() -> None:
         ("Fri, 99 Jan 2026 03:04:15 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value, NOW) == seconds
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(header, NOW) == seconds
 
 
 class Clock:
-    """Time that passes only where somebody sleeps."""
+    """Time that passes only in `sleep`."""
 
-    def __init__(self) -> None:
-        self.now, self.slept = 100.0, list[float]()
+    now = 100.0
 
     def __call__(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
         self.now += seconds
 
 
 @pytest.mark.parametrize(
-    ("status", "header", "pause"),
+    ("responses", "pause"),
     [
-        (429, "2", 2.0),
-        (429, None, PAUSE),
-        (429, "soon", PAUSE),
-        (503, "3", 3.0),
-        (503, None, 0.0),
-        (500, "3", 0.0),
-        (200, "3", 0.0),
+        ([(429, "2")], 2.0),
+        ([(429, None)], PAUSE),
+        ([(429, "soon")], PAUSE),
+        ([(503, "3")], 3.0),
+        ([(503, None)], 0.0),
+        ([(500, "3")], 0.0),
+        ([(200, "3")], 0.0),
+        ([(429, "5"), (429, "1")], 5.0),
     ],
 )
-def test_the_gate_closes_for_as_long_as_an_answer_says(
-    status: int, header: str | None, pause: float
+def test_a_rate_limited_response_holds_requests_back_for_as_long_as_it_says(
+    responses: list[tuple[int, str | None]], pause: float
 ) -> None:
     clock = Clock()
-    gate = Gate(clock, clock.sleep)
-    gate.note(httpx2.Response(status, headers={"Retry-After": header} if header else {}))
+    gate = RateLimitGate(clock, clock.sleep)
+    for status, header in responses:
+        headers = {"Retry-After": header} if header else {}
+        gate.update(httpx2.Response(status, headers=headers))
     for _ in range(2):
-        gate.pass_through(httpx2.Request("POST", "http://127.0.0.1/"))
-    assert sum(clock.slept) == pytest.approx(pause)
-    assert gate.closed == (pause > 0)
-
-
-def test_a_shorter_pause_does_not_open_the_gate_early() -> None:
-    clock = Clock()
-    gate = Gate(clock, clock.sleep)
-    for seconds in ("5", "1"):
-        gate.note(httpx2.Response(429, headers={"Retry-After": seconds}))
-    gate.pass_through(httpx2.Request("POST", "http://127.0.0.1/"))
-    assert clock.now == 105.0
+        gate.wait(httpx2.Request("POST", "http://127.0.0.1/"))
+    assert clock.now == pytest.approx(100.0 + pause)

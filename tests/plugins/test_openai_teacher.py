@@ -1,128 +1,79 @@
-"""The teacher `openai` against the double: what it asks, and what becomes of bad answers."""
+"""The teacher `openai` against a fake endpoint: its requests, and how bad responses are handled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from openai_double import (
-    PROMPT,
-    K,
-    Rows,
-    Spoiled,
-    ask,
-    datums,
-    plain,
-    serving,
-    spans,
-    teacher,
-    torch_twin,
-)
-from promptbake_openai.loopback import KEY
-from promptbake_openai.loopback import Endpoint as Double
+from fake_openai import ChatEndpoint, K, Rows, score, serving, spans, teacher, torch_twin
 
-from promptbake.distill.objective import TailedLoss, mask_top_k_draws, response_token_as_draw
-from promptbake.distill.target_store import ask_teacher
-from promptbake.errors import BakeError
-from promptbake.interfaces import Teacher
-from promptbake.plugins.factories import PluginFactory
-from promptbake.plugins.registry import Registry
-from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
-from promptbake.runs.run_folder import Run
-from promptbake.runs.session import Session
+from promptbake import BakeError, Span, Teacher, mask_top_k_draws, response_token_as_draw
 from promptbake.testing import TeacherSuite
-from promptbake.types import Span
-from promptbake_losses.divergences import ForwardKL
-from promptbake_openai import openai_teacher
-from promptbake_openai.endpoint import Endpoint
-from promptbake_openai.gate import Gate
-from promptbake_openai.teacher import OpenAITeacher
-from promptbake_torch.model import TorchModel
+from promptbake_openai import Endpoint, OpenAITeacher, openai_teacher
+from promptbake_torch import TorchModel
 
-
-@pytest.fixture(scope="module", autouse=True)
-def key() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", KEY)
-        yield
-
-
-@pytest.fixture(scope="module")
-def twin() -> TorchModel:
-    return torch_twin()
-
-
-@pytest.fixture(scope="module")
-def double() -> Iterator[Double]:
-    with serving() as double:
-        yield double
+pytestmark = pytest.mark.usefixtures("openai_key")
 
 
 class TestOpenAITeacher(TeacherSuite):
-    draws_itself = False
+    samples_tail = False
     tolerance = 1e-4
     keys = ("OPENAI_API_KEY",)
 
     @pytest.fixture
-    def teacher(self, double: Double) -> Teacher:
-        return openai_teacher(model="tiny-chat", base_url=double.url, max_retries=0)
+    def teacher(self, openai_key: str, endpoint: ChatEndpoint) -> Teacher:
+        return openai_teacher(model="tiny-chat", base_url=endpoint.url, max_retries=0)
 
 
-def test_one_request_a_conversation_and_one_token_of_answer(
-    twin: TorchModel, double: Double
-) -> None:
-    asked, before = spans(twin), double.meter
-    ask(twin, teacher(double), asked)
-    after = double.meter
+def test_a_conversation_takes_one_request_of_one_output_token(endpoint: ChatEndpoint) -> None:
+    before = endpoint.meter
+    score(teacher(endpoint))
+    after = endpoint.meter
     assert after.answered - before.answered == 4
-    read = after.prompt_tokens - before.prompt_tokens
-    assert read == sum(len(span.tokens) for span in asked)
+    input_tokens = after.prompt_tokens - before.prompt_tokens
+    assert input_tokens == sum(len(span.tokens) for span in spans())
     assert after.completion_tokens - before.completion_tokens == 4
 
 
-def test_the_shortest_goes_first_and_alone(twin: TorchModel, double: Double) -> None:
-    asked = spans(twin)
-    found = teacher(double).targets(asked, k=K, draws=0, seeds=[0] * 4, open_model=lambda: twin)
-    before = double.meter.requests
-    index, _ = next(found)
-    assert index == min(range(4), key=lambda i: len(asked[i].tokens))
-    assert double.meter.requests == before + 1
-    assert len(list(found)) == 3
+def test_the_shortest_is_requested_first_and_alone(endpoint: ChatEndpoint) -> None:
+    wanted, before = spans(), endpoint.meter.requests
+    results = teacher(endpoint).score(wanted, k=K, draws=0, seeds=[0] * 4, open_model=torch_twin)
+    index, _ = next(results)
+    assert index == min(range(4), key=lambda i: len(wanted[i].tokens))
+    assert endpoint.meter.requests == before + 1
+    assert len(list(results)) == 3
 
 
-def test_several_endpoints_share_the_conversations(twin: TorchModel, double: Double) -> None:
+def test_several_endpoints_share_the_conversations(endpoint: ChatEndpoint) -> None:
     with serving() as other:
-        assert set(ask(twin, teacher(other, double), spans(twin))) == {0, 1, 2, 3}
+        assert set(score(teacher(other, endpoint))) == {0, 1, 2, 3}
         assert other.meter.answered == 1 + 2  # the probe, and every other one of the rest
 
 
-def test_nothing_is_asked_about_nothing(twin: TorchModel, double: Double) -> None:
-    before = double.meter.requests
-    assert ask(twin, teacher(double), []) == {}
-    assert double.meter.requests == before
+def test_no_spans_take_no_request(endpoint: ChatEndpoint) -> None:
+    before = endpoint.meter.requests
+    assert score(teacher(endpoint), []) == {}
+    assert endpoint.meter.requests == before
 
 
-def test_with_many_of_the_top_k_a_weight_at_another_temperature_is_near(
-    twin: TorchModel, double: Double
+def test_with_a_large_top_k_importance_weights_at_another_temperature_are_close(
+    twin: TorchModel, endpoint: ChatEndpoint
 ) -> None:
-    """It is p_1 / p_T, as near as the top K tells."""
+    """They are p_1 / p_T, as closely as the top K determines it."""
     temperature = 0.7
-    span = replace(spans(twin)[0], temperature=temperature)
-    (targets,) = ask(twin, teacher(double), [span], k=20, draws=4).values()
+    span = replace(spans()[0], temperature=temperature)
+    (scores,) = score(teacher(endpoint), [span], k=20, draws=4).values()
     (logprobs,) = twin.logprobs([span])
     response = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    beside = ~(response == targets.ids).any(dim=1)
-    assert beside.any()
-    assert not beside.all()
+    outside = ~(response == scores.ids).any(dim=1)
+    assert outside.any()
+    assert not outside.all()
     exact = logprobs - (logprobs / temperature).log_softmax(dim=1)
-    weight = targets.drawn_importance_weights * targets.drawn_logprobs.exp()
-    expected = exact.gather(1, response).exp() * beside.unsqueeze(1)
-    torch.testing.assert_close(weight, expected, rtol=0.1, atol=0)
+    weights = scores.drawn_importance_weights * scores.drawn_logprobs.exp()
+    expected = exact.gather(1, response).exp() * outside.unsqueeze(1)
+    torch.testing.assert_close(weights, expected, rtol=0.1, atol=0)
 
 
 def test_the_draw_is_unbiased_at_temperature_1() -> None:
@@ -133,200 +84,141 @@ def test_the_draw_is_unbiased_at_temperature_1() -> None:
     values = torch.randn(vocabulary, generator=generator, dtype=torch.float64)
     top = row.topk(k)
     span = Span((0, *range(vocabulary)), vocabulary)
-    tops = top.values.repeat(vocabulary, 1)
-    drawn = mask_top_k_draws(
-        top.indices.repeat(vocabulary, 1), *response_token_as_draw(span, row, tops)
-    )
-    ids, logprobs, measure = (part.squeeze(1) for part in drawn)
-    expectation = (logprobs.exp() * measure * values[ids]).sum()
+    draws = response_token_as_draw(span, row, top.values.repeat(vocabulary, 1))
+    draws = mask_top_k_draws(top.indices.repeat(vocabulary, 1), *draws)
+    ids, logprobs, weights = (part.squeeze(1) for part in draws)
+    expectation = (logprobs.exp() * weights * values[ids]).sum()
     tail = torch.ones(vocabulary, dtype=torch.bool)
     tail[top.indices] = False
     torch.testing.assert_close(expectation, values[tail].sum())
 
 
-def test_a_token_that_the_model_never_says_is_no_draw() -> None:
+def test_a_token_that_the_model_would_never_say_is_no_draw() -> None:
     span = Span((0, 1), 1, "conversation c", 1.0)
     with pytest.raises(BakeError, match=r"conversation c: has a token .* set train\.tail=bucket"):
         response_token_as_draw(span, torch.tensor([-30.0]), torch.tensor([[-0.1]]))
 
 
-def cut(rows: Rows) -> Rows:
-    return rows[:-1]
+def set_last(rows: Rows, logprob: float | None) -> None:
+    next(iter((rows[-1] or {}).values()))["logprob"] = logprob
 
 
-def shift(rows: Rows) -> Rows:
-    return [*rows[1:], rows[1]]
-
-
-def unscore(rows: Rows) -> None:
-    last = rows[-1] or {}
-    next(iter(last.values()))["logprob"] = -9999.0
-
-
-def empty(rows: Rows) -> None:
-    last = rows[-1] or {}
-    next(iter(last.values()))["logprob"] = None
-
-
-def drop(rows: Rows) -> None:
-    rows[-1] = None
-
-
-def raise_to_logits(rows: Rows) -> None:
+def add_nats(rows: Rows) -> None:
     for row in rows:
         for entry in (row or {}).values():
             entry["logprob"] += 9.0
 
 
-def untold(rows: Rows) -> None:
+def remove_texts(rows: Rows) -> None:
     for row in rows:
         for entry in (row or {}).values():
             entry["decoded_token"] = None
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "reason"),
     [
-        (cut, r"gives \d+ rows of prompt_logprobs for \d+ tokens"),
-        (shift, "does not score token"),
-        (drop, "does not score token"),
-        (unscore, "gives no log-probability of a token"),
-        (empty, "gives no log-probability of a token"),
-        (raise_to_logits, "no log-probabilities; .*--logprobs-mode raw_logprobs"),
-        (untold, "gives no decoded_token"),
-        (lambda _: {}, "gives no prompt_logprobs; teacher.source = 'openai' needs"),
+        (lambda rows: rows[:-1], r"returns \d+ rows of prompt_logprobs for \d+ tokens"),
+        (lambda rows: [*rows[1:], rows[1]], "does not score token"),
+        (lambda rows: [*rows[:-1], None], "does not score token"),
+        (lambda rows: set_last(rows, -9999.0), "returns no log-probability of a token"),
+        (lambda rows: set_last(rows, None), "returns no log-probability of a token"),
+        (add_nats, "no log-probabilities; .*--logprobs-mode raw_logprobs"),
+        (remove_texts, "returns no decoded_token"),
+        (lambda _: {}, "returns no prompt_logprobs; teacher.source = 'openai' needs"),
     ],
+    ids=["cut", "shifted", "null", "-9999", "no logprob", "logits", "no text", "no rows"],
 )
-def test_a_bad_answer_names_whose_it_is_and_loses_no_other(
-    twin: TorchModel, double: Double, spoil: Callable[[Rows], object], says: str
+def test_a_bad_response_names_its_conversation_and_loses_no_other(
+    endpoint: ChatEndpoint, spoil: Callable[[Rows], object], reason: str
 ) -> None:
-    asked, found = spans(twin), []
-    source = OpenAITeacher([Spoiled(double, spoil, after=1)], concurrency=1)
-
-    def go() -> None:
-        answers = source.targets(asked, k=K, draws=1, seeds=[0] * 4, open_model=lambda: twin)
-        for index, _ in answers:
-            found.append(index)
-
-    with pytest.raises(BakeError, match=f"^1 of 4 .* conversation c0: .*{says}.*asks for these"):
-        go()
-    assert sorted(found) == [1, 2, 3]
-    # And where it is the first answer already, nothing else is asked.
-    before = double.meter.requests
-    with pytest.raises(BakeError, match=f"^conversation c3: .*{says}"):
-        ask(twin, OpenAITeacher([Spoiled(double, spoil)], concurrency=1), asked)
-    assert double.meter.requests == before + 1
+    scored = list[int]()
+    results = teacher(endpoint, spoil=spoil, after=1).score(
+        spans(), k=K, draws=1, seeds=[0] * 4, open_model=torch_twin
+    )
+    with pytest.raises(BakeError, match=f"^1 of 4 .* conversation c0: .*{reason}.*to resume"):
+        scored.extend(index for index, _ in results)
+    assert sorted(scored) == [1, 2, 3]
+    # Where it is the first response, nothing else is requested.
+    before = endpoint.meter.requests
+    with pytest.raises(BakeError, match=f"^conversation c3: .*{reason}"):
+        score(teacher(endpoint, spoil=spoil))
+    assert endpoint.meter.requests == before + 1
 
 
-def test_fewer_than_k_are_refused(twin: TorchModel, double: Double) -> None:
-    """Also where the prompt's own token stands in for the last of them."""
+def test_fewer_than_k_are_refused(endpoint: ChatEndpoint) -> None:
+    """Also where the prompt's own token is counted in place of the last of them."""
 
     def leave_out(rows: Rows) -> None:
-        for row in rows:
-            for token, entry in list((row or {}).items()):
-                if entry["rank"] == K:
-                    entry["rank"] = 99 if row and token == next(iter(row)) else K
-                    if row and token != next(iter(row)):
-                        del row[token]
+        for row in filter(None, rows):
+            own = next(iter(row))
+            for token, entry in list(row.items()):
+                if entry["rank"] == K and token == own:
+                    entry["rank"] = 99
+                elif entry["rank"] == K:
+                    del row[token]
 
-    with pytest.raises(BakeError, match=rf"top_k = {K}: .* gives {K - 1} log-prob.*; lower it"):
-        ask(twin, OpenAITeacher([Spoiled(double, leave_out)], concurrency=1), spans(twin))
+    message = rf"top_k = {K}: .* returns {K - 1} log-prob.*; lower it"
+    with pytest.raises(BakeError, match=message):
+        score(teacher(endpoint, spoil=leave_out))
 
 
-def test_more_than_the_endpoint_allows_is_refused_with_what_to_do(
-    twin: TorchModel, double: Double
-) -> None:
-    before = double.meter.requests
+def test_more_than_the_endpoint_allows_is_refused_with_what_to_do(endpoint: ChatEndpoint) -> None:
+    before = endpoint.meter.requests
     with pytest.raises(BakeError, match=r"greater than max allowed: 20; .*--max-logprobs.* = 21"):
-        ask(twin, teacher(double), spans(twin), k=21)
-    assert double.meter.requests == before + 1
+        score(teacher(endpoint), k=21)
+    assert endpoint.meter.requests == before + 1
 
 
-def test_an_endpoint_that_scores_nothing_is_refused_with_what_to_do(twin: TorchModel) -> None:
+def test_an_endpoint_that_scores_nothing_is_refused_with_what_to_do() -> None:
     with serving(None) as chat, pytest.raises(BakeError, match="needs an endpoint that returns"):
-        ask(twin, teacher(chat), spans(twin))
+        score(teacher(chat))
 
 
-def test_an_endpoint_without_a_key_is_not_asked(twin: TorchModel, double: Double) -> None:
-    source = OpenAITeacher(
-        [
-            Endpoint(
-                "m", double.url, "NO_SUCH_KEY", gate=Gate(), timeout=1, max_retries=0, connections=1
-            )
-        ],
-        concurrency=1,
-    )
+def test_without_a_key_nothing_is_requested(endpoint: ChatEndpoint) -> None:
+    options = {"timeout": 1.0, "max_retries": 0, "connections": 1}
+    source = OpenAITeacher([Endpoint("m", endpoint.url, "NO_SUCH_KEY", **options)], concurrency=1)
     with pytest.raises(BakeError, match=r"^NO_SUCH_KEY: is not set"):
-        ask(twin, source, spans(twin))
+        score(source)
 
 
-def test_passing_faults_are_survived(twin: TorchModel) -> None:
+def test_transient_faults_are_retried() -> None:
     kinds = ["429", "500", "reset", "drop", "truncated", "no_choices", "error_body", "html"]
     script = [None, *kinds[:4], None, None, *kinds[4:], None, "wrong_type"]
     with serving(script=script, retry_after=0.05) as flaky:
-        source = teacher(flaky, max_retries=6)
-        found = ask(twin, source, spans(twin) * 2)
-        assert set(found) == set(range(8))
-        struck = {kind for _, kind in flaky.meter.struck}
-    assert struck == {*kinds, "wrong_type"}
+        scores = score(teacher(flaky, max_retries=6, concurrency=4), spans() * 2)
+        injected = {kind for _, kind in flaky.meter.injected}
+    assert set(scores) == set(range(8))
+    assert injected == {*kinds, "wrong_type"}
 
 
-def test_an_answer_that_never_becomes_one_is_told(twin: TorchModel) -> None:
+def test_a_response_without_a_completion_is_given_up_after_five_attempts() -> None:
     with serving() as broken:
-        broken.inject("error_body", times=99)
-        with pytest.raises(BakeError, match=r"answered with no choices.*Provider returned error"):
-            ask(twin, teacher(broken), spans(twin))
+        broken.inject_fault("error_body", times=99)
+        with pytest.raises(BakeError, match=r"responded with no choices.*Provider returned error"):
+            score(teacher(broken))
         assert broken.meter.requests == 5
 
 
 @pytest.mark.parametrize(
-    ("kind", "times", "says", "requests"),
+    ("faults", "n_spans", "reason", "requests"),
     [
-        ("401", 99, "OPENAI_API_KEY: .* refuses it.*the same command goes on", 2),
-        ("500", 1, "^1 of 8 conversations were not scored, .* The server had an error", 8),
-        ("500", 99, "had an error.*what was answered is kept", 1 + 5),
+        (["401"] * 99, 8, "OPENAI_API_KEY: .* refuses it.*to resume", 2),
+        (["500"], 8, "^1 of 8 conversations were not scored, .* The server had an error", 8),
+        (["500"] * 99, 8, "^5 requests in a row failed, .* had an error.* are kept", 1 + 5),
+        (
+            [*["500"] * 4, None, *["500"] * 4, None],
+            12,
+            "^8 of 12 conversations were not scored",
+            12,
+        ),
     ],
+    ids=["permanent", "once", "five in a row", "four in a row, twice"],
 )
-def test_what_lasts_ends_it_and_what_passes_does_not(
-    twin: TorchModel, kind: str, times: int, says: str, requests: int
+def test_only_lasting_failures_end_the_work(
+    faults: list[str | None], n_spans: int, reason: str, requests: int
 ) -> None:
-    with serving() as flaky:
-        flaky.inject(kind, times=times, after=1)
-        with pytest.raises(BakeError, match=says):
-            ask(twin, OpenAITeacher([plain(flaky)], concurrency=1), spans(twin) * 2)
+    with serving(script=[None, *faults]) as flaky:
+        with pytest.raises(BakeError, match=reason):
+            score(teacher(flaky), spans() * (n_spans // 4))
         assert flaky.meter.requests == requests
-
-
-def test_failures_that_are_not_in_a_row_end_nothing(twin: TorchModel) -> None:
-    with serving(script=[None, *(["500"] * 4), None, *(["500"] * 4), None]) as flaky:
-        with pytest.raises(BakeError, match=r"^8 of 12 conversations were not scored"):
-            ask(twin, OpenAITeacher([plain(flaky)], concurrency=1), spans(twin) * 3)
-        assert flaky.meter.requests == 12
-
-
-def session(folder: Path, twin: TorchModel, double: Double) -> Session:
-    backend = SimpleNamespace(name="twin", open_model=lambda name, budget: twin)
-    offers = (
-        PluginFactory("teachers", "openai", "test", "1", lambda: teacher(double)),
-        PluginFactory("backends", "twin", "test", "1", lambda: backend),
-    )
-    chosen = ("teacher.source=openai", "train.backend=twin", f"teacher.top_k={K}")
-    resolved = resolve("mock", settings=chosen)
-    return Session(PROMPT, resolved, Run(folder), Registry(offers), SilentReporter())
-
-
-def test_the_store_asks_once(tmp_path: Path, twin: TorchModel) -> None:
-    objective = TailedLoss(ForwardKL(), "sampled")
-    with serving() as endpoint:
-        some, all_of_them = datums(twin)[:3], datums(twin)
-        first = ask_teacher(session(tmp_path, twin, endpoint), objective, some)
-        assert endpoint.meter.requests == 3
-        second = ask_teacher(session(tmp_path, twin, endpoint), objective, all_of_them)
-        assert endpoint.meter.requests == 4
-        assert endpoint.meter.repeats == 0
-    for one, other in zip(first, second, strict=False):
-        assert torch.equal(one.columns.ids, other.columns.ids)
-        assert torch.equal(one.columns.measure, other.columns.measure)
-    for example in second:
-        assert example.columns.ids.shape == (example.datum.n_response, K + 1)
-        assert torch.equal(example.columns.ids[:, -1], torch.tensor(example.datum.response_ids))

@@ -1,4 +1,4 @@
-"""The provider `openrouter` against the double: what it asks, and what the list of models says."""
+"""The provider `openrouter` against a fake endpoint: its requests, and OpenRouter's model list."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from promptbake_openai.loopback import Endpoint, Prices
+from fake_openai import KEY, ChatEndpoint
+from generation_jobs import job, requests
 
-from promptbake.costs import NoBudget
-from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, GenerationJob, Model
+from promptbake import BakeError, Conversation, DataProvider
 from promptbake.testing import DataProviderSuite
-from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
+from promptbake_loopback.openai import Prices
 from promptbake_openrouter import openrouter_provider
-from promptbake_openrouter.models import Listing
+from promptbake_openrouter.model_list import ListedModel
 
-KEY = "sk-or-test-91c3"
 MODEL = "maker/large"
 
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
+def openrouter_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
 
 
@@ -32,113 +30,98 @@ class TestOpenRouterProvider(DataProviderSuite):
 
     @pytest.fixture
     def provider(self) -> Iterator[DataProvider]:
-        with endpoint() as served:
-            yield self.made(served)
+        with serving() as endpoint:
+            yield create(endpoint, allow_truncated=True)
 
     @pytest.fixture
     def broken(self) -> Iterator[DataProvider]:
-        with endpoint(faults=1.0, kinds=("401",)) as served:
-            yield self.made(served)
-
-    def made(self, served: Endpoint) -> DataProvider:
-        return openrouter_provider(model=MODEL, base_url=served.url, allow_truncated=True)
+        with serving(faults=1.0, kinds=("401",)) as endpoint:
+            yield create(endpoint, allow_truncated=True)
 
 
-def no_model() -> Model:
-    raise AssertionError("no model is needed")
+def serving(**options: Any) -> ChatEndpoint:
+    return ChatEndpoint(key=KEY, models=("maker/small", MODEL), **options)
 
 
-def job(max_tokens: int = 32) -> GenerationJob:
-    query = Query("a", (Message("user", "Why?"),))
-    plan = (GenerationRequest("a@1.0", query, 1.0),)
-    prompt = Prompt("p", "Say hm.")
-    return GenerationJob(prompt, plan, frozenset(), max_tokens, 0, no_model, NoBudget())
+def create(endpoint: ChatEndpoint, model: str = MODEL, **options: Any) -> DataProvider:
+    return openrouter_provider(model=model, base_url=endpoint.url, **options)
 
 
-def endpoint(**options: Any) -> Endpoint:
-    return Endpoint(key=KEY, models=("maker/small", MODEL), **options)
+def test_the_cost_is_what_the_response_reports() -> None:
+    with serving(prices=Prices(prompt=0.25, completion=2.0)) as endpoint:
+        (conversation,) = create(endpoint).generate(job(requests("a")))
+        dollars = endpoint.meter.dollars
+    assert isinstance(conversation, Conversation)
+    assert (conversation.meta["provider"], conversation.meta["model"]) == ("Loopback", MODEL)
+    assert conversation.meta["dollars"] == dollars > 0
 
 
-def test_the_cost_is_what_the_answer_says() -> None:
-    with endpoint(prices=Prices(prompt=0.25, completion=2.0)) as served:
-        provider = openrouter_provider(model=MODEL, base_url=served.url)
-        (found,) = provider.generate(job())
-        dollars = served.meter.dollars
-    assert isinstance(found, Conversation)
-    assert (found.meta["provider"], found.meta["model"]) == ("Loopback", MODEL)
-    assert found.meta["dollars"] == dollars > 0
+def test_a_request_has_the_routing_and_the_body() -> None:
+    bodies: list[Mapping[str, Any]] = []
 
-
-def test_routing_and_body_go_along() -> None:
-    seen: list[Mapping[str, Any]] = []
-
-    def note(request: Mapping[str, Any]) -> str:
-        seen.append(request)
+    def record(request: Mapping[str, Any]) -> str:
+        bodies.append(request)
         return "Hm."
 
     routing = {"order": ["one", "two"], "allow_fallbacks": False}
-    with endpoint(answer=note) as served:
-        provider = openrouter_provider(
-            model=MODEL, base_url=served.url, routing=routing, body={"top_k": 5}
-        )
-        list(provider.generate(job()))
-    assert seen[0]["provider"] == routing
-    assert seen[0]["usage"] == {"include": True}
-    assert seen[0]["top_k"] == 5
+    with serving(answer=record) as endpoint:
+        provider = create(endpoint, routing=routing, body={"top_k": 5})
+        list(provider.generate(job(requests("a"))))
+    added = {"provider": routing, "usage": {"include": True}, "top_k": 5}
+    assert bodies[0].items() >= added.items()
 
 
-def test_prices_are_those_of_the_list_and_the_quote_is_made_of_them() -> None:
-    with endpoint(prices=Prices(prompt=1e-6, completion=2e-6)) as served:
-        quote = openrouter_provider(model=MODEL, base_url=served.url).estimate_cost(job())
-        prices = Listing(served.url, MODEL).prices()
-        assert served.meter.requests == 0
+def test_a_cost_estimate_has_the_prices_of_the_list() -> None:
+    with serving(prices=Prices(prompt=1e-6, completion=2e-6)) as endpoint:
+        estimate = create(endpoint).estimate_cost(job(requests("a")))
+        prices = ListedModel(endpoint.url, MODEL).prices()
+        assert endpoint.meter.requests == 0
     assert prices is not None
     assert (prices.prompt, prices.completion) == pytest.approx((1.0, 2.0))
-    assert quote.priced
-    assert quote.usage.dollars == pytest.approx((quote.usage.input_tokens + 2 * 32) / 1e6)
-    assert MODEL in quote.source
+    assert estimate.priced
+    assert estimate.usage.dollars == pytest.approx((estimate.usage.input_tokens + 2 * 32) / 1e6)
+    assert MODEL in estimate.source
 
 
-def test_a_list_that_cannot_be_had_gives_no_prices_and_ends_the_run() -> None:
-    with endpoint() as served:
-        url = served.url
-    provider = openrouter_provider(model=MODEL, base_url=url)
-    assert not provider.estimate_cost(job()).priced
-    with pytest.raises(BakeError, match="models: cannot be had: ") as caught:
-        provider.generate(job())
+def test_without_the_list_there_are_no_prices_and_no_run() -> None:
+    with serving() as endpoint:
+        provider = create(endpoint)
+    assert not provider.estimate_cost(job(requests("a"))).priced
+    with pytest.raises(BakeError, match="models: could not download it: ") as caught:
+        provider.generate(job(requests("a")))
     assert KEY not in str(caught.value)
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
-    with endpoint() as served:
-        with pytest.raises(BakeError) as caught:
-            openrouter_provider(model="maker/larg", base_url=served.url).generate(job())
-        assert served.meter.requests == 0
-    said = str(caught.value)
-    assert said.startswith("options.data_providers.openrouter.model: ")
-    assert "has no 'maker/larg'" in said
-    assert MODEL in said.replace("'maker/larg'", "")
+    message = r"^options\.data_providers\.openrouter\.model: .* has no 'maker/larg' .*maker/large"
+    with serving() as endpoint:
+        with pytest.raises(BakeError, match=message):
+            create(endpoint, "maker/larg").generate(job(requests("a")))
+        assert endpoint.meter.requests == 0
 
 
-def test_a_context_that_is_too_short_is_refused_by_the_query() -> None:
-    with endpoint(context_length=100) as served:
-        provider = openrouter_provider(model=MODEL, base_url=served.url)
-        list(provider.generate(job(max_tokens=50)))
+@pytest.mark.parametrize(("fits", "too_long"), [((50, 1), (99, 1)), ((15, 3), (50, 3))])
+def test_a_context_that_is_too_short_is_refused_by_the_query(
+    fits: tuple[int, int], too_long: tuple[int, int]
+) -> None:
+    """By tokens and turns; the last request reads every earlier turn."""
+    with serving(context_length=100) as endpoint:
+        provider = create(endpoint)
+        list(provider.generate(job(requests("a"), max_tokens=fits[0], turns=fits[1])))
         with pytest.raises(BakeError, match=r"query a: may take .* holds 100; .*data\.max_tokens"):
-            provider.generate(job(max_tokens=99))
+            provider.generate(job(requests("a"), max_tokens=too_long[0], turns=too_long[1]))
 
 
-def test_a_router_that_lists_no_price_has_none() -> None:
-    # As OpenRouter's auto router: what it bills depends on the model that it takes.
-    with endpoint(prices=Prices(prompt=-1.0, completion=-1.0)) as served:
-        assert Listing(served.url, MODEL).prices() is None
+def test_a_router_without_a_price_has_none() -> None:
+    # As OpenRouter's auto router: what it bills depends on the model that it picks.
+    with serving(prices=Prices(prompt=-1.0, completion=-1.0)) as endpoint:
+        assert ListedModel(endpoint.url, MODEL).prices() is None
 
 
-def test_without_a_key_the_others_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_other_providers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENROUTER_API_KEY")
-    with endpoint() as served:
-        with pytest.raises(BakeError, match="OPENROUTER_API_KEY: is not set") as caught:
-            openrouter_provider(model=MODEL, base_url=served.url).generate(job())
-        assert not served.meter.by_path
-    assert "data.provider=self" in str(caught.value)
-    assert "data.provider=openai" in str(caught.value)
+    message = r"OPENROUTER_API_KEY: is not set.*data\.provider=self.*data\.provider=openai"
+    with serving() as endpoint:
+        with pytest.raises(BakeError, match=message):
+            create(endpoint).generate(job(requests("a")))
+        assert not endpoint.meter.by_path

@@ -1,15 +1,14 @@
-"""The base model as its own provider."""
+"""The base model as its own provider and teacher."""
 
 from __future__ import annotations
 
 import pytest
+from generation_jobs import job, requests
 
-from promptbake.costs import NoBudget
-from promptbake.interfaces import DataProvider, GenerationJob
-from promptbake.testing import DataProviderSuite
-from promptbake.types import GenerationRequest, Message, Prompt, Query
-from promptbake_mock.tiny import NAME, tiny_backend
-from promptbake_self import self_provider
+from promptbake import DataProvider, NoBudget, Teacher
+from promptbake.testing import DataProviderSuite, TeacherSuite
+from promptbake_mock import mock_backend
+from promptbake_self import self_provider, self_teacher
 
 
 class TestSelfProvider(DataProviderSuite):
@@ -20,15 +19,19 @@ class TestSelfProvider(DataProviderSuite):
         return self_provider()
 
 
-def test_a_conversation_tells_how_it_came_to_be() -> None:
-    model = tiny_backend().open_model(NAME)
-    request = GenerationRequest("1@0.7", Query("1", (Message("user", "Why?"),), "small talk"), 0.7)
-    prompt = Prompt("yoda", "Speak like Yoda, you must.")
-    job = GenerationJob(prompt, (request,), frozenset(), 6, 0, lambda: model, NoBudget())
-    (answer,) = self_provider().generate(job)
-    assert answer.meta == {
-        "model": NAME,
+class TestSelfTeacher(TeacherSuite):
+    @pytest.fixture
+    def teacher(self) -> Teacher:
+        return self_teacher()
+
+
+def test_a_conversation_has_its_metadata() -> None:
+    model = mock_backend().open_model("mock", NoBudget())
+    wanted = job(requests("Why?", temperature=0.7), max_tokens=6, open_model=lambda: model)
+    (conversation,) = self_provider().generate(wanted)
+    assert conversation.meta == {
+        "model": "mock",
         "temperature": 0.7,
-        "tokens": len(model.renderer.response(answer.response, complete=False)),
+        "tokens": len(model.renderer.response(conversation.response, complete=False)),
         "category": "small talk",
     }

@@ -24,7 +24,8 @@ from promptbake_tinker.backend import TinkerBackend
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
-from promptbake_torch.lora import LoraSettings, LoraTrainer, load_adapter
+from promptbake_torch.adapters import load_adapter
+from promptbake_torch.lora import LoraSettings, LoraTrainer
 
 PROPORTIONAL = 1e6  # an eps so large that an AdamW step is proportional to the gradient
 RANK = 8

@@ -1,175 +1,123 @@
-"""The torch backend against plain transformers: what it computes, not how."""
+"""The backend `torch` under the conformance suite, and its results against plain transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from torch import Tensor
+from torch_models import OBJECTIVE, SYSTEM, examples, plain_logprobs, prompts, spans, train
 
-from promptbake.distill.objective import TailedLoss
-from promptbake.errors import BakeError
-from promptbake.interfaces import Loss
-from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
-from promptbake.types import Datum, Example, LossSupport, Message, Span
-from promptbake_losses.divergences import ForwardKL
-from promptbake_torch.engine import Engine
-from promptbake_torch.loading import HubLoader, make_engine
-from promptbake_torch.lora import LoraSettings, LoraTrainer
-from promptbake_torch.model import TorchModel
+from promptbake import Backend, BakeError, Checkpoint, Message
+from promptbake.testing import BackendSuite, save_tiny, tiny_model, tiny_tokenizer
+from promptbake_torch import (
+    HubLoader,
+    LoraSettings,
+    LoraTrainer,
+    TorchModel,
+    make_engine,
+    torch_backend,
+)
 
-SYSTEM = "Answer like a pirate who has lost his map."
-QUESTIONS = ("How are you?", "Why is the sea salty, and the rain not?", "Sing!")
-SHARP = LoraSettings()
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [save_tiny(tmp_path_factory.mktemp("model"), seed) for seed in (0, 1)]
+
+
+class TestTorchBackend(BackendSuite):
+    tolerance = 1e-4
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return torch_backend(device="cpu")
+
+    @pytest.fixture
+    def model_name(self, folders: list[Path]) -> str:
+        return str(folders[0])
+
+    @pytest.fixture
+    def other_model_name(self, folders: list[Path]) -> str:
+        return str(folders[1])
 
 
 @pytest.fixture
 def model() -> TorchModel:
-    return TorchModel(engine(), None, sample_batch=2)
-
-
-def engine(seed: int = 0) -> Engine:
-    return make_engine(tiny_model(seed), tiny_tokenizer(), "tiny", "digest")
-
-
-def prompts(model: TorchModel, system: str | None = SYSTEM) -> list[tuple[int, ...]]:
-    return [model.renderer.prompt((Message("user", text),), system) for text in QUESTIONS]
-
-
-def spans(model: TorchModel, system: str | None = SYSTEM) -> list[Span]:
-    """Three sequences of different lengths with responses of different lengths."""
-    responses = [model.renderer.response(text, True) for text in ("Aye.", "Salt!", "Yo ho ho ho")]
-    return [
-        Span(prompt + response, len(response))
-        for prompt, response in zip(prompts(model, system), responses, strict=True)
-    ]
-
-
-def plain_logprobs(module: torch.nn.Module, span: Span) -> Tensor:
-    logits = module(input_ids=torch.tensor([span.tokens])).logits[0]
-    return logits[-span.n_response - 1 : -1].log_softmax(dim=1)
+    return TorchModel(make_engine(tiny_model(), tiny_tokenizer(), "tiny", "d"), None, 2)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("system", [None, SYSTEM])
 def test_scoring_agrees_with_a_plain_forward_pass(model: TorchModel, system: str | None) -> None:
-    asked = spans(model, system)
-    for span, logprobs in zip(asked, model.logprobs(asked), strict=True):
+    """Of rows that are scored together, and share the prompt if there is one."""
+    wanted = spans(model, system)
+    for span, logprobs in zip(wanted, model.logprobs(wanted), strict=True):
         torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), span))
-
-
-@torch.no_grad()
-def test_rows_that_share_a_prompt_score_as_they_do_alone(model: TorchModel) -> None:
-    asked = spans(model)
-    together = model._logits(asked)
-    for span, logits in zip(asked, together, strict=True):
-        torch.testing.assert_close(logits.log_softmax(1), plain_logprobs(tiny_model(), span))
 
 
 def test_the_top_k_is_sorted_and_the_draws_follow_the_tail(model: TorchModel) -> None:
     span = spans(model)[:1]
     (whole,) = model.logprobs(span)
-    ((_, targets),) = model.top_k(span, k=5, draws=20_000, seeds=[1])
-    torch.testing.assert_close(targets.logprobs, whole.sort(dim=1, descending=True).values[:, :5])
-    torch.testing.assert_close(targets.drawn_logprobs, whole.gather(1, targets.drawn_ids))
-    tail = whole.exp().scatter(1, targets.ids, 0.0)
+    ((_, scores),) = model.top_k(span, k=5, draws=20_000, seeds=[1])
+    torch.testing.assert_close(scores.logprobs, whole.sort(dim=1, descending=True).values[:, :5])
+    torch.testing.assert_close(scores.drawn_logprobs, whole.gather(1, scores.drawn_ids))
+    tail = whole.exp().scatter(1, scores.ids, 0.0)
     expected = tail / tail.sum(dim=1, keepdim=True)
-    found = torch.stack(
-        [row.bincount(minlength=whole.shape[1]) / len(row) for row in targets.drawn_ids]
-    )
-    assert bool((found.gather(1, targets.ids) == 0).all())
-    assert (found - expected).abs().max() < 0.015
+    counts = [row.bincount(minlength=whole.shape[1]) for row in scores.drawn_ids]
+    shares = torch.stack(counts) / 20_000
+    assert bool((shares.gather(1, scores.ids) == 0).all())
+    assert (shares - expected).abs().max() < 0.015
 
 
-def test_all_of_the_vocabulary_leaves_nothing_to_draw(model: TorchModel) -> None:
-    ((_, targets),) = model.top_k(spans(model)[:1], k=10_000, draws=4, seeds=[1])
-    assert targets.ids.shape[1] == len(tiny_tokenizer())
-    assert targets.drawn_ids.shape[1] == 0
-
-
-def sample(
-    model: TorchModel, temperature: float, seeds: Sequence[int], max_tokens: int = 8
-) -> list[tuple[int, ...]]:
-    asked = prompts(model)
-    completions = model.sample(
-        asked, max_tokens=max_tokens, temperatures=[temperature] * 3, seeds=seeds
-    )
-    return [completion.tokens for _, completion in completions]
+def test_the_whole_vocabulary_leaves_nothing_to_draw(model: TorchModel) -> None:
+    ((_, scores),) = model.top_k(spans(model)[:1], k=10_000, draws=4, seeds=[1])
+    assert scores.ids.shape[1] == len(tiny_tokenizer())
+    assert scores.drawn_ids.shape[1] == 0
 
 
 def test_samples_follow_the_models_distribution(model: TorchModel) -> None:
-    prompt = prompts(model)[0]
-    n = 4_000
+    prompt, n = prompts(model)[0], 1_000
     wide = TorchModel(model.engine, None, sample_batch=n)
-    drawn = wide.sample([prompt] * n, max_tokens=1, temperatures=[0.7] * n, seeds=range(n))
-    tokens = torch.tensor([next(iter(one.tokens), wide.renderer._end) for _, one in drawn])
-    found = tokens.bincount(minlength=len(tiny_tokenizer())) / n
+    samples = wide.sample([prompt] * n, max_tokens=1, temperatures=[0.7] * n, seeds=range(n))
+    end = max(model.renderer.stop_ids)
+    tokens = torch.tensor([next(iter(completion.tokens), end) for _, completion in samples])
+    shares = tokens.bincount(minlength=len(tiny_tokenizer())) / n
     with torch.no_grad():
         logits = tiny_model()(input_ids=torch.tensor([prompt])).logits[0, -1]
-    assert (found - (logits / 0.7).softmax(dim=0)).abs().max() < 0.03
-
-
-def test_a_stream_is_the_sample_token_by_token(model: TorchModel) -> None:
-    alone = list(model.stream(prompts(model)[0], max_tokens=8, temperature=1.0, seed=1))
-    completions = model.sample(prompts(model)[:1], max_tokens=8, temperatures=[1.0], seeds=[1])
-    assert [tuple(alone)] == [completion.tokens for _, completion in completions]
-
-
-def test_a_prompt_longer_than_the_context_is_refused() -> None:
-    small = make_engine(tiny_model(context_tokens=64), tiny_tokenizer(), "tiny", "d")
-    model = TorchModel(small, None, 2)
-    with pytest.raises(BakeError, match="does not fit its context of 64"):
-        list(model.sample(prompts(model), max_tokens=9, temperatures=[1] * 3, seeds=[1] * 3))
+    assert (shares - (logits / 0.7).softmax(dim=0)).abs().max() < 0.03
 
 
 # --- training
 
 
-def examples(model: TorchModel) -> list[Example]:
-    found = []
-    for student, teacher in zip(spans(model, None), spans(model), strict=True):
-        datum = Datum("c", "q", student.tokens, teacher.tokens, student.n_response)
-        ((_, targets),) = model.top_k([teacher], k=10, draws=0, seeds=[0])
-        found.append(Example(datum, OBJECTIVE.columns(datum, targets)))
-    return found
-
-
-OBJECTIVE = TailedLoss(ForwardKL(), "bucket")
+def gradients(model: TorchModel) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in model.engine.module.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad.clone()
 
 
 def test_the_gradient_is_that_of_the_mean_over_response_tokens(model: TorchModel) -> None:
     batch = examples(model)
-    trainer = LoraTrainer(model, "torch", SHARP, rank=4, seed=1)
+    trainer = LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1)
     loss = trainer.forward_backward(batch, OBJECTIVE).result()
-    found = {
-        name: parameter.grad.clone()
-        for name, parameter in model.engine.module.named_parameters()
-        if parameter.grad is not None
-    }
-    assert found
+    computed = dict(gradients(model))
     model.engine.module.zero_grad()
     nats = []
     for example in batch:
         logprobs = plain_logprobs(model.engine.module, example.datum.student)
-        nats.append(OBJECTIVE.nats(logprobs.gather(1, example.columns.ids), example.columns))
+        nats.append(OBJECTIVE.nats(logprobs.gather(1, example.support.ids), example.support))
     expected = torch.cat(nats).mean()
     expected.backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(expected.item(), rel=1e-4)
-    for name, parameter in model.engine.module.named_parameters():
-        if name in found:
-            assert parameter.grad is not None
-            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+    assert computed
+    torch.testing.assert_close(computed, dict(gradients(model)), rtol=1e-3, atol=1e-6)
 
 
 def test_a_saved_adapter_is_peft_and_is_what_was_trained(model: TorchModel, tmp_path: Path) -> None:
-    batch = examples(model)
     trainer = LoraTrainer(model, "torch", LoraSettings(frozen_share=0.34), rank=4, seed=1)
-    for _ in range(3):
-        trainer.forward_backward(batch, OBJECTIVE).result()
-        trainer.optim_step(1e-2).result()
+    train(trainer, examples(model), steps=3, lr=1e-2)
     checkpoint = trainer.save_adapter(tmp_path)
     assert (checkpoint.backend, checkpoint.base_model) == ("torch", "tiny")
     span = spans(model, None)[0]
@@ -177,64 +125,69 @@ def test_a_saved_adapter_is_peft_and_is_what_was_trained(model: TorchModel, tmp_
     loaded = peft.PeftModel.from_pretrained(tiny_model(), str(tmp_path))
     with torch.no_grad():
         torch.testing.assert_close(plain_logprobs(loaded, span), trained)
-    assert not any(".layers.0." in name for name in trainer._state())
+    assert ".layers.0." not in (tmp_path / "adapter_config.json").read_text()
 
 
-def test_the_lower_layers_get_no_lora_where_they_are_frozen(model: TorchModel) -> None:
-    trainer = LoraTrainer(model, "torch", LoraSettings(frozen_share=0.67), rank=4, seed=1)
-    assert {name.split(".layers.")[1][0] for name in trainer._state()} == {"2"}
+@pytest.mark.parametrize(("share", "layers"), [(0.0, "012"), (0.34, "12"), (0.67, "2")])
+def test_frozen_layers_get_no_lora(model: TorchModel, share: float, layers: str) -> None:
+    trainer = LoraTrainer(model, "torch", LoraSettings(frozen_share=share), rank=4, seed=1)
+    trained = trainer.save_state(0).result()["adapter_model.safetensors"]
+    assert {n for n in "012" if f".layers.{n}.".encode() in trained} == set(layers)
+
+
+@pytest.mark.parametrize("settings", [LoraSettings(frozen_share=0.34), LoraSettings(alpha=8.0)])
+def test_a_start_with_other_settings_is_refused(
+    model: TorchModel, tmp_path: Path, settings: LoraSettings
+) -> None:
+    LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1).save_adapter(tmp_path)
+    start = Checkpoint("torch", "tiny", "d", str(tmp_path))
+    with pytest.raises(BakeError, match="other layers, another rank or another alpha"):
+        LoraTrainer(model, "torch", settings, rank=4, seed=2, start=start)
 
 
 # --- loading and rendering
 
 
-def test_a_folder_opens_and_another_model_has_another_digest(tmp_path: Path) -> None:
-    one = HubLoader("cpu", "auto")(str(save_tiny(tmp_path / "one", seed=0)))
-    other = HubLoader("cpu", "auto")(str(save_tiny(tmp_path / "other", seed=1)))
-    assert one.digest != other.digest
-    assert one.digest == HubLoader("cpu", "auto")(str(tmp_path / "one")).digest
-    span = spans(TorchModel(one, None, 2))[0]
-    (logprobs,) = TorchModel(one, None, 2).logprobs([span])
+def test_a_folder_opens_and_another_model_has_another_digest(folders: list[Path]) -> None:
+    one, again, other = (HubLoader("cpu", "auto")(str(folders[n])) for n in (0, 0, 1))
+    assert one.digest == again.digest != other.digest
+    model = TorchModel(one, None, 2)
+    (logprobs,) = model.logprobs(spans(model)[:1])
     with torch.no_grad():
-        torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), span))
+        torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), spans(model)[0]))
 
 
-def test_bfloat16_bakes_too(tmp_path: Path) -> None:
-    half = HubLoader("cpu", "bfloat16")(str(save_tiny(tmp_path)))
-    assert half.module.dtype == torch.bfloat16
-    model = TorchModel(half, None, 2)
-    assert all(sample(model, 1.0, [1, 2, 3]))
-    trainer = LoraTrainer(model, "torch", SHARP, rank=4, seed=1)
-    batch = examples(model)
-    losses = []
-    for _ in range(30):
-        losses.append(trainer.forward_backward(batch, OBJECTIVE).result())
-        trainer.optim_step(3e-3).result()
+def test_bfloat16_samples_and_trains(folders: list[Path]) -> None:
+    engine = HubLoader("cpu", "bfloat16")(str(folders[0]))
+    assert engine.module.dtype == torch.bfloat16
+    model = TorchModel(engine, None, 2)
+    samples = model.sample(prompts(model), max_tokens=8, temperatures=[1.0] * 3, seeds=[1, 2, 3])
+    assert all(completion.tokens for _, completion in samples)
+    trainer = LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1)
+    losses = train(trainer, examples(model), steps=12, lr=1e-2)
     assert losses[-1] < 0.5 * losses[0]
-    assert {tensor.dtype for tensor in trainer._state().values()} == {torch.float32}
+    lora = [each.dtype for each in engine.module.parameters() if each.requires_grad]
+    assert set(lora) == {torch.float32}
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BakeError, match="is no causal language model"):
         HubLoader("cpu", "auto")(str(tmp_path))
 
 
-def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_device_is_refused(folders: list[Path]) -> None:
     with pytest.raises(BakeError, match=r"options\.backends\.torch\.device = 'abacus'"):
-        HubLoader("abacus", "auto")(str(save_tiny(tmp_path)))
+        HubLoader("abacus", "auto")(str(folders[0]))
 
 
-def test_without_a_system_message_the_template_gives_its_own(model: TorchModel) -> None:
+def test_without_a_system_message_the_template_inserts_its_own(model: TorchModel) -> None:
     assert model.warnings == ()
-    text = tiny_tokenizer().decode(prompts(model, None)[0])
-    assert "Be kind." in text
-    assert SYSTEM not in text
-    prompted = tiny_tokenizer().decode(prompts(model)[0])
-    assert SYSTEM in prompted
-    assert "Be kind." not in prompted
+    plain, prompted = (tiny_tokenizer().decode(prompts(model, s)[0]) for s in (None, SYSTEM))
+    assert ("Be kind." in plain, SYSTEM in plain) == (True, False)
+    assert ("Be kind." in prompted, SYSTEM in prompted) == (False, True)
 
 
-def test_a_template_without_a_system_role_folds_the_prompt_into_the_first_turn() -> None:
+def test_a_template_without_a_system_role_gets_the_prompt_in_the_first_turn() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}"
@@ -244,9 +197,8 @@ def test_a_template_without_a_system_role_folds_the_prompt_into_the_first_turn()
     )
     model = TorchModel(make_engine(tiny_model(), tokenizer, "tiny", "d"), None, 2)
     assert "no system role" in model.warnings[0]
-    folded = model.renderer
     turns = (Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Bye"))
-    assert tokenizer.decode(folded.prompt(turns, "Be brief.")).startswith(
+    assert tokenizer.decode(model.renderer.prompt(turns, "Be brief.")).startswith(
         "<|im_start|>user\nBe brief.\n\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>"
     )
 
@@ -256,9 +208,3 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
     tokenizer.chat_template = None
     with pytest.raises(BakeError, match="no chat template"):
         make_engine(tiny_model(), tokenizer, "tiny", "d")
-
-
-def test_the_loss_protocol_is_what_the_plugin_offers() -> None:
-    loss: Loss = ForwardKL()
-    assert OBJECTIVE.nats(torch.zeros(1, 1), LossSupport(*([torch.zeros(1, 1)] * 3))).shape == (1,)
-    assert loss.linear

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,44 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tracking import bake, run_apart
-from trackio import sqlite_storage
-from trackio.sqlite_storage import SQLiteStorage
+from tracking import killed_run, track
 
-from promptbake.errors import BakeError
-from promptbake.interfaces import Tracker
+from promptbake import BakeError, Tracker
 from promptbake.testing import TrackerSuite
-from promptbake.types import StepMetrics
 from promptbake_trackio import trackio
+from promptbake_trackio.tracker import open_storage
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from promptbake.types import StepMetrics
-from promptbake_trackio import trackio
-tracker = trackio()
-tracker.start(Path(sys.argv[1]), {"seed": 0}, 0)
-for step in range(4):
-    tracker.log(StepMetrics(step, 9, 1, loss=step / 3))
-os.kill(os.getpid(), signal.SIGKILL)
+COMMANDS = """
+import json, sys
+from trackio.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = [*arguments, "--project", "ship", "--json"]
+    main()
+    print("--")
 """
 
 
-def told(folder: Path, project: str = "promptbake") -> list[dict[str, Any]]:
+def recorded(folder: Path) -> list[dict[str, Any]]:
     """What trackio's storage reads of the run, without the times."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_storage, "TRACKIO_DIR", folder / "trackio")
-        found = SQLiteStorage.get_logs(project, folder.name)
-    return [{name: value for name, value in row.items() if name != "timestamp"} for row in found]
-
-
-def follow(folder: Path, first: int, last: int, **options: Any) -> None:
-    """A session that goes on after step `first` and gets to step `last` of 9."""
-    tracker = trackio(**options)
-    tracker.start(folder, {"seed": 0}, first)
-    for step in range(first + bool(first), last + 1):
-        tracker.log(StepMetrics(step, 9, 1, loss=step / 3))
-    tracker.finish()
+    rows = open_storage(folder / "trackio").get_logs("promptbake", folder.name)
+    return [{name: value for name, value in row.items() if name != "timestamp"} for row in rows]
 
 
 class TestTrackio(TrackerSuite):
@@ -57,52 +39,46 @@ class TestTrackio(TrackerSuite):
     def make_tracker(self) -> Callable[[], Tracker]:
         return trackio
 
-    def told(self, folder: Path) -> list[dict[str, Any]]:
-        return told(folder)
+    def recorded(self, folder: Path) -> list[dict[str, Any]]:
+        return recorded(folder)
 
 
-def test_trackio_itself_finds_the_run(tmp_path: Path) -> None:
-    follow(tmp_path, 0, 3, name="quartz", project="ship")
-    follow(tmp_path, 2, 4, name="quartz", project="ship")
+def test_trackio_s_command_reads_the_run(tmp_path: Path) -> None:
+    for first, last in ((0, 3), (2, 4)):
+        track(trackio(name="quartz", project="ship"), tmp_path, first, last)
 
-    def ask(*arguments: str) -> Any:
-        command = [str(Path(sys.executable).with_name("trackio")), *arguments, "--json"]
-        environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
-        return json.loads(subprocess.run(command, env=environment, capture_output=True).stdout)
-
-    assert ask("list", "runs", "--project", "ship")["runs"] == ["quartz"]
-    run = ("--project", "ship", "--run", "quartz")
-    assert ask("get", "run", *run)["config"] == {"seed": 0}
-    found = ask("get", "metric", *run, "--metric", "loss")["values"]
-    assert [(each["step"], each["value"]) for each in found] == [(n, n / 3) for n in range(5)]
+    arguments = "list runs", "get run --run quartz", "get metric --run quartz --metric loss"
+    result = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([each.split() for each in arguments])],
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs, run, metric = map(json.loads, result.stdout.split("--\n")[:-1])
+    assert runs["runs"] == ["quartz"]
+    assert run["config"] == {"seed": 0}
+    assert [(each["step"], each["value"]) for each in metric["values"]] == [
+        (n, n / 3) for n in range(5)
+    ]
 
 
 def test_a_killed_process_has_written_in_the_runs_folder_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "pirate"
-    folder.mkdir()
-    ended = run_apart(
+    folder = killed_run(
         tmp_path,
-        KILLED,
-        folder,
+        "from promptbake_trackio import trackio; tracker = trackio()",
         HF_TOKEN="hf_0123456789",
         HF_ENDPOINT="SERVICE",
         TRACKIO_BUCKET_ID="crew/bucket",
         TRACKIO_SERVER_URL="SERVICE/?write_token=0",
     )
-    assert (ended.code, ended.out, ended.err) == (-signal.SIGKILL, "", "")
-    assert (ended.files, ended.calls) == ([], 0)
-    assert [(row["step"], row["loss"]) for row in told(folder)] == [(n, n / 3) for n in range(4)]
-    follow(folder, 3, 5)
-    assert [row["step"] for row in told(folder)] == [0, 1, 2, 3, 4, 5]
+    assert [(row["step"], row["loss"]) for row in recorded(folder)] == [
+        (n, n / 3) for n in range(4)
+    ]
+    track(trackio(), folder, 3, 5)
+    assert [row["step"] for row in recorded(folder)] == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_project_that_trackio_does_not_take_is_refused(tmp_path: Path) -> None:
+def test_a_project_that_trackio_rejects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BakeError, match=r"^tracker trackio: .*registry-ship"):
-        follow(tmp_path, 0, 1, project="registry-ship")
-
-
-def test_a_bake_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "pirate"
-    lines = bake(folder, monkeypatch, 'train.trackers=["jsonl", "trackio"]')
-    assert told(folder) == lines
-    assert lines[-1]["step"] == lines[-1]["steps"]
+        track(trackio(project="registry-ship"), tmp_path, 0, 1)

@@ -1,45 +1,31 @@
-"""The tracker `wandb`: what a run's folder holds offline, and what a server is sent."""
+"""The tracker `wandb`: what a run's folder holds offline, and what a server receives."""
 
 from __future__ import annotations
 
 import json
-import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_wandb import serving
-from tracking import FIELDS, bake, run_apart
+from tracking import FIELDS, ProcessResult, killed_run, run_process, track
 from wandb.proto.wandb_internal_pb2 import Record
 
-from promptbake.interfaces import Tracker
+from promptbake import Tracker
 from promptbake.testing import TrackerSuite
-from promptbake.types import StepMetrics
 from promptbake_wandb import wandb
 
 KEY = "4e3d" * 10
-PATIENCE = 5.0  # seconds
-
-KILLED = """
-import os, signal, sys, time
-from pathlib import Path
-from promptbake.types import StepMetrics
-from promptbake_wandb import wandb
-tracker = wandb(mode="offline")
-tracker.start(Path(sys.argv[1]), {"seed": 0}, 0)
-for step in range(4):
-    tracker.log(StepMetrics(step, 9, 1, loss=step / 3))
-time.sleep(0.5)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+TIMEOUT = 5.0  # seconds until wandb's process has written
 
 REFUSED = """
 import os, sys
 from pathlib import Path
-from promptbake.errors import BakeError
+from promptbake import BakeError
 from promptbake_wandb import wandb
 for key in (None, "short", sys.argv[2]):
     if key:
@@ -55,7 +41,7 @@ for key in (None, "short", sys.argv[2]):
 ONLINE = """
 import sys
 from pathlib import Path
-from promptbake.types import StepMetrics
+from promptbake import StepMetrics
 from promptbake_wandb import wandb
 for first, last in ((0, 3), (2, 5)):
     tracker = wandb(project="ship", name="quartz", timeout=20)
@@ -97,26 +83,17 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
-    """The rows' fields of StepMetrics, when wandb's process has written them all."""
-    file = folder / "wandb" / "told.jsonl"
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """The rows' fields of StepMetrics, once wandb's process has written them all."""
+    file = folder / "wandb" / "history.jsonl"
     expected = len(file.read_bytes().splitlines()) if file.exists() else 0
-    deadline = time.monotonic() + PATIENCE
-    while len(found := rows(folder)) < expected and time.monotonic() < deadline:
+    deadline = time.monotonic() + TIMEOUT
+    while len(written := rows(folder)) < expected and time.monotonic() < deadline:
         time.sleep(0.001)
-    return [{name: row[name] for name in FIELDS if name in row} for row in found]
+    return [{name: row[name] for name in FIELDS if name in row} for row in written]
 
 
-def follow(folder: Path, first: int, last: int, **options: Any) -> None:
-    """A session offline that goes on after step `first` and gets to step `last` of 9."""
-    tracker = wandb(mode="offline", **options)
-    tracker.start(folder, {"seed": 0}, first)
-    for step in range(first + bool(first), last + 1):
-        tracker.log(StepMetrics(step, 9, 1, loss=step / 3))
-    tracker.finish()
-
-
-def holds_key(folder: Path) -> list[Path]:
+def files_with_key(folder: Path) -> list[Path]:
     """The files that the key is in."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [file for file in files if KEY.encode() in file.read_bytes()]
@@ -124,105 +101,82 @@ def holds_key(folder: Path) -> list[Path]:
 
 def wait_for(folder: Path, field: str) -> Record:
     """The first record of that kind, which wandb's process may be about to write."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         for record in records(folder):
             if record.HasField(field):
                 return record
-    raise AssertionError(f"no {field} record came")
+    raise AssertionError(f"no {field} record was written")
 
 
 class TestWandb(TrackerSuite):
     keys = ("WANDB_API_KEY",)
-    patience = PATIENCE
+    timeout = TIMEOUT
 
     @pytest.fixture
     def make_tracker(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tracker]:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         return lambda: wandb(mode="offline")
 
-    def told(self, folder: Path) -> list[dict[str, Any]]:
-        return told(folder)
+    def recorded(self, folder: Path) -> list[dict[str, Any]]:
+        return recorded(folder)
 
 
-def test_a_session_that_goes_on_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:
-    follow(tmp_path, 0, 3)
-    told(tmp_path)
+def test_a_run_that_resumes_replaces_the_earlier_one(tmp_path: Path) -> None:
+    track(wandb(mode="offline"), tmp_path, 0, 3)
+    recorded(tmp_path)
     times = [row["_timestamp"] for row in rows(tmp_path)]
-    follow(tmp_path, 2, 4)
-    assert [row["step"] for row in told(tmp_path)] == [0, 1, 2, 3, 4]
+    track(wandb(mode="offline"), tmp_path, 2, 4)
+    assert [row["step"] for row in recorded(tmp_path)] == [0, 1, 2, 3, 4]
     assert [row["_timestamp"] for row in rows(tmp_path)][:3] == times[:3]
     assert [row["_step"] for row in rows(tmp_path)] == [0, 1, 2, 3, 4]
     assert len(list((tmp_path / "wandb").glob("*run-*"))) == 1  # `wandb sync` sends one run
 
 
-def test_a_run_has_its_names_and_its_config(tmp_path: Path) -> None:
-    follow(tmp_path, 0, 1, project="ship", entity="crew")
+@pytest.mark.parametrize(("last", "code"), [(9, 0), (8, 1)])
+def test_a_run_has_its_names_its_config_and_its_end(last: int, code: int, tmp_path: Path) -> None:
+    """It has failed where its last step was not logged."""
+    track(wandb(mode="offline", project="ship", entity="crew"), tmp_path, 0, last)
     run = wait_for(tmp_path, "run").run
     assert (run.project, run.entity, run.display_name) == ("ship", "crew", tmp_path.name)
     assert {each.key: each.value_json for each in run.config.update}["seed"] == "0"
-
-
-@pytest.mark.parametrize(("last", "code"), [(9, 0), (8, 1)])
-def test_a_run_has_failed_where_its_last_step_did_not_come(
-    last: int, code: int, tmp_path: Path
-) -> None:
-    follow(tmp_path, 0, last)
     assert wait_for(tmp_path, "exit").exit.exit_code == code
 
 
 def test_a_killed_process_has_written_in_the_runs_folder_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "pirate"
-    folder.mkdir()
-    ended = run_apart(tmp_path, KILLED, folder, WANDB_API_KEY=KEY, WANDB_BASE_URL="SERVICE")
-    assert (ended.code, ended.out, ended.err) == (-signal.SIGKILL, "", "")
-    assert (ended.files, ended.calls) == ([], 0)
+    create = 'from promptbake_wandb import wandb; tracker = wandb(mode="offline")'
+    folder = killed_run(tmp_path, create, 0.5, WANDB_API_KEY=KEY, WANDB_BASE_URL="SERVICE")
     assert [(row["step"], row["loss"]) for row in rows(folder)] == [(n, n / 3) for n in range(4)]
-    follow(folder, 3, 5)
-    assert [row["step"] for row in told(folder)] == [0, 1, 2, 3, 4, 5]
+    track(wandb(mode="offline"), folder, 3, 5)
+    assert [row["step"] for row in recorded(folder)] == [0, 1, 2, 3, 4, 5]
 
 
-def test_what_does_not_begin_online_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_run_that_does_not_start_online_is_refused_in_a_line(tmp_path: Path) -> None:
     folder = tmp_path / "pirate"
     folder.mkdir()
     closed = "http://127.0.0.1:9"
-    ended = run_apart(tmp_path, REFUSED, folder, KEY, WANDB_BASE_URL=closed)
-    assert ended.err == ""
-    keyless, short, unreachable = ended.out.splitlines()
-    assert "WANDB_API_KEY" in keyless
-    assert "40+ characters" in short
-    assert f"{closed}/graphql" in unreachable
-    for line in (keyless, short, unreachable):
+    result = run_process(tmp_path, REFUSED, folder, KEY, WANDB_BASE_URL=closed)
+    assert result.err == ""
+    problems = ("WANDB_API_KEY", "40+ characters", f"{closed}/graphql")
+    for line, problem in zip(result.out.splitlines(), problems, strict=True):
         assert line.startswith("tracker wandb: ")
+        assert problem in line
         assert "--set options.trackers.wandb.mode=offline" in line
-    assert KEY not in ended.out
-    assert not holds_key(folder)
+    assert KEY not in result.out
+    assert not files_with_key(folder)
 
 
-def test_a_server_is_sent_what_was_told(tmp_path: Path) -> None:
+def test_a_server_receives_what_was_logged(tmp_path: Path) -> None:
     folder = tmp_path / "pirate"
     folder.mkdir()
     with serving() as server:
-        ended = run_apart(
-            tmp_path, ONLINE, folder, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.address
-        )
-    assert (ended.code, ended.out, ended.err, ended.files) == (0, "", "", [])
+        environment = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address}
+        result = run_process(tmp_path, ONLINE, folder, **environment)
+    assert replace(result, connections=0) == ProcessResult(0, "", "", [], 0)
     first, second = server.history
     assert set(server.names.values()) == {"quartz"}
     assert server.configs[second]["train"] == {"value": {"lr": 0.1}}
     assert [row["loss"] for row in server.history[first]] == [0, 1 / 3, 2 / 3, 1]
     assert [row["loss"] for row in server.history[second]] == [0, 1 / 3, 2 / 3, 5 / 3, 2, 7 / 3]
     assert server.exit_codes == {first: 1, second: 0}
-    assert not holds_key(folder)
-
-
-def test_a_bake_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "pirate"
-    lines = bake(
-        folder,
-        monkeypatch,
-        'train.trackers=["jsonl", "wandb"]',
-        "options.trackers.wandb.mode=offline",
-    )
-    assert told(folder) == lines
-    assert lines[-1]["step"] == lines[-1]["steps"]
+    assert not files_with_key(folder)

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import httpx2
 
 from promptbake import BakeError, GenerationJob, nearest
-from promptbake_openai.prices import Prices
-from promptbake_openai.provider import at_most
+from promptbake_openai import Prices, max_usage
 
 KEY = "OPENROUTER_API_KEY"
-BYTES_PER_TOKEN = 4  # of ordinary text, for a guess; a budget's holds are made for the worst
-SECONDS = 20.0
+BYTES_PER_TOKEN = 4  # of ordinary text, for an estimate; a budget reserves for the worst case
+TIMEOUT = 20.0  # seconds
 
 
-class Listing:
-    """What the list says of one model. It is fetched when it is first asked; it needs no key."""
+class ListedModel:
+    """One model's entry in the list, which is downloaded at first use and needs no key."""
 
     def __init__(self, base_url: str, model: str) -> None:
         self._url, self._model = f"{base_url}/models", model
 
     def prices(self) -> Prices | None:
-        """In dollars per million tokens; None where the list cannot be had."""
+        """In dollars per million tokens; None where they are unknown."""
         try:
             pricing = self._entry["pricing"]
         except httpx2.HTTPError:
             return None
         prompt, completion = (float(pricing[name]) * 1e6 for name in ("prompt", "completion"))
-        if prompt < 0 or completion < 0:  # a router, whose price depends on where it sends
+        if prompt < 0 or completion < 0:  # a router, whose price depends on the model that it picks
             return None
         return Prices(prompt, completion, f"{self._url} today, {self._model}")
 
@@ -40,11 +40,11 @@ class Listing:
             context = self._entry.get("context_length")
         except httpx2.HTTPError as error:
             reason = str(error).partition(" for url")[0]
-            raise BakeError(f"{self._url}: cannot be had: {reason}") from None
+            raise BakeError(f"{self._url}: could not download it: {reason}") from None
         for request in job.requests:
-            longest = at_most(request, job)
-            read = longest.input_tokens // BYTES_PER_TOKEN
-            needed = (read + longest.output_tokens) // longest.calls
+            prompt_bytes = max_usage(request, replace(job, turns=1)).input_tokens
+            turns = max_usage(request, job).output_tokens  # the last call reads all earlier ones
+            needed = prompt_bytes // BYTES_PER_TOKEN + turns
             if context and needed > context:
                 raise BakeError(
                     f"query {request.query.id}: may take {needed} tokens, and the context of "
@@ -55,11 +55,11 @@ class Listing:
     def _entry(self) -> dict[str, Any]:
         key = os.environ.get(KEY)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        answer = httpx2.get(self._url, headers=headers, timeout=SECONDS).raise_for_status()
-        entries: dict[str, dict[str, Any]] = {each["id"]: each for each in answer.json()["data"]}
-        if self._model not in entries:
+        response = httpx2.get(self._url, headers=headers, timeout=TIMEOUT).raise_for_status()
+        models: dict[str, dict[str, Any]] = {each["id"]: each for each in response.json()["data"]}
+        if self._model not in models:
             raise BakeError(
                 f"options.data_providers.openrouter.model: OpenRouter has no {self._model!r}"
-                f"{nearest(self._model, entries)}"
+                f"{nearest(self._model, models)}"
             )
-        return entries[self._model]
+        return models[self._model]

@@ -1,0 +1,90 @@
+"""Chat completions: how a response's body is read, and which ones are not kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+THINKING = re.compile(r"<think>.*?</think>\s*", flags=re.DOTALL)
+
+
+class InvalidResponseError(Exception):
+    """The endpoint's response holds no completion; the request is sent again."""
+
+
+@dataclass(frozen=True)
+class ChatCompletion:
+    """A completion: its text as received, and its usage."""
+
+    text: str
+    finish_reason: str
+    id: str
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float | None  # None where the endpoint reports no cost
+    provider: str | None
+
+
+def parse_choice(body: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A response's JSON object, and its first choice; the content type is not looked at.
+
+    Raises:
+        InvalidResponseError: There is none.
+    """
+    try:
+        response: Any = json.loads(body)
+    except ValueError:
+        raise InvalidResponseError(f"no JSON, but {_start(body)!r}") from None
+    if not isinstance(response, dict):
+        raise InvalidResponseError(f"no completion, but {_start(body)!r}")
+    choices = [choice for choice in response.get("choices") or [] if isinstance(choice, dict)]
+    if not choices:
+        reason = json.dumps(response.get("error") or response)
+        raise InvalidResponseError(f"no choices: {_start(reason)}")
+    return response, choices[0]
+
+
+def parse_completion(body: str) -> ChatCompletion:
+    """The completion in a response's body. Raises InvalidResponseError where there is none."""
+    response, choice = parse_choice(body)
+    message = choice.get("message") or {}
+    finish_reason = choice.get("finish_reason") or ""
+    if message.get("content") is None and finish_reason != "content_filter":
+        raise InvalidResponseError("no content")
+    usage = response.get("usage") or {}
+    return ChatCompletion(
+        text=message.get("content") or "",
+        finish_reason=finish_reason,
+        id=response.get("id") or "",
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+        dollars=usage.get("cost"),
+        provider=response.get("provider"),
+    )
+
+
+def strip_thinking(text: str) -> str | None:
+    """The text without its think blocks; None where one is not closed."""
+    stripped = THINKING.sub("", text)
+    if "<think>" in stripped:
+        return None
+    # A template may open the block in the prompt, so that the response only closes it.
+    return stripped.rpartition("</think>")[2].strip()
+
+
+def rejection_reason(completion: ChatCompletion, allow_truncated: bool) -> str | None:
+    """Why a completion is not kept, or None where it is."""
+    if completion.finish_reason == "content_filter":
+        return "a filter refused it"
+    text = strip_thinking(completion.text)
+    if text is None:
+        return "a think block is not closed"
+    if completion.finish_reason == "length" and not allow_truncated:
+        return "it was cut by data.max_tokens"
+    return None if text else "the response is empty"
+
+
+def _start(text: str) -> str:
+    return " ".join(text.split())[:80]

@@ -1,0 +1,32 @@
+"""Draws that depend on a seed alone, by inverting the cumulative distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def uniform(seed: int, count: int) -> Tensor:
+    """Random numbers in [0, 1), float32 [count], the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, generator=generator, dtype=torch.float32)
+
+
+def choose_tokens(logits: Tensor, temperature: Tensor, uniform_B1: Tensor) -> Tensor:
+    """One token a row, [B, 1], of logits [B, V]; the most likely one at temperature 0."""
+    probabilities = (logits / temperature.clamp(min=1e-6)).softmax(dim=1)
+    cumulative = probabilities.cumsum(dim=1)
+    drawn = torch.searchsorted(cumulative, uniform_B1 * cumulative[:, -1:])
+    drawn = drawn.clamp(max=logits.shape[1] - 1)
+    return torch.where(temperature > 0, drawn, logits.argmax(dim=1, keepdim=True))
+
+
+def draw_outside_top(logprobs: Tensor, top_ids: Tensor, draws: int, seed: int) -> Tensor:
+    """`draws` tokens a position, [N, M], with replacement, from outside the top K [N, K]."""
+    if draws == 0 or top_ids.shape[1] == logprobs.shape[1]:
+        return top_ids.new_zeros(len(top_ids), 0)
+    cumulative = logprobs.double().exp().scatter(1, top_ids, 0.0).cumsum(dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    uniform_NM = torch.rand(len(top_ids), draws, generator=generator, dtype=torch.float64)
+    drawn = torch.searchsorted(cumulative, uniform_NM * cumulative[:, -1:], right=True)
+    return drawn.clamp(max=logprobs.shape[1] - 1)
