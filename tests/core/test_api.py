@@ -74,7 +74,7 @@ def test_it_is_the_run_of_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "job", "line"),
     [
-        (PIRATE, {"settings": {"train.rnak": 3}}, "settings train.rnak: train.rnak: unknown setting "),
+        (PIRATE, {"settings": {"train.rnak": 3}}, "settings train.rnak: train.rnak: unknown "),
         (PIRATE, {"settings": {"train.rank": "x"}}, "settings train.rank: train.rank: "),
         (PIRATE, {"profile": "mokc"}, "--profile mokc: unknown profile; available: "),
         (Prompt("p", "  "), {}, "prompt 'p': the prompt is empty"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from promptbake.errors import BakeError
-from promptbake.plugins.registry import PluginChoice, load
+from promptbake.plugins.factories import PluginFactory
+from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.runs.config import Config, flatten, known_keys, profiles, resolve
 
 

@@ -110,7 +110,8 @@ def _rows(path: Path, column: str | None) -> list[Query]:
     names = list(rows.fieldnames or ())
     if column not in names:
         raise BakeError(
-            f"{path}: CSV: set data.column to one of: {', '.join(names) or 'none'}; found {column!r}"
+            f"{path}: CSV: set data.column to one of: {', '.join(names) or 'none'}; found "
+            f"{column!r}"
         )
     return [
         ask(f"row-{number:05}", row[column])

@@ -15,8 +15,8 @@ CENT = 1e-9  # dollars: rounding, and less than any service bills
 class Ledger:
     """A budget in a run's costs.jsonl: a line for each reservation, one for each commit.
 
-    A reservation that a kill left open has been sent, so it counts as spent. Without `max_dollars` there is
-    no cap, and the ledger is kept all the same.
+    A reservation that a kill left open has been sent, so it counts as spent. Without
+    `max_dollars` there is no cap, and the ledger is kept all the same.
     """
 
     def __init__(self, path: Path, max_dollars: float | None) -> None:

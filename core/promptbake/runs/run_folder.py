@@ -45,7 +45,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out while a stage runs; partial files of a kill are deleted first."""
+        """Keep other processes out while a stage runs; a kill's partial files are deleted first."""
         if self.path.exists() and not self.path.is_dir():
             raise BakeError(f"{self.path}: is not a folder; give --run another")
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -146,8 +146,8 @@ def _refuse_unrecorded_files(run: Run) -> None:
     for file in (run.data, run.held_out):
         if file.exists():
             raise BakeError(
-                f"{file}: already exists, and no {run.record_file.name} says where it is from; move "
-                "it away, or give --run another folder"
+                f"{file}: already exists, and no {run.record_file.name} says where it is from; "
+                "move it away, or give --run another folder"
             )
 
 
