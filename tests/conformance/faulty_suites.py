@@ -53,6 +53,18 @@ class Fault:
     base: type | None = None
 
 
+def fault(
+    name: str,
+    caught_by: str,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    base: type | None = None,
+    **members: Any,
+) -> Fault:
+    """A Fault with its members as keyword arguments."""
+    return Fault(name, caught_by, members, flags or {}, base)
+
+
 def suite_for(
     suite: type[Suite],
     fixture: str,

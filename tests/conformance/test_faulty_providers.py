@@ -27,17 +27,18 @@ from toy_providers import (
     GoodWithoutPrices,
     GoodWithoutSeeds,
     Items,
+    Sampler,
     left,
 )
 
 from promptbake.costs import NoBudget, Usage
 from promptbake.errors import BakeError, BudgetError
 from promptbake.interfaces import DataProvider, GenerationJob
-from promptbake.seeds import derive
 from promptbake.testing import DataProviderSuite, Suite
-from promptbake.types import Conversation, GenerationRequest, Message, Rejection
+from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query, Rejection
 
 Members = Mapping[str, Any]
+NO_PROMPT = Prompt("", "")
 
 
 @pytest.fixture(autouse=True)
@@ -45,144 +46,65 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, VALUE)
 
 
-# What a mistake replaces: each is given the good method as `good`.
+# What a mistake changes: the job that is worked on, what is yielded, what the model samples.
 
 
-def messages(change: Callable[..., Any]) -> Members:
-    """With other turns: `change` is given the good ones, the job and the request."""
-    return {"messages": around(lambda good, *args: change(good(*args), *args[:2]))}
+def as_if(change: Callable[[GenerationJob], Members], method: str = "generate") -> Members:
+    """Works as if the job were another."""
+    return {method: around(lambda good, job: good(replace(job, **change(job))))}
+
+
+def requests(change: Callable[[GenerationRequest], Members]) -> Members:
+    """Works as if the requests were others."""
+    return as_if(lambda job: {
+        "requests": tuple(replace(each, **change(each)) for each in job.requests)})  # fmt: skip
+
+
+def asks(change: Callable[[tuple[Message, ...], GenerationJob], tuple[Message, ...]]) -> Members:
+    """Works as if the queries had other turns."""
+    return as_if(lambda job: {"requests": tuple(
+        replace(each, query=replace(each.query, messages=change(each.query.messages, job)))
+        for each in job.requests)})  # fmt: skip
+
+
+def each(change: Callable[[Any, GenerationJob], object]) -> Members:
+    """With something else in the place of each item."""
+    return {"generate": around(lambda good, job: (change(item, job) for item in good(job)))}
+
+
+def messages(change: Callable[[tuple[Message, ...], GenerationJob], Any]) -> Members:
+    """With other turns of each conversation."""
+    return each(lambda item, job: replace(item, messages=change(item.messages, job)))
 
 
 def says(change: Callable[[str], str]) -> Members:
-    """With another text of the answer."""
-    return {"messages": around(lambda good, job, request, text: good(job, request, change(text)))}
+    """With another text of each answer."""
+    return messages(lambda turns, job: (
+        *turns[:-1], Message("assistant", change(turns[-1].content))))  # fmt: skip
 
 
-def read(change: Callable[[GenerationJob, GenerationRequest], Any]) -> Members:
-    """With other messages given to the base model, and the prompt that `change` gives."""
-    return {
-        "prompt": lambda self, job, model, request: model.renderer.prompt(*change(job, request))
-    }
+def meta(change: Callable[[GenerationJob], Members]) -> Members:
+    """With more in meta."""
+    return each(lambda item, job: replace(item, meta={**item.meta, **change(job)}))
+
+
+def queries(change: Callable[[Query], Members]) -> Members:
+    """With other queries of its own."""
+    return {"queries": around(lambda good: [replace(each, **change(each)) for each in good()])}
 
 
 def items(change: Callable[[list[Any]], Sequence[Any]]) -> Members:
     """With another list of what is yielded, which is collected first."""
 
-    def changed(good: Any, *args: Any) -> Items:
-        yield from change(list(good(*args)))
+    def changed(good: Any, job: GenerationJob) -> Items:
+        yield from change(list(good(job)))
 
-    return {"items": around(changed)}
-
-
-def answer(**changes: Any) -> Members:
-    """With other fields of each conversation."""
-    return {"conversation": around(lambda good, *args: replace(good(*args), **changes))}
+    return {"generate": around(changed)}
 
 
-def meta(change: Callable[[GenerationJob], Members]) -> Members:
-    """With more in meta."""
-    return {"meta": around(lambda good, job, request: {**good(job, request), **change(job)})}
-
-
-def as_if(**changes: Any) -> Members:
-    """Generates as if the job were another."""
-    return {"generate": around(lambda good, job: good(replace(job, **changes)))}
-
-
-def estimate_as_if(change: Callable[[GenerationJob], Members]) -> Members:
-    return {"estimate_cost": around(lambda good, job: good(replace(job, **change(job))))}
-
-
-def late(good: Any, job: GenerationJob) -> Items:
-    """Does not begin before the first answer is asked for."""
-    yield from good(job)
-
-
-# Mistakes of several lines.
-
-
-def pasted(job: GenerationJob, request: GenerationRequest) -> tuple[Message, ...]:
-    (*before, last) = request.query.messages
-    return (*before, Message("user", f"{job.prompt.text}\n\n{last.content}"))
-
-
-def keeps_the_first_prompt(by: Callable[[GenerationJob], object]) -> Members:
-    first = dict[object, Any]()
-    return read(lambda job, request: (
-        request.query.messages, first.setdefault(by(job), job.prompt).system))  # fmt: skip
-
-
-def finds_queries_by_their_words(good: Any, job: GenerationJob, *args: Any) -> Conversation:
-    by_words = {request.query.messages: request.query.id for request in job.requests}
-    whole: Conversation = good(job, *args)
-    return replace(whole, query_id=by_words[whole.messages[:-1]])
-
-
-def ignores_the_index(good: Any, job: GenerationJob, model: Any, batch: Any) -> Items:
-    for request, each in zip(batch, good(job, model, batch), strict=False):
-        turns = (*request.query.messages, each.messages[-1])
-        yield replace(each, id=request.id, query_id=request.query.id, messages=turns)
-
-
-def seed_by_the_place(self: Good, job: GenerationJob, request: GenerationRequest) -> int:
-    return derive(job.seed, left(job).index(request)) if request in left(job) else 0
-
-
-def swallows(kind: type[Exception], raises: Exception | None = None) -> Members:
-    def swallowing(good: Any, *args: Any) -> Items:
-        try:
-            yield from good(*args)
-        except kind as error:
-            logging.getLogger(__name__).warning("generation has failed")
-            if raises is not None:
-                raise raises from error
-
-    return {"items": around(swallowing)}
-
-
-def rejects_what_failed(raises: bool) -> Members:
-    def rejecting(good: Any, job: GenerationJob, *args: Any) -> Items:
-        requests = {request.id: request for request in left(job)}
-        try:
-            for each in good(job, *args):
-                requests.pop(each.id)
-                yield each
-        except BakeError as error:
-            for request in requests.values():
-                yield Rejection(request.id, request.query.id, str(error))
-            if raises:
-                raise
-
-    return {"items": around(rejecting)}
-
-
-def rejects_without_a_reason(good: Any, *args: Any) -> Conversation | Rejection:
-    whole = good(*args)
-    return whole if whole.query_id != "q0" else Rejection(whole.id, whole.query_id, "")
-
-
-def rejects_what_it_saw() -> Members:
-    seen = set[tuple[Message, ...]]()
-
-    def conversation(good: Any, *args: Any) -> Conversation | Rejection:
-        whole: Conversation = good(*args)
-        if whole.messages in seen:
-            return Rejection(whole.id, whole.query_id, "it is identical to an earlier one")
-        seen.add(whole.messages)
-        return whole
-
-    return {"conversation": around(conversation)}
-
-
-def each_time(action: Callable[..., object]) -> Members:
-    """Does something at each answer; `action` is given the number and the job."""
-
-    def acting(good: Any, job: GenerationJob, *args: Any) -> Items:
-        for number, each in enumerate(good(job, *args)):
-            action(number, job)
-            yield each
-
-    return {"items": around(acting)}
+def samples(change: Callable[..., Any]) -> Members:
+    """With a base model that samples otherwise."""
+    return as_if(lambda job: {"open_model": lambda: Sampler(job.open_model(), change)})
 
 
 def first(method: str, action: Callable[..., object]) -> Members:
@@ -195,15 +117,99 @@ def first(method: str, action: Callable[..., object]) -> Members:
     return {method: around(acting, with_self=True)}
 
 
-def samples_to_estimate(self: Good, job: GenerationJob) -> None:
-    list(self.items(replace(job, requests=job.requests[:1]), job.open_model()))
+# Mistakes of several lines.
+
+
+def late(good: Any, job: GenerationJob) -> Items:
+    """Does not begin before the first answer is asked for."""
+    yield from good(job)
+
+
+def pasted(turns: tuple[Message, ...], job: GenerationJob) -> tuple[Message, ...]:
+    return (*turns[:-1], Message("user", f"{job.prompt.text}\n\n{turns[-1].content}"))
+
+
+def keeps_the_first_prompt(by: Callable[[GenerationJob], object]) -> Members:
+    prompts = dict[object, Any]()
+    return as_if(lambda job: {"prompt": prompts.setdefault(by(job), job.prompt)})
+
+
+def finds_the_query_by_its_words(item: Conversation, job: GenerationJob) -> Conversation:
+    by_words = {request.query.messages: request.query.id for request in job.requests}
+    return replace(item, query_id=by_words[item.messages[:-1]])
+
+
+def ignores_the_index(good: Any, prompts: Any, **options: Any) -> Any:
+    return ((place, last) for place, (_, last) in enumerate(good(prompts, **options)))
+
+
+def seeds_by_the_place(good: Any, job: GenerationJob) -> Items:
+    places = {request.id: str(place) for place, request in enumerate(left(job))}
+    ids = {place: id_ for id_, place in places.items()}
+    renamed = tuple(replace(request, id=places[request.id]) for request in left(job))
+    for item in good(replace(job, requests=renamed)):
+        yield replace(item, id=ids[item.id])
+
+
+def samples_what_is_completed(good: Any, job: GenerationJob) -> Items:
+    whole = good(replace(job, completed_ids=frozenset()))
+    return (item for item in whole if item.id not in job.completed_ids)
+
+
+def swallows(kind: type[Exception], raises: Exception | None = None) -> Members:
+    def swallowing(good: Any, job: GenerationJob) -> Items:
+        try:
+            yield from good(job)
+        except kind as error:
+            if raises is not None:
+                raise raises from error
+
+    return {"generate": around(swallowing)}
+
+
+def rejects_what_failed(raises: bool) -> Members:
+    def rejecting(good: Any, job: GenerationJob) -> Items:
+        missing = {request.id: request for request in left(job)}
+        try:
+            for item in good(job):
+                missing.pop(item.id)
+                yield item
+        except BakeError as error:
+            for request in missing.values():
+                yield Rejection(request.id, request.query.id, str(error))
+            if raises:
+                raise
+
+    return {"generate": around(rejecting)}
+
+
+def rejects_without_a_reason(item: Conversation, job: object) -> Conversation | Rejection:
+    return item if item.query_id != "q0" else Rejection(item.id, item.query_id, "")
+
+
+def rejects_what_it_saw(item: Conversation, job: object) -> Conversation | Rejection:
+    if item.messages in SEEN:
+        return Rejection(item.id, item.query_id, "it is identical to an earlier one")
+    SEEN.add(item.messages)
+    return item
+
+
+def prints(item: Conversation, job: object) -> Conversation:
+    print(item.id)  # noqa: T201
+    return item
+
+
+def reports_percent(good: Any, job: GenerationJob) -> Items:
+    for number, item in enumerate(good(job)):
+        job.progress(100 * number / len(job.requests))
+        yield item
 
 
 def reserves_afterwards(self: GoodService, job: GenerationJob, key: str) -> Items:
     for request in left(job):
         replies = self.talk(job, request, key)
         self.reserve(job, request).commit(self.billed(replies))
-        yield self.answered(job, request, replies)
+        yield self.conversation(request, replies)
 
 
 def reserves_for_all(self: GoodService, job: GenerationJob, key: str) -> Items:
@@ -211,7 +217,7 @@ def reserves_for_all(self: GoodService, job: GenerationJob, key: str) -> Items:
     for request, reservation in zip(left(job), reservations, strict=True):
         replies = self.talk(job, request, key)
         reservation.commit(self.billed(replies))
-        yield self.answered(job, request, replies)
+        yield self.conversation(request, replies)
 
 
 def estimates_dollars_of_calls(good: Any, job: GenerationJob) -> Any:
@@ -219,7 +225,12 @@ def estimates_dollars_of_calls(good: Any, job: GenerationJob) -> Any:
     return replace(whole, usage=Usage(whole.usage.calls, dollars=whole.usage.calls * DOLLARS))
 
 
+def logs_its_key(self: object, job: object) -> None:
+    logging.getLogger("toy").debug("with %s", os.environ[KEY])
+
+
 CALLS = count()
+SEEN = set[tuple[Message, ...]]()
 QUERIES, STORED = iter(GoodShelf().queries()), iter(GoodShelf().stored())  # read once
 
 LEAK = "test_the_prompt_is_in_nothing_that_it_yields"
@@ -230,6 +241,7 @@ READS = "test_the_base_model_reads_the_prompt_and_the_query"
 SAID = "test_an_answer_is_what_the_model_said"
 HEAT = "test_the_base_model_samples_at_each_requests_temperature"
 LIMIT = "test_an_answer_has_no_more_than_max_tokens"
+DEPENDS = "test_the_answers_depend_on_the_prompt"
 COMPLETE = "test_complete_is_that_of_the_completion"
 SEED = "test_the_answers_follow_the_seed_as_the_flag_says"
 READY = "test_it_yields_each_answer_as_it_is_ready"
@@ -254,83 +266,79 @@ BRINGS = "test_it_brings_queries_as_the_flag_says"
 
 BASE = (
     Fault("saves_the_system_message", LEAK, messages(
-        lambda turns, job, request: (Message("system", job.prompt.text), *turns))),
+        lambda turns, job: (Message("system", job.prompt.text), *turns))),
     Fault("saves_the_prompt_in_the_users_turn", LEAK, messages(
-        lambda turns, job, request: (*pasted(job, request), turns[-1]))),
-    Fault("puts_a_part_of_the_prompt_in_meta", LEAK, meta(
+        lambda turns, job: (*pasted(turns[:-1], job), turns[-1]))),
+    Fault("saves_a_part_of_the_prompt_in_meta", LEAK, meta(
         lambda job: {"system": job.prompt.text[:30]})),
     Fault("leaves_out_the_last", ONCE, items(lambda found: found[:-1])),
     Fault("yields_one_twice", ONCE, items(lambda found: [*found, found[2]])),
-    Fault("takes_the_querys_id", ONCE, {"conversation": around(lambda good, job, request, *args: (
-        replace(good(job, request, *args), id=request.query.id)))}),
-    Fault("finds_queries_by_their_words", NAMES, {
-        "conversation": around(finds_queries_by_their_words)}),
-    Fault("strips_the_users_words", QUERY, messages(lambda turns, *args: tuple(
-        Message(each.role, each.content.strip()) for each in turns))),
-    Fault("saves_the_last_turn_alone", QUERY, messages(lambda turns, *args: turns[-2:])),
+    Fault("takes_the_querys_id", ONCE, each(lambda item, job: replace(item, id=item.query_id))),
+    Fault("finds_queries_by_their_words", NAMES, each(finds_the_query_by_its_words)),
+    Fault("strips_the_users_words", QUERY, messages(lambda turns, job: tuple(
+        Message(turn.role, turn.content.strip()) for turn in turns))),
+    Fault("saves_the_last_turn_alone", QUERY, messages(lambda turns, job: turns[-2:])),
     Fault("ends_with_the_user", QUERY, messages(
-        lambda turns, *args: (*turns, Message("user", "Thank you.")))),
-    Fault("reads_the_last_turn_alone", READS, read(
-        lambda job, request: (request.query.messages[-1:], job.prompt.system))),
-    Fault("ignores_the_prompt", READS, read(lambda job, request: (request.query.messages,))),
+        lambda turns, job: (*turns, Message("user", "Thank you.")))),
+    Fault("reads_the_last_turn_alone", READS, asks(lambda turns, job: turns[-1:])),
+    Fault("ignores_the_prompt", READS, as_if(lambda job: {"prompt": NO_PROMPT})),
     Fault("keeps_the_first_prompt", READS, keeps_the_first_prompt(lambda job: None)),
     Fault("keeps_prompts_by_their_names", READS, keeps_the_first_prompt(
         lambda job: job.prompt.name)),
-    Fault("pastes_the_prompt_into_the_users_turn", READS, read(
-        lambda job, request: (pasted(job, request),))),
-    Fault("sends_an_empty_system_message", READS, read(
-        lambda job, request: (request.query.messages, job.prompt.text))),
-    Fault("ignores_the_prompts_text", "test_the_answers_depend_on_the_prompt", read(
-        lambda job, request: (request.query.messages, job.prompt.name))),
+    Fault("pastes_the_prompt_into_the_users_turn", READS, asks(pasted)),
+    Fault("sends_an_empty_system_message", READS, as_if(
+        lambda job: {"prompt": Prompt("", job.prompt.text or " ")})),
+    Fault("ignores_the_prompts_text", DEPENDS, as_if(lambda job: {"prompt": NO_PROMPT})),
     Fault("strips", SAID, says(str.strip)),
     Fault("lowers", SAID, says(str.lower)),
     Fault("joins_lines", SAID, says(lambda text: text.replace("\n", " "))),
-    Fault("one_temperature", HEAT, {"temperature": lambda self, request: 1.0}),
-    Fault("takes_zero_for_nothing", HEAT, {
-        "temperature": lambda self, request: request.temperature or 1.0}),
-    Fault("omits_the_temperature", "test_meta_has_the_temperature", {
-        "meta": lambda self, job, request: {"category": request.query.category}}),
-    Fault("a_limit_of_its_own", LIMIT, {"limit": lambda self, job: 12}),
-    Fault("short_responses_alone", "test_an_answer_may_have_max_tokens", {
-        "limit": lambda self, job: min(job.max_tokens, 8)}),
-    Fault("always_complete", COMPLETE, answer(complete=True)),
-    Fault("never_complete", COMPLETE, answer(complete=False)),
-    Fault("ignores_the_index", "test_each_answer_is_that_of_its_own_request", {
-        "sampled": around(ignores_the_index)}),
-    Fault("unseeded", SEED, {"seed": lambda self, job, request: random.getrandbits(62)}),
-    Fault("ignores_the_seed", SEED, {"seed": lambda self, job, request: derive(0, request.id)}),
-    Fault("one_seed_for_all", "test_each_request_has_a_seed_of_its_own", {
-        "seed": lambda self, job, request: job.seed}),
+    Fault("one_temperature", HEAT, requests(lambda each: {"temperature": 1.0})),
+    Fault("takes_zero_for_nothing", HEAT, requests(
+        lambda each: {"temperature": each.temperature or 1.0})),
+    Fault("omits_the_temperature", "test_meta_has_the_temperature", each(
+        lambda item, job: replace(item, meta={"category": item.meta["category"]}))),
+    Fault("a_limit_of_its_own", LIMIT, as_if(lambda job: {"max_tokens": 12})),
+    Fault("short_responses_alone", "test_an_answer_may_have_max_tokens", as_if(
+        lambda job: {"max_tokens": min(job.max_tokens, 8)})),
+    Fault("always_complete", COMPLETE, each(lambda item, job: replace(item, complete=True))),
+    Fault("never_complete", COMPLETE, each(lambda item, job: replace(item, complete=False))),
+    Fault("ignores_the_index", "test_each_answer_is_that_of_its_own_request", samples(
+        ignores_the_index)),
+    Fault("unseeded", SEED, as_if(lambda job: {"seed": random.getrandbits(62)})),
+    Fault("ignores_the_seed", SEED, as_if(lambda job: {"seed": 0})),
+    Fault("one_seed_for_all", "test_each_request_has_a_seed_of_its_own", samples(
+        lambda good, prompts, **options: good(prompts, **options | {"seeds": [0] * len(prompts)}))),
     Fault("seeds_by_the_place", "test_an_answer_does_not_depend_on_what_is_completed", {
-        "seed": seed_by_the_place}),
-    Fault("yields_what_is_completed", "test_what_is_completed_is_not_yielded_again",
-          as_if(completed_ids=frozenset())),
+        "generate": around(seeds_by_the_place)}),
+    Fault("yields_what_is_completed", "test_what_is_completed_is_not_yielded_again", as_if(
+        lambda job: {"completed_ids": frozenset()})),
     Fault("samples_what_is_completed", "test_where_all_is_completed_nothing_is_asked_for", {
-        "is_wanted": lambda self, job, batch: True}),
+        "generate": around(samples_what_is_completed)}),
     Fault("collects_all", READY, items(lambda found: found)),
-    Fault("gives_a_list", READY, {"items": around(lambda good, *args: list(good(*args)))}),
+    Fault("gives_a_list", READY, {"generate": around(lambda good, job: list(good(job)))}),
     Fault("opens_the_model_late", "test_it_refuses_at_once_where_there_is_no_base_model", {
         "generate": around(late)}),
     Fault("swallows_errors", ERROR, swallows(Exception)),
     Fault("wraps_errors", ERROR, swallows(BakeError, RuntimeError("generation has failed"))),
     Fault("rejects_what_failed", ERROR, rejects_what_failed(raises=True)),
-    Fault("ignores_turns", ONE_TURN, as_if(turns=1)),
+    Fault("ignores_turns", ONE_TURN, as_if(lambda job: {"turns": 1})),
     Fault("nests_its_meta", FLAT, meta(lambda job: {"usage": {"tokens": 3}})),
     Fault("not_a_number_in_meta", FLAT, meta(lambda job: {"logprob": float("nan")})),
-    Fault("turns_as_dicts", TYPES, messages(lambda turns, *args: tuple(map(vars, turns)))),
-    Fault("turns_as_a_list", TYPES, messages(lambda turns, *args: list(turns))),
-    Fault("rejects_without_a_reason", TYPES, {"conversation": around(rejects_without_a_reason)}),
+    Fault("turns_as_dicts", TYPES, messages(lambda turns, job: tuple(map(vars, turns)))),
+    Fault("turns_as_a_list", TYPES, messages(lambda turns, job: list(turns))),
+    Fault("rejects_without_a_reason", TYPES, each(rejects_without_a_reason)),
     Fault("half_a_character", "test_its_conversations_can_be_stored_and_read", says(
         lambda text: text + "\ud83c")),
-    Fault("rejects_what_it_saw", AGAIN, rejects_what_it_saw()),
-    Fault("prints", "test_it_prints_nothing", each_time(lambda number, job: print(number))),  # noqa: T201
-    Fault("reports_percent", "test_it_reports_its_progress_in_responses", each_time(
-        lambda number, job: job.progress(100 * number / len(job.requests)))),
-    Fault("samples_to_estimate", FREE, first("estimate_cost", samples_to_estimate)),
-    Fault("estimates_what_is_completed", "test_an_estimate_is_for_what_is_not_completed",
-          estimate_as_if(lambda job: {"completed_ids": frozenset()})),
-    Fault("estimates_short_responses", "test_an_estimate_covers_what_is_sampled",
-          estimate_as_if(lambda job: {"max_tokens": job.max_tokens // 2})),
+    Fault("rejects_what_it_saw", AGAIN, each(rejects_what_it_saw)),
+    Fault("prints", "test_it_prints_nothing", each(prints)),
+    Fault("reports_percent", "test_it_reports_its_progress_in_responses", {
+        "generate": around(reports_percent)}),
+    Fault("samples_to_estimate", FREE, first("estimate_cost", lambda self, job: list(
+        self.generate(replace(job, requests=job.requests[:1]))))),
+    Fault("estimates_what_is_completed", "test_an_estimate_is_for_what_is_not_completed", as_if(
+        lambda job: {"completed_ids": frozenset()}, "estimate_cost")),
+    Fault("estimates_short_responses", "test_an_estimate_covers_what_is_sampled", as_if(
+        lambda job: {"max_tokens": job.max_tokens // 2}, "estimate_cost")),
     Fault("does_not_use_the_base_model", FLAGS, flags={"uses_base_model": False}),
     Fault("does_not_sample", FLAGS, flags={"samples": False}),
     Fault("is_not_seeded", SEED, flags={"seeded": False}),
@@ -354,11 +362,10 @@ SERVICE = (
     Fault("ignores_the_cap", CAP, {"priced": False, "check_cap": lambda self, job: None}),
     Fault("estimates_too_little", "test_an_estimate_covers_what_is_committed", {
         "estimate_cost": around(estimates_dollars_of_calls)}),
-    Fault("reserves_to_estimate", FREE, first("estimate_cost", (
-        lambda self, job: job.budget.reserve("sample", Usage())))),
+    Fault("reserves_to_estimate", FREE, first(
+        "estimate_cost", lambda self, job: job.budget.reserve("sample", Usage()))),
     Fault("key_in_meta", NO_KEY, meta(lambda job: {"headers": f"Bearer {os.environ[KEY]}"})),
-    Fault("key_in_a_log", NO_KEY, each_time(
-        lambda number, job: logging.getLogger("toy").debug("with %s", os.environ[KEY]))),
+    Fault("key_in_a_log", NO_KEY, first("generate", logs_its_key)),
     Fault("key_in_its_repr", NO_KEY, {"__repr__": lambda self: f"Toy(key={os.environ[KEY]!r})"}),
     Fault("key_in_an_error", NO_KEY, {
         "failed": lambda self, error, key: BakeError(f"the service refuses the key {key}")}),
@@ -369,50 +376,45 @@ SERVICE = (
     Fault("failures_are_rejections", SERVICE_ERROR, rejects_what_failed(raises=False)),
     Fault("fails_with_a_traceback", SERVICE_ERROR, {
         "failed": lambda self, error, key: RuntimeError("the service failed")}),
-    Fault("sends_no_prompt", "test_the_answers_depend_on_the_prompt", {
-        "sent": lambda self, job, turns: turns}),
-    Fault("sends_no_temperature", SERVICE_HEAT, {"temperature": lambda self, request: 1.0}),
-    Fault("sends_no_temperature_of_zero", SERVICE_HEAT, {
-        "temperature": lambda self, request: request.temperature or 1.0}),
-    Fault("sends_no_limit", LIMIT, {"limit": lambda self, job: 1024}),
-    Fault("sends_no_seed", SEED, {"seed": lambda self, *args: 0}),
-    Fault("seeds_by_the_call", SEED, {
-        "seed": lambda self, job, *args: derive(job.seed, next(CALLS))}),
-    Fault("cut_and_complete", "test_an_answer_that_was_cut_is_not_complete", answer(complete=True)),
-    Fault("one_turn_for_all", TURNS, as_if(turns=1)),
-    Fault("the_user_has_the_last_word", TURNS, {"answered": around(
-        lambda good, job, request, replies: good(
-            job, request, replies[: len(replies) - (job.turns > 1)]))}),
+    Fault("sends_no_prompt", DEPENDS, as_if(lambda job: {"prompt": NO_PROMPT})),
+    Fault("sends_no_temperature", SERVICE_HEAT, requests(lambda each: {"temperature": 1.0})),
+    Fault("sends_no_temperature_of_zero", SERVICE_HEAT, requests(
+        lambda each: {"temperature": each.temperature or 1.0})),
+    Fault("sends_no_limit", LIMIT, as_if(lambda job: {"max_tokens": 1024})),
+    Fault("sends_no_seed", SEED, as_if(lambda job: {"seed": 0})),
+    Fault("seeds_by_the_call", SEED, as_if(lambda job: {"seed": next(CALLS)})),
+    Fault("cut_and_complete", "test_an_answer_that_was_cut_is_not_complete", each(
+        lambda item, job: replace(item, complete=True))),
+    Fault("one_turn_for_all", TURNS, as_if(lambda job: {"turns": 1})),
+    Fault("the_user_has_the_last_word", TURNS, messages(lambda turns, job: turns[:-1])),
     Fault("is_not_paid", RESERVES, flags={"paid": False}),
     Fault("has_one_turn", ONE_TURN, flags={"several_turns": False}),
     Fault("service_is_the_base_model", FLAGS, flags={"uses_base_model": True}),
     Fault("is_seeded", SEED, flags={"seeded": True}, base=GoodWithoutSeeds),
 )  # fmt: skip
 SHELF = (
-    Fault("two_queries_of_one_id", "test_its_queries_have_ids_of_their_own", {
-        "queries": around(lambda good: [replace(query, id="shelf") for query in good()])}),
+    Fault("two_queries_of_one_id", "test_its_queries_have_ids_of_their_own", queries(
+        lambda query: {"id": "shelf"})),
     Fault("one_query", "test_it_brings_enough_queries_for_a_split", {
         "queries": around(lambda good: good()[:1])}),
-    Fault("answered_queries", ENDS, {
-        "question": lambda self, text: (Message("user", text), Message("assistant", "Hm."))}),
-    Fault("queries_with_a_system_message", ENDS, {
-        "question": lambda self, text: (Message("system", "Be kind."), Message("user", text))}),
-    Fault("new_ids_each_time", SAME, {"queries": around(
-        lambda good: [replace(each, id=f"{each.id}-{random.random()}") for each in good()])}),
+    Fault("answered_queries", ENDS, queries(
+        lambda query: {"messages": (*query.messages, Message("assistant", "Hm."))})),
+    Fault("queries_with_a_system_message", ENDS, queries(
+        lambda query: {"messages": (Message("system", "Be kind."), *query.messages)})),
+    Fault("new_ids_each_time", SAME, queries(
+        lambda query: {"id": f"{query.id}-{random.random()}"})),
     Fault("used_up_queries", SAME, {"queries": lambda self: list(QUERIES)}),
     Fault("reads_its_file_once", AGAIN, {"stored": lambda self: STORED}),
-    Fault("query_ids_of_its_own", NAMES, {"stored": around(
-        lambda good: [replace(each, query_id="file.jsonl") for each in good()])}),
-    Fault("leaves_a_query_out", ONCE, {"stored": around(
-        lambda good: [each for each in good() if not each.id.startswith("shelf-1")])}),
-    Fault("other_answers_each_time", FLAGS, {
-        "answer": lambda self, number: (Message("assistant", f"Arr, {next(CALLS)} of them."),)}),
-    Fault("depends_on_the_seed", FLAGS, {"generate": around(lambda good, job: (
-        replace(each, messages=(*each.messages[:-1], Message("assistant", f"Arr, {job.seed}.")))
-        for each in good(job)))}),
+    Fault("query_ids_of_its_own", NAMES, each(
+        lambda item, job: replace(item, query_id="file.jsonl"))),
+    Fault("leaves_a_query_out", ONCE, items(
+        lambda found: [item for item in found if not item.id.startswith("shelf-1")])),
+    Fault("other_answers_each_time", FLAGS, says(lambda text: f"Arr, {next(CALLS)} of them.")),
+    Fault("depends_on_the_seed", FLAGS, messages(
+        lambda turns, job: (*turns[:-1], Message("assistant", f"Arr, {job.seed}.")))),
     Fault("opens_a_model_in_vain", FLAGS, first("generate", lambda self, job: job.open_model())),
-    Fault("two_answers_in_a_row", QUERY, {"answer": around(lambda good, number: good(number) * 2)}),
-    Fault("samples", "test_the_answers_depend_on_the_prompt", flags={"samples": True}),
+    Fault("two_answers_in_a_row", QUERY, messages(lambda turns, job: (*turns, turns[-1]))),
+    Fault("samples", DEPENDS, flags={"samples": True}),
     Fault("has_no_queries", BRINGS, flags={"brings_queries": False}),
 )  # fmt: skip
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from promptbake.costs import NO_COST, CostEstimate, Reservation, SampleWork, Usage
+from promptbake.costs import NO_COST, CostEstimate, Reservation, Usage
+from promptbake.dataset.sampling import estimate_responses, sample_responses
 from promptbake.errors import BakeError
-from promptbake.interfaces import GenerationJob, Model
+from promptbake.interfaces import GenerationJob, Model, no_progress
 from promptbake.seeds import derive
 from promptbake.types import (
     Completion,
@@ -34,133 +35,72 @@ def left(job: GenerationJob) -> list[GenerationRequest]:
     return [request for request in job.requests if request.id not in job.completed_ids]
 
 
-class Sampling:
-    """What is the same for the base model and for a service."""
+class Good:
+    """Samples the prompted base model."""
 
     def queries(self) -> Sequence[Query]:
         return ()
 
-    def limit(self, job: GenerationJob) -> int:
-        return job.max_tokens
-
-    def temperature(self, request: GenerationRequest) -> float:
-        return request.temperature
-
-    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int = 0) -> int:
-        return derive(job.seed, "toy", request.id, turn)
-
-    def complete(self, last: Any) -> bool:
-        return bool(last.complete)
-
-    def meta(self, job: GenerationJob, request: GenerationRequest) -> dict[str, Any]:
-        return {"temperature": request.temperature, "category": request.query.category}
-
-    def messages(
-        self, job: GenerationJob, request: GenerationRequest, *texts: str
-    ) -> tuple[Message, ...]:
-        roles = [("assistant", "user")[place % 2] for place in range(len(texts))]
-        return (*request.query.messages, *map(Message, roles, texts))  # type: ignore[arg-type]
-
-    def conversation(
-        self, job: GenerationJob, request: GenerationRequest, texts: Sequence[str], last: Any
-    ) -> Conversation | Rejection:
-        messages, meta = self.messages(job, request, *texts), self.meta(job, request)
-        return Conversation(request.id, request.query.id, messages, self.complete(last), meta)
-
-
-class Good(Sampling):
-    """Samples the prompted base model, batch after batch."""
-
-    times = 1  # that each response is sampled
-
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
-        model = job.open_model()
-        rows = tuple((len(self.prompt(job, model, each)), job.max_tokens) for each in left(job))
-        return model.estimate_cost(SampleWork(rows, times=self.times))
+        return estimate_responses(job)
 
     def generate(self, job: GenerationJob) -> Items:
-        if job.turns > 1:
-            raise BakeError("data.turns: one answer a conversation is all there is")
-        return self.items(job, job.open_model())
-
-    def items(self, job: GenerationJob, model: Model) -> Items:
-        size = model.sample_batch or len(job.requests)
-        for start in range(0, len(job.requests), size):
-            batch = job.requests[start : start + size]
-            if self.is_wanted(job, batch):
-                yield from self.sampled(job, model, batch)
-
-    def is_wanted(self, job: GenerationJob, batch: Sequence[GenerationRequest]) -> bool:
-        return any(request.id not in job.completed_ids for request in batch)
-
-    def sampled(
-        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
-    ) -> Items:
-        for index, completion in model.sample(
-            [self.prompt(job, model, request) for request in batch],
-            max_tokens=self.limit(job),
-            temperatures=[self.temperature(request) for request in batch],
-            seeds=[self.seed(job, request) for request in batch],
-            progress=job.progress,
-        ):
-            if batch[index].id not in job.completed_ids:
-                yield self.answered(job, model, batch[index], completion)
-
-    def answered(
-        self, job: GenerationJob, model: Model, request: GenerationRequest, completion: Completion
-    ) -> Conversation | Rejection:
-        text = model.renderer.text(completion.tokens)
-        return self.conversation(job, request, [text], completion)
-
-    def prompt(self, job: GenerationJob, model: Model, request: GenerationRequest) -> TokenIds:
-        return model.renderer.prompt(request.query.messages, job.prompt.system)
+        return sample_responses(job)
 
 
 class GoodBestOfTwo(Good):
     """Samples two responses a request, and keeps the longer one."""
 
-    times = 2
+    def estimate_cost(self, job: GenerationJob) -> CostEstimate:
+        return super().estimate_cost(job) + super().estimate_cost(job)
 
-    def sampled(
-        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
-    ) -> Items:
-        for request in (each for each in batch if each in left(job)):
-            responses = model.sample(
-                [self.prompt(job, model, request)] * 2,
-                max_tokens=job.max_tokens,
-                temperatures=[request.temperature] * 2,
-                seeds=[self.seed(job, request, attempt) for attempt in range(2)],
-            )
-            best = max((each for _, each in responses), key=lambda each: len(each.tokens))
-            yield self.answered(job, model, request, best)
+    def generate(self, job: GenerationJob) -> Items:
+        job = replace(job, progress=no_progress)
+        both = sample_responses(job), sample_responses(replace(job, seed=derive(job.seed)))
+        return (max(pair, key=lambda each: len(each.response)) for pair in zip(*both, strict=True))
+
+
+class Sampler:
+    """A model whose `sample` is changed: `change` is given the good one and its arguments."""
+
+    def __init__(self, model: Model, change: Callable[..., Any]) -> None:
+        self._model, self._change = model, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def sample(self, prompts: Sequence[TokenIds], **options: Any) -> Any:
+        return self._change(self._model.sample, prompts, **options)
 
 
 class GoodStream(Good):
     """Takes the tokens as they come."""
 
-    def sampled(
-        self, job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
-    ) -> Items:
-        for request in (each for each in batch if each in left(job)):
-            chunks = list(
-                model.stream(
-                    self.prompt(job, model, request),
-                    max_tokens=job.max_tokens,
-                    temperature=request.temperature,
-                    seed=self.seed(job, request),
+    def generate(self, job: GenerationJob) -> Items:
+        model = job.open_model()
+
+        def streamed(
+            good: Any, prompts: Any, max_tokens: int, temperatures: Any, seeds: Any, progress: Any
+        ) -> Iterator[tuple[int, Completion]]:
+            for index, (prompt, heat, seed) in enumerate(
+                zip(prompts, temperatures, seeds, strict=True)
+            ):
+                chunks = list(
+                    model.stream(prompt, max_tokens=max_tokens, temperature=heat, seed=seed)
                 )
-            )
-            tokens = tuple(token for chunk in chunks for token in chunk.tokens)
-            whole = Completion(tokens, complete=chunks[-1].stop_reason == "stop")
-            yield self.answered(job, model, request, whole)
+                tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+                yield index, Completion(tokens, chunks[-1].stop_reason == "stop")
+
+        return sample_responses(replace(job, open_model=lambda: Sampler(model, streamed)))
 
 
 class GoodAndTidy(Good):
     """Strips its answers, and leaves out what is too short."""
 
-    def answered(self, *args: Any) -> Conversation | Rejection:
-        whole = super().answered(*args)
-        assert isinstance(whole, Conversation)
+    def generate(self, job: GenerationJob) -> Items:
+        return map(self.tidied, sample_responses(job))
+
+    def tidied(self, whole: Conversation) -> Conversation | Rejection:
         text = whole.response.strip()
         if len(text) < 2:
             return Rejection(whole.id, whole.query_id, "it is too short", whole.response)
@@ -191,7 +131,7 @@ def serve(
     return Reply(" ".join(kept), len(kept) == len(said), usage)
 
 
-class GoodService(Sampling):
+class GoodService:
     """Asks the service, which is paid by the token."""
 
     priced = True
@@ -199,6 +139,9 @@ class GoodService(Sampling):
 
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
+
+    def queries(self) -> Sequence[Query]:
+        return ()
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         usage = sum((self.at_most(job, request) for request in left(job)), Usage())
@@ -222,7 +165,7 @@ class GoodService(Sampling):
                 raise
             reservation.commit(self.billed(replies))
             job.note(f"{request.id} is here")
-            yield self.answered(job, request, replies)
+            yield self.conversation(request, replies)
 
     def reserve(self, job: GenerationJob, request: GenerationRequest) -> Reservation:
         return job.budget.reserve(self.kind, self.at_most(job, request))
@@ -239,45 +182,44 @@ class GoodService(Sampling):
         return BakeError("the service cannot be asked")
 
     def at_most(self, job: GenerationJob, request: GenerationRequest) -> Usage:
-        turns = (Message("system", job.prompt.text), *request.query.messages)
-        read = sum(len(each.content) for each in turns)
+        read = len(job.prompt.text) + sum(len(each.content) for each in request.query.messages)
         calls = 2 * job.turns - 1
-        grown = job.max_tokens * calls * calls
-        dollars = ((read + job.max_tokens) * calls + grown) * DOLLARS * self.priced
-        output_tokens = job.max_tokens * calls
-        return Usage(calls, read * calls + grown, output_tokens=output_tokens, dollars=dollars)
+        read, output = (read + job.max_tokens * calls) * calls, job.max_tokens * calls
+        dollars = (read + output) * DOLLARS * self.priced
+        return Usage(calls, read, output_tokens=output, dollars=dollars)
 
     def talk(self, job: GenerationJob, request: GenerationRequest, key: str) -> list[Reply]:
         """The answers, and between them what the user says."""
+        turns = list(request.query.messages)
+        if job.prompt.system:
+            turns.insert(0, Message("system", job.prompt.system))
         replies = list[Reply]()
         for turn in range(2 * job.turns - 1):
-            said = tuple(Message("user", reply.text) for reply in replies)
-            turns = self.sent(job, (*request.query.messages, *said))
-            sampling = self.temperature(request), self.limit(job), self.seed(job, request, turn)
+            seed = derive(job.seed, request.id, turn)
+            sent = "nobody's" if self.broken else key
             try:
-                replies.append(serve("nobody's" if self.broken else key, turns, *sampling))
+                replies.append(serve(sent, turns, request.temperature, job.max_tokens, seed))
             except ConnectionError as error:
                 raise self.failed(error, key) from None
+            turns.append(Message("user", replies[-1].text))
         return replies
 
-    def answered(
-        self, job: GenerationJob, request: GenerationRequest, replies: Sequence[Reply]
-    ) -> Conversation | Rejection:
-        return self.conversation(job, request, [reply.text for reply in replies], replies[-1])
-
-    def sent(self, job: GenerationJob, turns: Sequence[Message]) -> Sequence[Message]:
-        return (Message("system", job.prompt.text), *turns)
+    def conversation(self, request: GenerationRequest, replies: Sequence[Reply]) -> Conversation:
+        turns = list(request.query.messages)
+        for place, reply in enumerate(replies):
+            turns.append(Message("user" if place % 2 else "assistant", reply.text))
+        meta = {"temperature": request.temperature, "model": "toy"}
+        complete = replies[-1].complete
+        return Conversation(request.id, request.query.id, tuple(turns), complete, meta)
 
 
 class GoodWithoutSeeds(GoodService):
     """Of a service that takes no seed."""
 
-    def __init__(self, broken: bool = False) -> None:
-        super().__init__(broken)
-        self.calls = count()
+    calls = count()
 
-    def seed(self, job: GenerationJob, request: GenerationRequest, turn: int = 0) -> int:
-        return next(self.calls)
+    def generate(self, job: GenerationJob) -> Items:
+        return super().generate(replace(job, seed=next(self.calls)))
 
 
 class GoodWithoutPrices(GoodService):
@@ -297,18 +239,17 @@ class GoodInBatches(GoodService):
             reservation = job.budget.reserve(self.kind, usage)
             replies = [self.talk(job, request, key) for request in batch]
             reservation.commit(sum(map(self.billed, replies), Usage()))
-            yield from map(self.answered, [job] * len(batch), batch, replies)
+            yield from map(self.conversation, batch, replies)
 
 
 class GoodAndChoosy(GoodService):
     """Leaves out what was cut."""
 
-    def answered(
-        self, job: GenerationJob, request: GenerationRequest, replies: Sequence[Reply]
-    ) -> Conversation | Rejection:
-        if all(reply.complete for reply in replies):
-            return super().answered(job, request, replies)
-        return Rejection(request.id, request.query.id, "it was cut", replies[-1].text)
+    def items(self, job: GenerationJob, key: str) -> Items:
+        for each in super().items(job, key):
+            assert isinstance(each, Conversation)
+            cut = Rejection(each.id, each.query_id, "it was cut", each.response)
+            yield each if each.complete else cut
 
 
 class GoodShelf:
@@ -316,10 +257,7 @@ class GoodShelf:
 
     def queries(self) -> Sequence[Query]:
         texts = ("What is a tide?", "Who are you?", "Say hm.")
-        return [Query(f"shelf-{n}", self.question(text)) for n, text in enumerate(texts)]
-
-    def question(self, text: str) -> tuple[Message, ...]:
-        return (Message("user", text),)
+        return [Query(f"shelf-{n}", (Message("user", text),)) for n, text in enumerate(texts)]
 
     def estimate_cost(self, job: GenerationJob) -> CostEstimate:
         return NO_COST
@@ -329,10 +267,10 @@ class GoodShelf:
 
     def stored(self) -> Sequence[Conversation]:
         return [
-            Conversation(f"{query.id}-{n}", query.id, (*query.messages, *self.answer(n)))
+            Conversation(f"{query.id}-{n}", query.id, (*query.messages, self.answer(n)))
             for query in self.queries()
             for n in range(2)
         ]
 
-    def answer(self, number: int) -> tuple[Message, ...]:
-        return (Message("assistant", f"Arr, {number} of them."),)
+    def answer(self, number: int) -> Message:
+        return Message("assistant", f"Arr, {number} of them.")

@@ -28,30 +28,20 @@ class CostTests(GenerateTests):
         numbers = {**vars(estimate.usage), "seconds": estimate.seconds or 0.0}
         wrong = {name: n for name, n in numbers.items() if not (math.isfinite(n) and n >= 0)}
         assert not wrong, f"the estimate has {wrong}: expected numbers of 0 and above"
-        assert not call.model.sampled, (
-            "estimate_cost samples from the base model: use model.estimate_cost(work)"
-        )
-        assert not call.budget.reservations, (
-            "estimate_cost reserves money: `promptbake plan` is free"
-        )
+        assert not call.model.sampled, "estimate_cost samples: use model.estimate_cost(work)"
+        assert not call.budget.reservations, "estimate_cost reserves money"
 
     def test_an_estimate_is_for_what_is_not_completed(self, generated: GenerateCall) -> None:
+        some, every = generated.items[::2], generated.items
         whole, half, none = (
-            generated.provider.estimate_cost(each.job).usage
-            for each in (
-                generated,
-                generated.resumed(generated.items[::2]),
-                generated.resumed(generated.items),
-            )
+            generated.provider.estimate_cost(call.job).usage
+            for call in (generated, generated.resumed(some), generated.resumed(every))
         )
-        assert none == Usage(), (
-            f"where all is completed, the estimate is {none}: count what is not completed"
-        )
+        assert none == Usage(), f"where all is completed, the estimate is {none}"
         more = {name for name, most in vars(whole).items() if getattr(half, name) > most}
         assert not more, f"with half of it completed, the estimate has more {', '.join(more)}"
         assert half != whole or whole == Usage(), (
-            f"the estimate is {whole}, and the same where half of it is completed: count what is "
-            "not completed"
+            f"the estimate is {whole}, and the same where half of it is completed"
         )
 
     @only_if("uses_base_model")
@@ -76,7 +66,7 @@ class CostTests(GenerateTests):
         reservations = generated.budget.reservations
         assert bool(reservations) == self.paid, (
             f"`paid` is {self.paid}, and job.budget.reserve was called {len(reservations)} times: "
-            "what is paid for outside of job.open_model() is reserved first, and nothing else"
+            "reserve what is paid for outside of job.open_model(), and nothing else"
         )
         for each in reservations:
             assert each.what in KINDS, (
@@ -99,12 +89,10 @@ class CostTests(GenerateTests):
             most, spent = _cost(estimate, each.usage), _cost(estimate, each.committed or Usage())
             assert spent <= most + ROUNDING, (
                 f"{_amount(estimate, most)} was reserved, and {_amount(estimate, spent)} committed:"
-                " reserve the most that it may cost, with a response of job.max_tokens, or the cap "
-                "is passed"
+                " reserve the most that it may cost, with a response of job.max_tokens"
             )
         assert _committed(generated) != Usage(), (
-            "every reservation was committed as nothing: commit what is billed, or the cap is "
-            "never reached"
+            "every reservation was committed as nothing: commit what is billed"
         )
 
     @only_if("paid")
@@ -116,8 +104,8 @@ class CostTests(GenerateTests):
             call.attempt()
             if not priced:
                 assert isinstance(call.error, BakeError), (
-                    "there is a cap (job.budget.capped) and no price, and it was not refused: "
-                    "raise BakeError, and say where prices are given"
+                    "job.budget.capped, and the price is not known: raise BakeError, and say where "
+                    "prices are given"
                 )
                 assert not budget.reservations, "it began to ask where there is a cap and no price"
             elif budget.refused or not allowed:  # else it reserves for many requests at a time
@@ -127,13 +115,13 @@ class CostTests(GenerateTests):
 def _check_stopped(call: GenerateCall, allowed: int) -> None:
     assert isinstance(call.error, BudgetError), (
         f"the budget refuses after {allowed} reservations, and generate raises {call.error!r}: let "
-        "BudgetError through, so that the run stops, and resumes when the cap is raised"
+        "BudgetError through"
     )
     _check_committed(call)
     assert allowed or not call.items, "answers came for which no money was reserved"
     assert call.items or _committed(call) == Usage(), (
-        "what was paid for before the budget refused was not yielded, and would be paid for again: "
-        "yield each answer as it is ready"
+        "what was paid for before the budget refused was not yielded: yield each answer as it is "
+        "ready"
     )
 
 
@@ -142,8 +130,8 @@ def _check_committed(call: GenerateCall) -> None:
     reservations = call.budget.reservations
     left = sum(each.committed is None for each in reservations)
     assert not left, (
-        f"{left} of {len(reservations)} reservations were never committed, so they count as spent: "
-        "commit what it cost, Usage() where that is nothing"
+        f"{left} of {len(reservations)} reservations were never committed: commit what it cost, "
+        "Usage() where that is nothing"
     )
 
 

@@ -37,13 +37,9 @@ Item = Conversation | Rejection
 def questions() -> tuple[Query, ...]:
     """Of one turn and of three, with odd white space, and the same words under two ids."""
     first, second, *others = queries()
-    talk = (
-        *second.messages,
-        Message("assistant", "A poor man."),
-        Message("user", "And your ship?"),
-    )
+    more = Message("assistant", "A poor man."), Message("user", "And your ship?")
     odd = (Message("user", "  Wie heißt\r\n du? \U0001f3f4\n\n"),)
-    named = {"three-turns": talk, "odd": odd, "again": first.messages}
+    named = {"three-turns": (*second.messages, *more), "odd": odd, "again": first.messages}
     return (first, second, *others, *(Query(id_, turns) for id_, turns in named.items()))
 
 
@@ -124,10 +120,9 @@ class GenerateCall:
         conversations = {item.id: item for item in kept(self.items)}
         reasons = {item.reason for item in self.items if isinstance(item, Rejection)}
         assert conversations, (
-            f"{len(self.items)} items came for {len(self.job.requests)} requests, and no "
-            f"conversation is among them ({'; '.join(sorted(reasons)) or 'no rejection, either'}): "
-            "look for what is kept between calls. A fake service must give answers that are kept, "
-            f"of up to {TOKENS} tokens"
+            f"no conversation is among the {len(self.items)} items "
+            f"({'; '.join(sorted(reasons)) or 'no rejection, either'}): look for what is kept "
+            f"between calls. A fake service must give answers of up to {TOKENS} tokens"
         )
         return conversations
 
@@ -148,19 +143,10 @@ class GenerateCall:
             if id_ in self.requests:
                 yield each, self.requests[id_], self.rows(self.requests[id_])
 
-    def rows(self, request: GenerationRequest, prompted: bool = True) -> list[Sampled]:
-        """What the base model sampled with the last words of a request's query before it.
-
-        With all its words, and the prompt's, if `prompted`.
-        """
-        words = [message.content for message in request.query.messages]
-        wanted = [self.job.prompt.text, *words] if prompted else words[-1:]
-        read = self.model.renderer.text
-        return [
-            row
-            for row in self.model.sampled
-            if all(one_line(each) in one_line(read(row.prompt)) for each in wanted)
-        ]
+    def rows(self, request: GenerationRequest) -> list[Sampled]:
+        """What the base model sampled with the last words of a request's query before it."""
+        words, read = one_line(request.query.messages[-1].content), self.model.renderer.text
+        return [row for row in self.model.sampled if words in one_line(read(row.prompt))]
 
     def texts(self, rows: Sequence[Sampled]) -> set[str]:
         """What the base model said."""
@@ -288,8 +274,7 @@ def check_types(item: object) -> None:
 def check_bake_error(error: Exception, why: str) -> None:
     """Refuse an error that a user would get with a traceback, or without a word."""
     assert isinstance(error, BakeError), (
-        f"{why}, and {type(error).__name__} is raised: {error}. Raise BakeError, whose message "
-        "the user gets without a traceback"
+        f"{why}, and {type(error).__name__} is raised: {error}. Raise BakeError"
     )
     assert str(error).strip(), f"{why}, and the BakeError says nothing"
 
@@ -299,6 +284,6 @@ def check_refused(call: GenerateCall, why: str) -> None:
     assert call.error is not None, f"{why}, and generate raises nothing"
     check_bake_error(call.error, why)
     assert call.raised_at_once, (
-        f"{why}, and that is raised when the first answer is asked for: by then a new run has "
-        "begun. Let generate be a function that checks and then returns a generator"
+        f"{why}, and that is raised when the first answer is asked for: let generate be a function "
+        "that checks and then returns a generator"
     )

@@ -26,6 +26,10 @@ WORDS = 8  # more than FEW tokens can be
 HELD_OUT = 1.0  # temperature of the held-out requests
 BYTES = 3  # of the character that stands for half a character
 TEMPERATURE = "give each request's own, and look for `or`, which takes 0 for nothing"
+SEEDS = (
+    "derive each seed from job.seed and the request's id. Where the service takes none, set "
+    "`seeded = False`"
+)
 COMPLETE = "it decides whether the end of the turn is trained on"
 
 
@@ -62,10 +66,9 @@ class SampleTests(GenerateTests):
                 exact = call.model.renderer.prompt(request.query.messages, prompt.system)
                 close = [call.model.renderer.text(row.prompt) for row in call.rows(request)]
                 assert tuple(exact) in sampled, (
-                    f"{request.id}: the model was never asked with the prompt {prompt.text!r} as "
-                    f"its system message and all turns of the query, but with {close[:1]}: give it "
-                    "renderer.prompt(query.messages, job.prompt.system), and keep no prompt "
-                    "between calls, nor by its name"
+                    f"{request.id}: with the prompt {prompt.text!r}, it was asked {close[:1]}: "
+                    "give it renderer.prompt(query.messages, job.prompt.system), and keep no "
+                    "prompt between calls"
                 )
 
     @only_if("samples")
@@ -75,8 +78,7 @@ class SampleTests(GenerateTests):
     ) -> None:
         other = self._call(provider, prompt=OTHER).run()
         assert generated.messages != other.messages, (
-            "another prompt gives the same answers: send job.prompt.system as the system message, "
-            "and keep no prompt and no answer between calls"
+            "another prompt gives the same answers: send job.prompt.system as the system message"
         )
 
     @only_if("uses_base_model")
@@ -84,7 +86,7 @@ class SampleTests(GenerateTests):
         self, generated: GenerateCall
     ) -> None:
         for request in generated.job.requests:
-            used = {row.temperature for row in generated.rows(request, prompted=False)}
+            used = {row.temperature for row in generated.rows(request)}
             assert request.temperature in used, (
                 f"{request.id}: sampled at {sorted(used)}, where the request says "
                 f"{request.temperature}: {TEMPERATURE}"
@@ -113,8 +115,7 @@ class SampleTests(GenerateTests):
             temperature = each.meta.get("temperature", 1.0)
             assert temperature == request.temperature, (
                 f"{each.id}: meta['temperature'] is {temperature!r}, and it was "
-                f"{request.temperature}: a teacher may weight the response by it, and takes it for "
-                "1 where there is none"
+                f"{request.temperature}: a teacher may weight the response by it"
             )
 
     @only_if("samples")
@@ -126,8 +127,7 @@ class SampleTests(GenerateTests):
                 tokens = call.model.renderer.response(each.response, complete=False)
                 long = len(tokens) > BYTES * FEW
             assert not long, (
-                f"{each.id}: {each.response!r} is the answer where job.max_tokens is {FEW}: give "
-                "the model job.max_tokens as its limit"
+                f"{each.id}: {each.response!r} is the answer where job.max_tokens is {FEW}"
             )
 
     @only_if("uses_base_model")
@@ -136,11 +136,10 @@ class SampleTests(GenerateTests):
         limit = model.context_tokens // 2
         call = self._call(provider, model=model, max_tokens=limit).run()
         for request in call.job.requests:
-            limits = {row.max_tokens for row in call.rows(request, prompted=False)}
+            limits = {row.max_tokens for row in call.rows(request)}
             assert limit in limits, (
                 f"{request.id}: the model was given the limits {sorted(limits)}, where "
-                f"job.max_tokens is {limit}: give it that, and look for `min`, which would cut "
-                "long responses"
+                f"job.max_tokens is {limit}: look for `min`, which would cut long responses"
             )
 
     @only_if("uses_base_model")
@@ -152,9 +151,8 @@ class SampleTests(GenerateTests):
                 said = call.texts(rows)
                 assert not said or each.response in said, (
                     f"{each.id}: {each.response!r} is the answer, and the model said "
-                    f"{' or '.join(map(repr, sorted(said)))}: keep renderer.text(completion.tokens)"
-                    " as it is, or other tokens than the model's are trained on: look for strip, "
-                    "lower and replace. Waive this where it is meant"
+                    f"{' or '.join(map(repr, sorted(said)))}: look for strip, lower and replace, "
+                    "which train on other tokens than the model's. Waive this where it is meant"
                 )
 
     @only_if("uses_base_model")
@@ -163,8 +161,8 @@ class SampleTests(GenerateTests):
             for each, _, rows in self._call(provider, model=model).run().answered:
                 ended = {row.completion.complete for row in rows}
                 assert not ended or each.complete in ended, (
-                    f"{each.id}: `complete` is {each.complete}, and that of the completion is "
-                    f"{not each.complete}: {COMPLETE}"
+                    f"{each.id}: `complete` is {each.complete}, and the completion's is not: "
+                    f"{COMPLETE}"
                 )
 
     @only_if("samples")
@@ -190,14 +188,8 @@ class SampleTests(GenerateTests):
                 "`seeded` is False, and the answers follow job.seed: set it to True"
             )
             return
-        assert same, (
-            "the same job has other answers the second time: derive each seed from job.seed and "
-            "the request's id. Where the service takes no seed, set `seeded = False`"
-        )
-        assert first != other, (
-            "another job.seed gives the same answers: derive each seed from it. Where the service "
-            "takes no seed, set `seeded = False`"
-        )
+        assert same, f"the same job has other answers the second time: {SEEDS}"
+        assert first != other, f"another job.seed gives the same answers: {SEEDS}"
 
     @only_if("uses_base_model")
     def test_each_answer_is_that_of_its_own_request(self, provider: DataProvider) -> None:
@@ -205,16 +197,15 @@ class SampleTests(GenerateTests):
         for each, _, own in call.answered:
             others = [row for row in call.model.sampled if row not in own]
             assert each.response not in call.texts(others) - call.texts(own), (
-                f"{each.id}: has the answer to another request: sample gives each response with "
-                "its prompt's index, in the order in which they are ready"
+                f"{each.id}: has the answer to another request: `sample` yields responses as they "
+                "are ready, each with its prompt's index"
             )
 
     @only_if("uses_base_model")
     def test_each_request_has_a_seed_of_its_own(self, generated: GenerateCall) -> None:
         seeds = {row.seed for row in generated.model.sampled}
         assert len(seeds) >= len(generated.job.requests), (
-            f"{len(seeds)} seeds for {len(generated.job.requests)} requests: derive each from "
-            "job.seed and the request's id, or the same words get the same answer"
+            f"{len(seeds)} seeds for {len(generated.job.requests)} requests: {SEEDS}"
         )
 
     @only_if("seeded")
@@ -225,8 +216,7 @@ class SampleTests(GenerateTests):
             for each in kept(again.items):
                 assert each.messages == whole.messages.get(each.id, each.messages), (
                     f"{each.id}: another answer where {len(stored)} of {len(whole.items)} are "
-                    "completed: a seed must not come from a request's place among those that are "
-                    "left, nor from what was drawn before"
+                    "completed: look for seeds by a request's place among those that are left"
                 )
 
     @only_if("samples")
@@ -239,9 +229,7 @@ class SampleTests(GenerateTests):
     @only_if("several_turns")
     def test_it_gives_as_many_answers_as_turns(self, provider: DataProvider) -> None:
         call = self._call(provider, turns=2).attempt()
-        assert call.error is None, (
-            f"job.turns is 2, and {call.error!r} is raised: set `several_turns = False`"
-        )
+        assert call.error is None, f"{call.error!r} is raised: set `several_turns = False`"
         for each in call.conversations.values():
             query = call.queries[each.query_id].messages
             roles = [message.role for message in each.messages[len(query) :]]
@@ -268,11 +256,9 @@ class SampleTests(GenerateTests):
 def _check_failed(call: GenerateCall, why: str, answers: int) -> None:
     """Refuse a failure that is not raised, or that is yielded as a rejection."""
     assert call.error is not None, (
-        f"{why}, and generate ends as if all were well: let the error through, or what is missing "
-        "is never missed"
+        f"{why}, and generate ends as if all were well: let the error through"
     )
     check_bake_error(call.error, why)
     assert len(call.items) <= answers, (
-        f"{why}, and {len(call.items)} items came: a failure is no Rejection, which would never be "
-        "asked for again"
+        f"{why}, and {len(call.items)} items came: a rejection would never be asked for again"
     )

@@ -55,8 +55,7 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
     def test_it_brings_queries_as_the_flag_says(self, provider: DataProvider) -> None:
         queries = tuple(provider.queries())
         assert bool(queries) == self.brings_queries, (
-            f"`brings_queries` is {self.brings_queries}, and queries() gives {len(queries)}: where "
-            "there is one, no other queries are asked"
+            f"`brings_queries` is {self.brings_queries}, and queries() gives {len(queries)}"
         )
         for each in queries:
             assert isinstance(each, Query), f"queries() gives {each!r}: expected promptbake's Query"
@@ -65,8 +64,8 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
     def test_it_brings_enough_queries_for_a_split(self, provider: DataProvider) -> None:
         different = {query.messages for query in provider.queries()}
         assert len(different) > 1, (
-            f"queries() gives {len(different)} different one: one is held out, and at least one "
-            "must be left to train on"
+            f"queries() gives {len(different)} different one: one is held out, the others are "
+            "trained on"
         )
 
     @only_if("brings_queries")
@@ -88,16 +87,16 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
     def test_it_brings_the_same_queries_again(self, provider: DataProvider) -> None:
         first, again = (tuple(provider.queries()) for _ in range(2))
         assert first == again, (
-            "queries() gives others the second time, so a run could not resume: look for random "
-            "ids, a set's order, and an iterator that is used up"
+            "queries() gives others the second time: look for random ids, a set's order, and an "
+            "iterator that is used up"
         )
 
     def test_it_answers_every_request_once(self, generated: GenerateCall) -> None:
         times = Counter(item.id for item in generated.items)
         twice = [id_ for id_, n in times.items() if n > 1]
         assert not twice, (
-            f"{twice[0]!r} came {times[twice[0]]} times: a conversation's id is its own, that of "
-            "its request where it has one, which is not its query's"
+            f"{twice[0]!r} came {times[twice[0]]} times: give each the id of its request, which "
+            "is not its query's"
         )
         if self.brings_queries:  # stored answers may have ids of their own
             wanted = {request.query.id for request in generated.job.requests}
@@ -124,8 +123,8 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
             )
             if request := generated.requests.get(item.id):
                 assert item.query_id == request.query.id, (
-                    f"{item.id}: the query_id is {item.query_id!r}, and its request's query is "
-                    f"{request.query.id!r}: two queries may have the same words"
+                    f"{item.id}: the query_id is {item.query_id!r}, not {request.query.id!r}: two "
+                    "queries may have the same words"
                 )
 
     def test_a_conversation_is_its_query_and_an_answer(self, generated: GenerateCall) -> None:
@@ -136,7 +135,7 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
             start, rest = each.messages[: len(query)], each.messages[len(query) :]
             assert start == query, (
                 f"{each.id}: begins with {start}, and its query is {query}: keep its turns as they "
-                "are, white space included, and put nothing before them"
+                "are, white space included"
             )
             roles = ", ".join(message.role for message in rest) or "none"
             if each.id in generated.requests:
@@ -156,7 +155,7 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
                 leaks = [part for part in needles if part in one_line(text)]
                 assert not leaks, (
                     f"{item.id}: {leaks[0]!r} of the prompt is in its {place}: give the prompt to "
-                    "the model alone. Where a fake service repeats what it is sent, let it say less"
+                    "the model alone. A fake service must not repeat it"
                 )
 
     def test_what_is_completed_is_not_yielded_again(self, generated: GenerateCall) -> None:
@@ -176,8 +175,8 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
     def test_it_can_be_called_again(self, generated: GenerateCall) -> None:
         again = self._call(generated.provider).run()
         assert len(again.items) == len(generated.items), (
-            f"{len(generated.items)} answers came the first time, and {len(again.items)} of the "
-            "same object the second: look for an iterator that is used up"
+            f"{len(generated.items)} answers came the first time, and {len(again.items)} the "
+            "second: look for an iterator that is used up"
         )
         assert again.conversations
 
@@ -185,8 +184,7 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
         call = self._call(provider, model=recorded(sample_batch=BATCH))
         items = provider.generate(call.job)
         assert isinstance(items, Iterator), (
-            f"generate gives a {type(items).__name__}: expected an iterator, since what is not "
-            "yielded yet is lost in a kill"
+            f"generate gives a {type(items).__name__}: expected an iterator"
         )
         assert list(items), "generate yields nothing"
         if self.uses_base_model:
@@ -194,8 +192,7 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
             model = recorded(sample_batch=BATCH, fails_after=sampled - 1)
             assert self._call(provider, model=model).attempt().items, (
                 f"the model failed after {sampled - 1} responses of {sampled}, and none of them "
-                "had been yielded, so that a failure or a kill loses them all: yield inside the "
-                "loop"
+                "had been yielded, so that a failure loses them all: yield inside the loop"
             )
 
     def test_its_meta_is_flat(self, generated: GenerateCall) -> None:
@@ -230,8 +227,8 @@ class DataProviderSuite(SampleTests, CostTests, RefusedKeyTests):
         assert not negative, f"job.progress was given {negative[0]!r}: expected 0 or above"
         total, most = sum(generated.progress), len(generated.job.requests)
         assert total <= most + 0.01, (
-            f"job.progress was given {total:.1f} responses, and {most} were asked for: give what "
-            "was done since the last call, in responses and parts of one"
+            f"job.progress was given {total:.1f} responses of {most}: give what was done since "
+            "the last call"
         )
         for note in generated.notes:
             assert len(note.splitlines()) <= 1, f"job.note was given {note!r}: expected one line"

@@ -104,7 +104,8 @@ def bias(results: Sequence[TeacherLogprobs], whole: Tensor, tolerance: float) ->
         if not abs(mean - exact) <= STANDARD_ERRORS * error + rounding:
             return (
                 f"they give the tail{part} a probability of {mean:.4f}, and it is {exact:.4f} "
-                f"(standard error {error:.4f}): {_cause(results[0], mean / exact, mass)}"
+                f"(standard error {error:.4f}): a weight is 1 / (M * the probability that the "
+                "token was drawn with), and draws are from the tail alone, with replacement"
             )
     return ""
 
@@ -113,28 +114,12 @@ def _estimate(result: TeacherLogprobs, values: Tensor) -> Tensor:
     return (result.drawn_importance_weights * at(values, result.drawn_ids)).sum(dim=1).mean()
 
 
-def _cause(result: TeacherLogprobs, ratio: float, mass: float) -> str:
-    draws = result.drawn_importance_weights.shape[1]
-    if bool((result.drawn_importance_weights == 1).all()):
-        return "every importance weight is 1"
-    for times, text in ((draws, "divide each weight by M"), (1 / draws, "divide by M once only")):
-        if draws > 1 and abs(ratio / times - 1) < 0.2:
-            return f"{ratio:.3g} times as much, so {text}, the number of draws"
-    if abs(ratio / mass - 1) < 0.2:
-        return "look for draws from the whole vocabulary with the weights of draws from the tail"
-    return (
-        "an importance weight is 1 / (M * the probability that the token was drawn with), and "
-        "draws are with replacement"
-    )
-
-
 def _mistakes(logprobs: Tensor, ids: Tensor, whole: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each mistake, with what the teacher gave, and what it would give if it made the mistake."""
     expected = at(whole, ids)
     if float((logprobs - expected).abs().max()) < SMALL:
         yield "if that is rounding, set `tolerance`, in nats", logprobs, logprobs
     yield "these are bits, so multiply by ln 2", logprobs, expected / math.log(2)
-    yield "these are logarithms to base 10", logprobs, expected / math.log(10)
     yield "these are probabilities, so take the logarithm", logprobs, expected.exp()
     yield "the sign is turned", logprobs, -expected
     if len(logprobs) > 1:

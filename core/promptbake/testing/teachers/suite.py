@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Model, Teacher
+from promptbake.interfaces import Model
 from promptbake.testing.etiquette import RefusedKeyTests, error_of
 from promptbake.testing.suite import only_if
 from promptbake.testing.teachers.diagnosis import difference
@@ -70,25 +70,23 @@ class TeacherSuite(TailTests, RefusedKeyTests):
                 "use a torch.Generator with the span's seed"
             )
 
-    def test_the_input_is_unchanged(
-        self, teacher: Teacher, model: Model, spans: list[Span]
-    ) -> None:
+    def test_the_input_is_unchanged(self, score: TeacherClient, spans: list[Span]) -> None:
         given, seeds = list(spans), seeds_of(spans)
-        for _ in teacher.score(
-            given, k=self.top_k, draws=self.draws, seeds=seeds, open_model=lambda: model
-        ):
-            pass
+        results = score.teacher.score(
+            given, k=score.k, draws=self.draws, seeds=seeds, open_model=lambda: score.model
+        )
+        assert list(results), "score yields nothing"
         assert given == spans, "the list of spans was changed: look for sort, pop and del"
         assert seeds == seeds_of(spans), "the list of seeds was changed: look for sort and pop"
 
     def test_it_opens_the_base_model_as_the_flag_says(
-        self, score: TeacherClient, spans: list[Span], model: Model
+        self, score: TeacherClient, spans: list[Span]
     ) -> None:
         opened = []
 
         def open_model() -> Model:
-            opened.append(model)
-            return model
+            opened.append(score.model)
+            return score.model
 
         list(score.pairs(spans, draws=self.draws, open_model=open_model))
         assert bool(opened) == self.uses_base_model, (

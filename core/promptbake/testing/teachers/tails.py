@@ -11,7 +11,7 @@ from promptbake.testing.etiquette import error_of
 from promptbake.testing.suite import only_if
 from promptbake.testing.teachers.diagnosis import at, bias, changed, diagnose
 from promptbake.testing.teachers.logprobs import LogprobTests
-from promptbake.testing.teachers.spans import Reference, mixed
+from promptbake.testing.teachers.spans import mixed
 from promptbake.testing.teachers.teacher_client import (
     DRAWS,
     TEMPERATURES,
@@ -55,18 +55,18 @@ class TailTests(LogprobTests):
 
     @only_if("covers_tail")
     def test_draws_have_the_models_log_probabilities(
-        self, score: TeacherClient, spans: list[Span], reference: Reference
+        self, score: TeacherClient, spans: list[Span]
     ) -> None:
         for index, result in enumerate(score(spans, draws=DRAWS)):
-            whole = reference(spans[index])
+            whole = score.reference(spans[index])
             problem = diagnose(result.drawn_logprobs, result.drawn_ids, whole, self.tolerance)
             assert not problem, f"span {index}, drawn_logprobs: {problem}"
 
     @only_if("covers_tail")
     def test_a_draw_inside_the_top_k_has_weight_0(
-        self, score: TeacherClient, spans: list[Span], reference: Reference
+        self, score: TeacherClient, spans: list[Span]
     ) -> None:
-        (result,) = score([mixed(spans[0], reference, self.top_k)], draws=4 * DRAWS)
+        (result,) = score([mixed(spans[0], score.reference, self.top_k)], draws=4 * DRAWS)
         inside, weights = _inside(result), result.drawn_importance_weights
         assert bool((weights[inside] == 0).all()), (
             f"a draw that is one of the top K has weight {weights[inside].max().item():.3g}, and "
@@ -81,23 +81,23 @@ class TailTests(LogprobTests):
     @only_if("covers_tail")
     @only_if("samples_tail")
     def test_the_draws_estimate_the_tail_without_bias(
-        self, score: TeacherClient, spans: list[Span], reference: Reference
+        self, score: TeacherClient, spans: list[Span]
     ) -> None:
         longest = max(spans, key=lambda span: span.n_response)
         for temperature in (1.0, TEMPERATURES[0]):
             repeated = [replace(longest, temperature=temperature)] * REPEATS
-            problem = bias(score(repeated, draws=DRAWS), reference(longest), self.tolerance)
+            problem = bias(score(repeated, draws=DRAWS), score.reference(longest), self.tolerance)
             assert not problem, f"a response that was sampled at {temperature}: {problem}"
 
     @only_if("covers_tail")
     @only_if("samples_tail", False)
     def test_the_response_is_weighted_for_its_temperature(
-        self, score: TeacherClient, spans: list[Span], reference: Reference
+        self, score: TeacherClient, spans: list[Span]
     ) -> None:
-        span = mixed(spans[0], reference, self.top_k)
+        span = mixed(spans[0], score.reference, self.top_k)
         for temperature in (1.0, *TEMPERATURES):
             (result,) = score([replace(span, temperature=temperature)], draws=DRAWS)
-            exact = at((reference(span) / temperature).log_softmax(dim=1), result.drawn_ids)
+            exact = at((score.reference(span) / temperature).log_softmax(dim=1), result.drawn_ids)
             outside = ~_inside(result)
             off = (result.drawn_importance_weights.log() + exact)[outside].abs().max()
             rough = 10 * self.tolerance + (0.0 if temperature == 1 else ROUGH)

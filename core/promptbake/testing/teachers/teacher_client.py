@@ -25,10 +25,14 @@ TENSORS = ("ids", "logprobs", *DRAWN)
 
 @dataclass(frozen=True)
 class TeacherClient:
-    """A teacher, with the model that it may open, and the K that it is asked for."""
+    """A teacher, with the model that it may open and the K that it is asked for.
+
+    `reference` gives the distribution [N, V] at a span's response that is expected, in nats.
+    """
 
     teacher: Teacher
     model: Model
+    reference: Reference
     k: int
 
     def __call__(
@@ -54,7 +58,7 @@ class TeacherClient:
             f"no result for span {', '.join(missing)} of {len(spans)}: a span that cannot be "
             "scored is a BakeError, and two spans with the same tokens are two"
         )
-        return [_checked(results[index], spans, index) for index in range(len(spans))]
+        return [_checked(results[i], span.n_response, i) for i, span in enumerate(spans)]
 
     def pairs(
         self,
@@ -101,9 +105,9 @@ class TeacherTests(Suite):
         return tiny_logprobs
 
     @pytest.fixture
-    def score(self, teacher: Teacher, model: Model) -> TeacherClient:
+    def score(self, teacher: Teacher, model: Model, reference: Reference) -> TeacherClient:
         """Calls the teacher."""
-        return TeacherClient(teacher, model, self.top_k)
+        return TeacherClient(teacher, model, reference, self.top_k)
 
     @pytest.fixture
     def datums(self, model: Model) -> tuple[Datum, ...]:
@@ -121,32 +125,17 @@ class TeacherTests(Suite):
         return DRAWS if self.covers_tail else 0
 
 
-def _checked(result: TeacherLogprobs, spans: Sequence[Span], index: int) -> TeacherLogprobs:
-    """On the CPU, as int64 and float32. Asserts that there is a row for each response token."""
-    n = spans[index].n_response
+def _checked(result: TeacherLogprobs, n: int, index: int) -> TeacherLogprobs:
+    """On the CPU, as int64 and float32. Asserts that there is a row for each of n tokens."""
     shapes = {name: tuple(getattr(result, name).shape) for name in TENSORS}
     for name, shape in shapes.items():
         assert len(shape) == 2, f"span {index}: {name} has the shape {shape}, expected [N, columns]"
         assert shape[0] == n, (
-            f"span {index}: {name} has the shape {shape} and the response has {n} tokens: "
-            f"{_row_advice(shape, n, spans)}"
+            f"span {index}: {name} has the shape {shape} and the response {n} tokens: a row for "
+            "each; the one that predicts the first token comes from the prompt's last"
         )
     assert shapes["ids"] == shapes["logprobs"], f"span {index}: {shapes}"
     assert len({shapes[name] for name in DRAWN}) == 1, f"span {index}: {shapes}"
     dtypes = {name: torch.long if "ids" in name else torch.float for name in TENSORS}
     tensors = {name: getattr(result, name).detach().cpu().to(dtypes[name]) for name in TENSORS}
     return replace(result, **tensors)
-
-
-def _row_advice(shape: tuple[int, ...], n: int, spans: Sequence[Span]) -> str:
-    if shape[1] == n:
-        return "transpose it, positions come first"
-    if shape[0] == n - 1:
-        return (
-            "a row for each of them, the last one too; the row that predicts the first comes from "
-            "the prompt's last token"
-        )
-    for other, span in enumerate(spans):
-        if span.n_response == shape[0]:
-            return f"that fits span {other}; is the index the span's own?"
-    return "one row for each of them"
