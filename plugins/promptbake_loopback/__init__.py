@@ -63,6 +63,12 @@ def tinker_local_backend(
     )
 
 
+def tinker_local_profile() -> str:
+    """Bake as on Tinker, on a server on this machine that needs no key."""
+    profile = files("promptbake_loopback") / "profiles" / "tinker-local.toml"
+    return profile.read_text("utf-8")
+
+
 @hookimpl
 def promptbake_register_backends() -> Factories[Backend]:
     """The backend `tinker_local`."""
@@ -72,5 +78,4 @@ def promptbake_register_backends() -> Factories[Backend]:
 @hookimpl
 def promptbake_register_profiles() -> Factories[str]:
     """The profile `tinker-local`."""
-    profile = files("promptbake_loopback") / "profiles" / "tinker-local.toml"
-    return {"tinker-local": lambda: profile.read_text("utf-8")}
+    return {"tinker-local": tinker_local_profile}

@@ -75,19 +75,19 @@ def suite_for(
     """A suite whose fixture gives what `make` makes; `caught_by` is None for a good plugin."""
 
     @pytest.fixture(name=fixture)
-    def made(self: Suite) -> Any:
+    def product(self: Suite) -> Any:
         return make()
 
-    members = {fixture: made, "caught_by": caught_by, **members}
+    members = {fixture: product, "caught_by": caught_by, **members}
     if caught_by is not None:  # the other tests are not collected, which takes its time
         wanted = caught_by.partition("[")[0]
         others = (name for name in dir(suite) if name.startswith("test_") and name != wanted)
         members = {name: _not_collected(suite, name) for name in others} | members
-    found = type("Test", (suite,), members)
-    assert caught_by is None or inspect.isfunction(inspect.getattr_static(found, wanted)), (
+    test_class = type("Test", (suite,), members)
+    assert caught_by is None or inspect.isfunction(inspect.getattr_static(test_class, wanted)), (
         f"{wanted} is not collected with these flags"
     )
-    return found
+    return test_class
 
 
 def _not_collected(suite: type[Suite], name: str) -> NotCollected:
@@ -106,14 +106,14 @@ def suites_for(
 
     `make` makes the fixture's value of a plugin's class.
     """
-    found = {"TestGood": suite_for(suite, fixture, lambda: make(good), **members)}
-    for fault in faults:
-        assert hasattr(suite, fault.caught_by.partition("[")[0]), fault
-        plugin = type(fault.name, (fault.base or good,), dict(fault.members))
-        name = "Test" + "".join(map(str.capitalize, fault.name.split("_")))
-        assert name not in found, fault
-        found[name] = suite_for(
-            suite, fixture, lambda plugin=plugin: make(plugin), fault.caught_by,
-            **{**members, **fault.flags},
+    suites = {"TestGood": suite_for(suite, fixture, lambda: make(good), **members)}
+    for each in faults:
+        assert hasattr(suite, each.caught_by.partition("[")[0]), each
+        plugin = type(each.name, (each.base or good,), dict(each.members))
+        name = "Test" + "".join(map(str.capitalize, each.name.split("_")))
+        assert name not in suites, each
+        suites[name] = suite_for(
+            suite, fixture, lambda plugin=plugin: make(plugin), each.caught_by,
+            **{**members, **each.flags},
         )  # fmt: skip
-    return found
+    return suites
