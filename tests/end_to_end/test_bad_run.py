@@ -77,7 +77,7 @@ def test_a_bake_that_diverges_says_what_to_lower(with_data: Path, prompt: Path) 
     assert not (with_data / "adapter").exists()
 
 
-def test_a_refused_bake_keeps_the_adapter_that_is_there(own_copy: Path, prompt: Path) -> None:
+def test_a_refused_bake_keeps_the_present_adapter(own_copy: Path, prompt: Path) -> None:
     wrong = settings("train.loss=jsd", "options.losses.jsd.beta=2")
     assert "expected 0 < beta < 1" in refused("bake", prompt, *wrong)
     data = own_copy / "data.jsonl"

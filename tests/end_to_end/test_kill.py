@@ -43,7 +43,7 @@ class Interrupted:
         return Process(self.prompt.with_suffix(".log"), stage, self.prompt, *MOCK, *SETTINGS)
 
     def finish(self, stage: str) -> str:
-        """The stage to its end; what it said."""
+        """The stage to its end; what it printed."""
         result = promptbake(stage, self.prompt, *MOCK, *SETTINGS)
         assert result.code == 0, result.err
         return result.err
@@ -77,8 +77,8 @@ def test_data_resumes_after_a_kill(interrupted: Interrupted, reference: Referenc
     second = ids(run)
     assert set(first) < set(second)
 
-    said = interrupted.finish("data")
-    assert f"resuming after {len(second)} earlier responses" in said
+    printed = interrupted.finish("data")
+    assert f"resuming after {len(second)} earlier responses" in printed
     assert len(ids(run)) == len(set(ids(run))) == 90
     for name in ("data.jsonl", "held_out.jsonl"):
         assert sorted_lines(run / name) == sorted_lines(reference.with_data / name)
@@ -93,15 +93,17 @@ def test_an_incomplete_line_is_removed_and_its_conversation_sampled_again(
     (run / "data.jsonl").write_bytes(b"".join(lines[:50]) + lines[50][:70])
     unfinish(run, "data")
 
-    said = interrupted.finish("data")
-    assert "removed 1 incomplete line(s) that an earlier run left" in said
+    printed = interrupted.finish("data")
+    assert "removed 1 incomplete line(s) that an earlier run left" in printed
     others = [(run / name).read_bytes() for name in ("held_out.jsonl", "rejected.jsonl")]
     stored = 50 + sum(content.count(b"\n") for content in others)
-    assert f"resuming after {stored} earlier responses" in said
+    assert f"resuming after {stored} earlier responses" in printed
     assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 
-def test_deleted_conversations_are_sampled_again(interrupted: Interrupted, reference: Reference) -> None:
+def test_deleted_conversations_are_sampled_again(
+    interrupted: Interrupted, reference: Reference
+) -> None:
     run = interrupted.folder
     shutil.copytree(reference.with_data, run)
     (run / "data.jsonl").unlink()
@@ -132,7 +134,9 @@ def test_bake_ends_with_the_same_bytes_however_often_it_was_killed(
     assert measured(run) == measured(reference.baked)
 
 
-def test_what_a_kill_left_half_written_is_deleted(interrupted: Interrupted, reference: Reference) -> None:
+def test_what_a_kill_left_half_written_is_deleted(
+    interrupted: Interrupted, reference: Reference
+) -> None:
     run = interrupted.folder
     shutil.copytree(reference.with_data, run)
     (run / "teacher_logprobs").mkdir()
@@ -142,7 +146,9 @@ def test_what_a_kill_left_half_written_is_deleted(interrupted: Interrupted, refe
     assert not list(run.rglob(".*"))
 
 
-def test_ctrl_c_ends_with_a_line_and_the_run_resumes(interrupted: Interrupted, reference: Reference) -> None:
+def test_ctrl_c_ends_with_a_line_and_the_run_resumes(
+    interrupted: Interrupted, reference: Reference
+) -> None:
     run = interrupted.folder
     process = interrupted.start("data")
     process.signal_when(lambda: size(run / "data.jsonl") > 0, signal.SIGINT)

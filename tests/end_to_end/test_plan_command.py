@@ -83,13 +83,15 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     arguments = ["plan", prompt, *MOCK, *settings("budget.max_dollars=2.5")]
     result, printed = promptbake(*arguments), promptbake(*arguments, "--json")
     assert (result.code, printed.code) == (0, 0)
-    told = result.out.splitlines()
-    assert told[-2:] == ["spent so far: $1.7500", "budget.max_dollars: $2.5000"]
-    found = {
-        told[n - 1].split()[1]: line.split()[2:] for n, line in enumerate(told) if "so far" in line
+    lines_out = result.out.splitlines()
+    assert lines_out[-2:] == ["spent so far: $1.7500", "budget.max_dollars: $2.5000"]
+    so_far = {
+        lines_out[n - 1].split()[1]: line.split()[2:]
+        for n, line in enumerate(lines_out)
+        if "so far" in line
     }
-    assert found["sample"] == ["2", "0", "0", "0", "0", "0.2500"]
-    assert found["train"] == ["0", "0", "0", "0", "7", "1.5000"]
+    assert so_far["sample"] == ["2", "0", "0", "0", "0", "0.2500"]
+    assert so_far["train"] == ["0", "0", "0", "0", "7", "1.5000"]
     value = json.loads(printed.out)
     assert (value["spent_dollars"], value["max_dollars"]) == (1.75, 2.5)
     spent = {f"{row['stage']}: {row['work']}": row["spent"] for row in value["rows"]}
