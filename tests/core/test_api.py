@@ -24,20 +24,20 @@ def failures(tests: list[doctest.DocTest]) -> str:
     """What the examples printed that they were not to print; they share their names, in order."""
     runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     names: dict[str, object] = {"promptbake": promptbake}
-    said: list[str] = []
+    printed: list[str] = []
     for test in sorted(tests, key=lambda test: test.lineno or 0):
         test.globs = names
-        runner.run(test, clear_globs=False, out=said.append)
+        runner.run(test, clear_globs=False, out=printed.append)
     assert runner.tries > 0
-    return "".join(said)
+    return "".join(printed)
 
 
 def test_the_examples_of_the_docstrings_and_of_the_readme_hold() -> None:
-    found = [test for test in doctest.DocTestFinder(exclude_empty=True).find(api) if test.examples]
-    assert {test.name.rpartition(".")[2] for test in found} == {
+    tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(api) if test.examples]
+    assert {test.name.rpartition(".")[2] for test in tests} == {
         "api", "bake", "plan", "chat", "export"
     }  # fmt: skip
-    assert failures(found) == ""
+    assert failures(tests) == ""
     section = (ROOT / "README.md").read_text("utf-8").partition("## From Python")[2]
     text = section.partition("\n## ")[0]
     test = doctest.DocTestParser().get_doctest(text, {}, "README", "README.md", 0)
@@ -50,8 +50,8 @@ def test_progress_is_shown_on_standard_error_unless_it_is_quiet(
 ) -> None:
     brief = {"profile": "mock", "settings": {"data.max_tokens": 2}}
     promptbake.data(PIRATE, **brief)  # type: ignore[arg-type]
-    said = capsys.readouterr()
-    assert (said.out, "data" in said.err) == ("", True)
+    printed = capsys.readouterr()
+    assert (printed.out, "data" in printed.err) == ("", True)
     promptbake.data(PIRATE, quiet=True, **brief)  # type: ignore[arg-type]
     assert capsys.readouterr() == ("", "")
 

@@ -17,9 +17,9 @@ from promptbake.errors import BakeError, BudgetError
 from promptbake.runs.ledger import Ledger
 
 CAP = 100  # cents
-holds = st.tuples(st.just("hold"), st.integers(0, 60))  # cents
+reservations = st.tuples(st.just("reserve"), st.integers(0, 60))  # cents
 SHARES = st.floats(0, 1, allow_subnormal=False)  # torch may have been told to flush them to 0
-settlements = st.tuples(st.just("settle"), st.integers(0, 9), SHARES)  # which, its share
+commits = st.tuples(st.just("commit"), st.integers(0, 9), SHARES)  # which, its share
 kills = st.tuples(st.just("kill"))
 
 
@@ -54,47 +54,47 @@ def lines(costs: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in costs.read_text("utf-8").splitlines()]
 
 
-@given(st.lists(st.one_of(holds, settlements, kills), max_size=25))
+@given(st.lists(st.one_of(reservations, commits, kills), max_size=25))
 def test_whatever_is_reserved_and_committed_the_cap_is_not_passed(
     events: list[tuple[Any, ...]],
 ) -> None:
     with TemporaryDirectory() as folder:
         costs = Path(folder) / "costs.jsonl"
-        ledger, open_holds = opened(costs, CAP / 100), list[tuple[Reservation, int]]()
+        ledger, pending = opened(costs, CAP / 100), list[tuple[Reservation, int]]()
         spent = 0.0  # cents, by a count of our own
         for kind, *arguments in events:
             if kind == "kill":
-                ledger, open_holds = opened(costs, CAP / 100), []
-            elif kind == "settle" and open_holds:
+                ledger, pending = opened(costs, CAP / 100), []
+            elif kind == "commit" and pending:
                 index, share = arguments
-                hold, held = open_holds.pop(index % len(open_holds))
-                hold.commit(dollars(held * share / 100))
-                spent -= held - held * share
-            elif kind == "hold":
-                (held,) = arguments
-                if spent + held > CAP + 1e-6:
+                reservation, reserved = pending.pop(index % len(pending))
+                reservation.commit(dollars(reserved * share / 100))
+                spent -= reserved - reserved * share
+            elif kind == "reserve":
+                (reserved,) = arguments
+                if spent + reserved > CAP + 1e-6:
                     with pytest.raises(BudgetError):
-                        ledger.reserve("train", dollars(held / 100))
+                        ledger.reserve("train", dollars(reserved / 100))
                 else:
-                    open_holds.append((ledger.reserve("train", dollars(held / 100)), held))
-                    spent += held
+                    pending.append((ledger.reserve("train", dollars(reserved / 100)), reserved))
+                    spent += reserved
             assert ledger.dollars == pytest.approx(spent / 100)
             assert ledger.dollars <= CAP / 100 + 1e-9
         assert opened(costs, None).dollars == pytest.approx(spent / 100)
 
 
-def test_a_hold_that_would_pass_the_cap_is_refused_and_not_recorded(costs: Path) -> None:
+def test_a_reservation_that_would_pass_the_cap_is_refused_and_not_recorded(costs: Path) -> None:
     ledger = opened(costs, 2.5)
     ledger.reserve("train", dollars(1.75)).commit(dollars(1.5))
     before = costs.read_bytes()
-    said = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next top_k .* \$1\.2500"
-    with pytest.raises(BudgetError, match=said):
+    message = r"^budget\.max_dollars = 2\.5: \$1\.5000 is spent, .* next top_k .* \$1\.2500"
+    with pytest.raises(BudgetError, match=message):
         ledger.reserve("top_k", dollars(1.25))
     assert costs.read_bytes() == before
     assert ledger.dollars == opened(costs, 2.5).dollars == 1.5
 
 
-def test_a_hold_that_just_reaches_the_cap_is_granted(costs: Path) -> None:
+def test_a_reservation_that_just_reaches_the_cap_is_granted(costs: Path) -> None:
     ledger = opened(costs, 0.3)
     for _ in range(3):
         ledger.reserve("train", dollars(0.1))  # three tenths are a little more than 0.3 in binary
@@ -103,7 +103,7 @@ def test_a_hold_that_just_reaches_the_cap_is_granted(costs: Path) -> None:
     ledger.reserve("train", dollars(0))  # what is free is not refused
 
 
-def test_settling_for_less_frees_the_rest(costs: Path) -> None:
+def test_committing_less_frees_the_rest(costs: Path) -> None:
     ledger = opened(costs, 1.0)
     first = ledger.reserve("sample", dollars(0.8))
     with pytest.raises(BudgetError):
@@ -172,10 +172,12 @@ def test_a_truncated_last_line_is_survived(costs: Path, committed: bool) -> None
     assert opened(costs, 5.0).dollars == 2.625
 
 
-def test_a_line_says_what_was_held_or_used_and_leaves_out_zeros(costs: Path) -> None:
+def test_a_line_says_what_was_reserved_or_used_and_leaves_out_zeros(costs: Path) -> None:
     ledger = opened(costs, None, "data")
-    held = Usage(calls=1, input_tokens=90, output_tokens=24, dollars=0.5)
-    ledger.reserve("sample", held).commit(Usage(calls=1, input_tokens=70, cached_input_tokens=20))
+    reserved = Usage(calls=1, input_tokens=90, output_tokens=24, dollars=0.5)
+    ledger.reserve("sample", reserved).commit(
+        Usage(calls=1, input_tokens=70, cached_input_tokens=20)
+    )
     first, second = lines(costs)
     work = {"id": 0, "what": "data: sample", "calls": 1}
     used = {"input_tokens": 90, "output_tokens": 24, "dollars": 0.5}
@@ -204,7 +206,7 @@ def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> 
     assert ledger.dollars == 6
 
 
-def test_two_settlements_in_the_other_order_fall_on_their_own_holds(costs: Path) -> None:
+def test_two_commits_in_the_other_order_fall_on_their_own_reservations(costs: Path) -> None:
     ledger = opened(costs, None)
     first, second = ledger.reserve("sample", dollars(1)), ledger.reserve("top_k", dollars(2))
     second.commit(dollars(0.2))

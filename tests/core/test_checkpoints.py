@@ -38,7 +38,7 @@ def put_record(folder: Path, record: object) -> Path:
     return folder
 
 
-def test_training_goes_on_from_the_latest_state_and_the_earlier_ones_are_deleted(
+def test_training_resumes_from_the_latest_state_and_the_earlier_ones_are_deleted(
     tmp_path: Path,
 ) -> None:
     for step in (5, 10, 100):
@@ -86,8 +86,8 @@ def test_a_state_may_be_saved_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("uri", ["", "remote://weights/7"])
 def test_an_adapters_address_is_its_folder_or_its_own(tmp_path: Path, uri: str) -> None:
     put_record(tmp_path, asdict(CHECKPOINT_OF_TINY) | {"uri": uri})
-    found = read_adapter(tmp_path, "torch", BASE)
-    assert found == Checkpoint("torch", "tiny", "digest-0", uri or str(tmp_path))
+    checkpoint = read_adapter(tmp_path, "torch", BASE)
+    assert checkpoint == Checkpoint("torch", "tiny", "digest-0", uri or str(tmp_path))
 
 
 def test_a_moved_adapter_is_found_where_it_is_now(tmp_path: Path) -> None:

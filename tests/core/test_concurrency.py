@@ -1,4 +1,4 @@
-"""Many calls under way: what was paid for is kept, whatever becomes of the others."""
+"""Many calls in flight: what was paid for is kept, whatever becomes of the others."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from promptbake.errors import BakeError, BudgetError
 
 
 class Calls:
-    """Calls that end when the test says so; it counts how many are under way."""
+    """Calls that end when the test says so; it counts how many are in flight."""
 
     def __init__(self) -> None:
-        self.under_way: dict[int, Future[int]] = {}
+        self.in_flight: dict[int, Future[int]] = {}
         self.most = 0
-        self.made: list[int] = []
+        self.submitted: list[int] = []
 
     def submit(self, index: int) -> Future[int]:
         future: Future[int] = Future()
-        self.under_way[index] = future
-        self.made.append(index)
-        self.most = max(self.most, len(self.under_way))
+        self.in_flight[index] = future
+        self.submitted.append(index)
+        self.most = max(self.most, len(self.in_flight))
         return future
 
     def end(self, index: int, error: Exception | None = None) -> None:
-        future = self.under_way.pop(index)
+        future = self.in_flight.pop(index)
         if error is None:
             future.set_result(index)
         else:
@@ -57,41 +57,41 @@ def at_once(error: Callable[[int], Exception | None]) -> Callable[[int], Future[
     return submit
 
 
-def test_as_many_as_allowed_are_under_way_and_results_come_as_they_end() -> None:
+def test_as_many_as_allowed_are_in_flight_and_results_come_as_they_end() -> None:
     calls = Calls()
-    found = gather(5, calls.submit, lambda _, x: x, ends, late, limit=2)
+    results = gather(5, calls.submit, lambda _, x: x, ends, late, limit=2)
     order = []
     for wanted in (1, 0, 3, 2, 4):
         thread = threading.Timer(0.05, lambda index=wanted: calls.end(index))
         thread.start()
-        order.append(next(found))
+        order.append(next(results))
         thread.join()
     assert order == [(index, index) for index in (1, 0, 3, 2, 4)]
     assert calls.most == 2
-    assert list(found) == []
+    assert list(results) == []
 
 
-def test_a_failure_ends_the_work_after_those_under_way() -> None:
+def test_a_failure_ends_the_work_after_those_in_flight() -> None:
     submit = at_once(lambda index: ValueError("broken") if index == 1 else None)
-    found, kept = gather(9, submit, lambda _, x: x, ends, late, limit=3), []
+    results, kept = gather(9, submit, lambda _, x: x, ends, late, limit=3), []
 
     def collect() -> None:
-        kept.extend(index for index, _ in found)
+        kept.extend(index for index, _ in results)
 
     with pytest.raises(BakeError, match="broken"):
         collect()
     assert sorted(kept) == [0, 2]
 
 
-def test_a_call_may_be_made_again() -> None:
+def test_a_call_may_be_repeated() -> None:
     failures = {1: 2, 3: 1}
 
     def error(index: int) -> Exception | None:
         failures[index] = failures.get(index, 0) - 1
         return ConnectionError() if failures[index] >= 0 else None
 
-    found = gather(5, at_once(error), lambda _, x: x, lambda *_: None, late, limit=2)
-    assert sorted(found) == [(index, index) for index in range(5)]
+    results = gather(5, at_once(error), lambda _, x: x, lambda *_: None, late, limit=2)
+    assert sorted(results) == [(index, index) for index in range(5)]
 
 
 def test_an_answer_that_cannot_be_read_loses_no_other() -> None:
@@ -100,28 +100,28 @@ def test_an_answer_that_cannot_be_read_loses_no_other() -> None:
             raise BakeError("misshapen")
         return answer
 
-    found, kept = gather(4, at_once(lambda _: None), read, ends, late, limit=4), []
+    results, kept = gather(4, at_once(lambda _: None), read, ends, late, limit=4), []
 
     def collect() -> None:
-        kept.extend(index for index, _ in found)
+        kept.extend(index for index, _ in results)
 
     with pytest.raises(BakeError, match="misshapen"):
         collect()
     assert sorted(kept) == [1, 2, 3]
 
 
-def test_money_that_is_held_back_may_turn_out_to_be_enough() -> None:
-    """Three calls hold 2 each and come to 1 each: with a cap of 4 they fit one after another."""
-    spent = {"held": 0, "committed": 0}
+def test_money_that_is_reserved_may_turn_out_to_be_enough() -> None:
+    """Three calls reserve 2 each and come to 1 each: with a cap of 4 they fit one after another."""
+    spent = {"reserved": 0, "committed": 0}
 
     def submit(index: int) -> Future[int]:
-        if spent["held"] + spent["committed"] + 2 > 4:
+        if spent["reserved"] + spent["committed"] + 2 > 4:
             raise BudgetError("the cap")
-        spent["held"] += 2
+        spent["reserved"] += 2
         return run_in_thread(lambda: time.sleep(0.01) or index)
 
     def read(index: int, _: int) -> int:
-        spent["held"] -= 2
+        spent["reserved"] -= 2
         spent["committed"] += 1
         return index
 

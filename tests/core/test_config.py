@@ -227,15 +227,15 @@ def test_train_datums_is_moved_to_the_backends_option_with_a_hint(
     value: str, layout: object
 ) -> None:
     setting = f"train.datums={value}"
-    resolved = resolve("tinker-local", settings=[setting])
-    assert resolved.config.options["backends"]["tinker"].get("datum_layout") == layout
+    resolved = resolve("tinker", settings=[setting])
+    assert dict(flatten(resolved.config.options)).get("backends.tinker.datum_layout") == layout
     key = "options.backends.tinker.datum_layout"
     assert resolved.hints == (
         f"--set {setting}: train.datums is now {key} = 'wide' or 'per_token'",
     )
     if layout is not None:
         assert resolved.sources[key] == f"--set {setting}"
-    assert resolve("tinker-local").hints == ()
+    assert resolve("tinker").hints == ()
 
 
 def test_options_are_found_by_kind_and_name_and_empty_where_none_are_set() -> None:

@@ -83,6 +83,8 @@ def test_a_line_that_lacks_something_is_named(tmp_path: Path, missing: str) -> N
         ([message("user", [{"type": "text"}])], 'found {"role": "user", "content": ['),
         ([message("system"), message("user")], "holds a system message; conversations are kept "
          "without the prompt, so delete that turn"),
+        ([message("user"), message("assistant"), message("system")], "holds a system message"),
+        ([message("user"), message("robot")], 'found {"role": "robot", "content": "a"}'),
         ([message("user"), message("assistant", "\n")], "the response is empty"),
         ([message("user", "")], "the user's turn is empty"),
         ([message("user", "smile \ud83d")], "the user's turn holds half a character"),

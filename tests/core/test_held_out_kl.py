@@ -101,7 +101,7 @@ def test_three_tokens_by_hand() -> None:
     assert held_out_kl.unprompted(model).by_token == (pytest.approx((0.25 * math.log(2), 0)),)
 
 
-def test_the_model_that_is_measured_reads_the_side_that_is_asked_for() -> None:
+def test_the_model_that_is_measured_reads_the_side_that_is_wanted() -> None:
     datums = [datum(0, 2)]
     base, baked = random_tables(1, datums, 5)
     held_out_kl = HeldOutKL(TableModel(base), datums)

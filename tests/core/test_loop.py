@@ -41,7 +41,7 @@ TEN_BATCHES = StoredBatches(EXAMPLES, TEN_STEPS)
 
 @dataclass(frozen=True)
 class Waited(Generic[T]):
-    """A result that is there only once it is waited for, which is written down."""
+    """A result that is there only once it is waited for, which is recorded."""
 
     events: list[str]
     event: str
@@ -54,7 +54,7 @@ class Waited(Generic[T]):
 
 @dataclass
 class RecordingTrainer:
-    """A trainer that learns nothing and writes down what is asked of it, and in which order."""
+    """A trainer that learns nothing and records what is requested of it, in order."""
 
     steps_in_flight: int = 1
     losses: Mapping[int, float] = field(default_factory=dict)  # of a step, where it is not 1
@@ -101,9 +101,9 @@ def taken(trainer: Any, schedule: Schedule = TEN_STEPS, **how: int) -> list[Step
     return list(steps(trainer, StoredBatches(EXAMPLES, schedule), OBJECTIVE, schedule, **how))
 
 
-def positions(found: Sequence[Step], what: str) -> list[int]:
-    """The steps behind which something was asked for."""
-    return [step.metrics.step for step in found if getattr(step, what) is not None]
+def positions(done: Sequence[Step], what: str) -> list[int]:
+    """The steps behind which something was requested."""
+    return [step.metrics.step for step in done if getattr(step, what) is not None]
 
 
 def test_one_step_at_a_time_is_waited_for_before_the_next_is_sent() -> None:
@@ -143,15 +143,15 @@ def test_results_come_in_the_order_of_the_steps_and_do_not_depend_on_how_many_ar
 ) -> None:
     losses = {step: step / 8 for step in range(1, 11)}
     trainer = RecordingTrainer(in_flight, losses)
-    found = [step.metrics for step in taken(trainer)]
-    assert [metrics.step for metrics in found] == list(range(1, 11))
-    assert {metrics.step: metrics.loss for metrics in found} == losses
-    assert [metrics.lr for metrics in found] == trainer.rates
+    done = [step.metrics for step in taken(trainer)]
+    assert [metrics.step for metrics in done] == list(range(1, 11))
+    assert {metrics.step: metrics.loss for metrics in done} == losses
+    assert [metrics.lr for metrics in done] == trainer.rates
     assert trainer.rates == [TEN_STEPS.learning_rate(step) for step in range(10)]
-    assert [metrics.epoch for metrics in found] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert {metrics.steps for metrics in found} == {10}
-    assert all(metrics.seconds is not None and metrics.seconds >= 0 for metrics in found)
-    for step, (batch, metrics) in enumerate(zip(trainer.batches, found, strict=True)):
+    assert [metrics.epoch for metrics in done] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert {metrics.steps for metrics in done} == {10}
+    assert all(metrics.seconds is not None and metrics.seconds >= 0 for metrics in done)
+    for step, (batch, metrics) in enumerate(zip(trainer.batches, done, strict=True)):
         assert batch == [EXAMPLES[index] for index in TEN_STEPS.batch(step)]
         assert metrics.tokens == sum(example.datum.n_response for example in batch)
 
@@ -162,18 +162,18 @@ def test_results_come_in_the_order_of_the_steps_and_do_not_depend_on_how_many_ar
     eval_every=st.integers(0, 11),
     save_every=st.integers(0, 11),
 )
-def test_snapshots_and_states_are_asked_for_behind_the_right_steps(
+def test_snapshots_and_states_are_requested_behind_the_right_steps(
     in_flight: int, first: int, eval_every: int, save_every: int
 ) -> None:
     trainer = RecordingTrainer(in_flight)
-    found = taken(trainer, first=first, eval_every=eval_every, save_every=save_every)
+    done = taken(trainer, first=first, eval_every=eval_every, save_every=save_every)
     left = range(first + 1, 11)
-    assert [step.metrics.step for step in found] == list(left)
+    assert [step.metrics.step for step in done] == list(left)
     measured = [step for step in left if eval_every and (step % eval_every == 0 or step == 10)]
     saved = [step for step in left if save_every and step % save_every == 0]
-    assert positions(found, "snapshot") == measured
-    assert positions(found, "state") == saved
-    for step in found:  # each is of the moment behind its own step
+    assert positions(done, "snapshot") == measured
+    assert positions(done, "state") == saved
+    for step in done:  # each is of the moment behind its own step
         if step.snapshot is not None:
             assert step.snapshot.result() == step.metrics.step - first
         if step.state is not None:
@@ -185,10 +185,10 @@ def test_snapshots_and_states_are_asked_for_behind_the_right_steps(
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(
     in_flight: int, loss: float
 ) -> None:
-    found = steps(RecordingTrainer(in_flight, {4: loss}), TEN_BATCHES, OBJECTIVE, TEN_STEPS)
-    assert [next(found).metrics.step for _ in range(3)] == [1, 2, 3]
+    done = steps(RecordingTrainer(in_flight, {4: loss}), TEN_BATCHES, OBJECTIVE, TEN_STEPS)
+    assert [next(done).metrics.step for _ in range(3)] == [1, 2, 3]
     with pytest.raises(BakeError, match=rf"^step 4: the loss is {loss}; lower train\.lr"):
-        next(found)
+        next(done)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
@@ -196,12 +196,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(
 def test_where_the_budget_is_reached_the_steps_in_flight_are_still_taken(
     in_flight: int, paid_for: int
 ) -> None:
-    trainer, found = RecordingTrainer(in_flight, paid_for=paid_for), list[int]()
+    trainer, done = RecordingTrainer(in_flight, paid_for=paid_for), list[int]()
     with pytest.raises(BudgetError, match="max_dollars"):
-        found.extend(
-            step.metrics.step for step in steps(trainer, TEN_BATCHES, OBJECTIVE, TEN_STEPS)
-        )
-    assert found == list(range(1, paid_for + 1))
+        done.extend(step.metrics.step for step in steps(trainer, TEN_BATCHES, OBJECTIVE, TEN_STEPS))
+    assert done == list(range(1, paid_for + 1))
     assert len(trainer.rates) == paid_for  # no step is taken with a gradient that was not paid for
 
 

@@ -1,4 +1,4 @@
-"""The plan says what the stages then really ask for, and what it came to so far."""
+"""The plan predicts what the stages use, beside the usage so far."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def usages(planned: Plan) -> dict[str, Usage]:
 def n_tokens(text: str, system: str) -> int:
     """Of a user's turn in the tiny model's template: a token a byte, and one for each tag."""
     turns = (("system", system), ("user", text))
-    told = sum(1 + len(f"{role}\n{said}".encode()) + 1 + len("\n") for role, said in turns)
-    return told + 1 + len("assistant\n")
+    tags = sum(1 + len(f"{role}\n{line}".encode()) + 1 + len("\n") for role, line in turns)
+    return tags + 1 + len("assistant\n")
 
 
-def asked(session: Session) -> tuple[list[str], list[str]]:
+def query_texts(session: Session) -> tuple[list[str], list[str]]:
     """The words of the queries to train on, once for each temperature, and of those held out."""
-    found = split(load_queries(session.config.data.queries), 2, session.config.seed)
+    parts = split(load_queries(session.config.data.queries), 2, session.config.seed)
     training, held_out = (
-        [query.messages[-1].content for query in side] for side in (found.training, found.held_out)
+        [query.messages[-1].content for query in side] for side in (parts.training, parts.held_out)
     )
     return training * 2, held_out
 
@@ -63,7 +63,7 @@ def total(texts: Sequence[str], system: str, response: int) -> int:
 
 def test_before_any_stage_the_tokens_are_those_of_the_longest_responses(prompt: Path) -> None:
     session = opened(prompt)
-    training, held_out = asked(session)
+    training, held_out = query_texts(session)
     assert (len(training), len(held_out)) == (N_TRAINING, N_HELD_OUT)
     planned = plan.make(session)
     assert planned.basis == "worst case (max_tokens)"
@@ -97,20 +97,20 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
 
     def read_as(path: Path, system: str) -> int:
         return sum(
-            n_tokens(said.messages[0].content, system)
-            + len(said.response.encode())
-            + said.complete  # the end of the turn
-            for said in read(path)
+            n_tokens(line.messages[0].content, system)
+            + len(line.response.encode())
+            + line.complete  # the end of the turn
+            for line in read(path)
         )
 
-    run, found = session.run, usages(planned)
+    run, predicted = session.run, usages(planned)
     assert len(read(run.data)) == N_TRAINING
     teacher = [read_as(path, PROMPT) for path in (run.data, run.held_out)]
     student = [read_as(path, DEFAULT) for path in (run.data, run.held_out)]
-    assert found["bake: top_k"] == Usage(N_TRAINING, input_tokens=teacher[0])
-    assert found["bake: train"] == Usage(STEPS, train_tokens=2 * student[0])
-    assert found["bake: logprobs"].input_tokens == EVALS * student[1] + teacher[1]
-    assert found["verify: logprobs"].input_tokens == 2 * student[1] + 2 * teacher[1]
+    assert predicted["bake: top_k"] == Usage(N_TRAINING, input_tokens=teacher[0])
+    assert predicted["bake: train"] == Usage(STEPS, train_tokens=2 * student[0])
+    assert predicted["bake: logprobs"].input_tokens == EVALS * student[1] + teacher[1]
+    assert predicted["verify: logprobs"].input_tokens == 2 * student[1] + 2 * teacher[1]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
 def test_the_curve_has_a_point_at_0_at_every_eval_every_and_at_the_last_step(
     prompt: Path, eval_every: int, evals: int
 ) -> None:
-    found = usages(plan.make(opened(prompt, f"train.eval_every={eval_every}")))
-    assert found["bake: logprobs"].calls == (evals + 1) * N_HELD_OUT
+    predicted = usages(plan.make(opened(prompt, f"train.eval_every={eval_every}")))
+    assert predicted["bake: logprobs"].calls == (evals + 1) * N_HELD_OUT
 
 
 def test_a_local_plan_is_free_and_its_time_is_known(prompt: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_plan_writes_nothing(prompt: Path) -> None:
     assert sorted(prompt.parent.rglob("*")) == before
 
 
-def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) -> None:
+def test_the_stages_use_and_pay_what_was_planned(prompt: Path) -> None:
     session, plans = metered(prompt, Tariff()), []
     for name, stage in (("data", data), ("bake", bake), ("verify", verify)):
         with session.stage_lock(name):
@@ -180,19 +180,19 @@ def test_what_was_planned_is_what_the_stages_then_ask_for_and_pay(prompt: Path) 
     assert [row["spent"] for row in value["rows"][1:]] == [None] * 5
 
 
-def test_a_loss_that_asks_no_teacher_plans_for_the_held_out_reference_alone(prompt: Path) -> None:
-    _, held_out = asked(opened(prompt))
+def test_a_loss_without_a_teacher_plans_for_the_held_out_reference_alone(prompt: Path) -> None:
+    _, held_out = query_texts(opened(prompt))
     cross_entropy = "train.loss=cross_entropy"
-    found = usages(plan.make(opened(prompt, cross_entropy)))
+    predicted = usages(plan.make(opened(prompt, cross_entropy)))
     others = usages(plan.make(opened(prompt)))
-    assert found.pop("bake: top_k") == Usage()
+    assert predicted.pop("bake: top_k") == Usage()
     assert others.pop("bake: top_k").calls == N_TRAINING
-    assert found == others
+    assert predicted == others
     priced = usages(plan.make(metered(prompt, Tariff(0), cross_entropy)))  # no whole vocabulary
     assert priced["bake: top_k"] == Usage(N_HELD_OUT, input_tokens=total(held_out, PROMPT, LONGEST))
 
 
-def test_a_price_that_nobody_knows_is_not_taken_for_0(prompt: Path) -> None:
+def test_an_unknown_price_is_not_taken_for_0(prompt: Path) -> None:
     planned = plan.make(metered(prompt, Tariff(None)))
     value = planned.as_json()
     assert (planned.dollars, value["dollars"], value["rows"][0]["priced"]) == (None, None, False)
@@ -254,7 +254,7 @@ def test_training_is_estimated_as_the_loss_needs_it(
 
 
 @pytest.mark.parametrize(("tail", "draws"), [("sampled", 2), ("drop", 0)])
-def test_draws_for_the_tail_are_asked_of_the_teacher_and_not_of_the_reference(
+def test_draws_for_the_tail_come_from_the_teacher_and_not_from_the_reference(
     prompt: Path, tail: str, draws: int
 ) -> None:
     tariff = Tariff()
@@ -267,7 +267,7 @@ def test_draws_for_the_tail_are_asked_of_the_teacher_and_not_of_the_reference(
 
 
 @pytest.mark.parametrize("change", ["data.max_tokens=9", "seed=1", "prompt"])
-def test_responses_that_would_be_made_anew_are_planned_at_their_longest(
+def test_responses_that_would_be_sampled_anew_are_planned_at_their_longest(
     prompt: Path, change: str
 ) -> None:
     session = opened(prompt)
@@ -287,8 +287,8 @@ def test_conversations_that_are_there_already_are_planned_once_each(prompt: Path
     ]
     file.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
     settings = ("data.provider=files", f"options.data_providers.files.path={file}")
-    found = usages(plan.make(opened(prompt, *settings)))
-    assert found["bake: top_k"].calls == len(QUERIES) - N_HELD_OUT
+    predicted = usages(plan.make(opened(prompt, *settings)))
+    assert predicted["bake: top_k"].calls == len(QUERIES) - N_HELD_OUT
 
 
 def test_all_that_was_spent_is_in_the_sum_whatever_for(prompt: Path) -> None:

@@ -122,7 +122,7 @@ def test_what_a_plugin_offers_is_chosen_listed_and_created(install: Installer) -
         ("PROMPTBAKE_API = True", "PROMPTBAKE_API = True: expected a number, 2"),
         ("class Mute(Exception):\n    def __str__(self): 1 / 0\nraise Mute", "Mute: (it cannot"),
         ("raise BaseException('panic')", "BaseException: panic"),
-        (LOSS.replace("@hookimpl", ""), "register_losses offers nothing, or is not marked with @hookimpl"),
+        (LOSS.replace("@hookimpl", ""), "offers nothing, or is not marked with @hookimpl"),
         (LOSS.replace('{"soft"', '{"so ft"'), "'so ft' is no name such as skew_kl"),
         (LOSS.replace("weight: float", "weight: 'Nowhere'"), "'soft': its options cannot be"),
         (TWICE, "promptbake_register_losses offers a name twice: soft"),

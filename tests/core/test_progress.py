@@ -8,8 +8,8 @@ from promptbake.progress import DeferredBar, Reporter, SilentReporter
 from promptbake.terminal import RichReporter
 
 
-class Foreseen:
-    """A bar that remembers what it was told to advance_estimate."""
+class RecordingBar:
+    """A bar that records what it is advanced by."""
 
     def __init__(self) -> None:
         self.amounts: list[float] = []
@@ -55,7 +55,7 @@ def test_a_bar_without_a_terminal_shows_its_end(capsys: pytest.CaptureFixture[st
         ([], "2/9"),
     ],
 )
-def test_a_bar_shows_what_is_done_or_foreseen_whichever_is_more(
+def test_a_bar_shows_what_is_done_or_estimated_whichever_is_more(
     capsys: pytest.CaptureFixture[str], steps: list[tuple[str, float]], count: str
 ) -> None:
     with RichReporter().bar("data", 9, done=2) as bar:
@@ -79,9 +79,9 @@ def test_a_silent_reporter_shows_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert shown(capsys) == ""
 
 
-def test_a_relay_tells_the_bar_that_it_has() -> None:
-    relay, bar = DeferredBar(), Foreseen()
-    relay.advance_estimate(1)
-    relay.bar = bar
-    relay.advance_estimate(0.5)
+def test_a_deferred_bar_passes_progress_on_once_it_has_a_bar() -> None:
+    deferred, bar = DeferredBar(), RecordingBar()
+    deferred.advance_estimate(1)
+    deferred.bar = bar
+    deferred.advance_estimate(0.5)
     assert bar.amounts == [0.5]

@@ -1,4 +1,4 @@
-"""A run's record: what is stale, what goes on, and who may work in it."""
+"""A run's record: what is stale, what resumes, and who may work in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "runs" / "yoda")
 
 
-def test_a_stage_is_fresh_then_goes_on_then_is_done(run: Run) -> None:
+def test_a_stage_is_fresh_then_resumed_then_done(run: Run) -> None:
     assert run.state("data", INPUTS) == ("fresh", [])
     run.begin("data", INPUTS, CONFIG)
     assert run.state("data", INPUTS) == ("resumed", [])
@@ -102,7 +102,7 @@ def test_the_record_keeps_the_config_the_versions_and_the_other_stages(run: Run)
     assert list(run.record["stages"]) == ["data", "bake"]
 
 
-def test_a_spoiled_record_is_refused_with_the_way_out(run: Run) -> None:
+def test_a_damaged_record_is_refused_with_the_way_out(run: Run) -> None:
     assert run.record == {}
     run.path.mkdir(parents=True)
     run.record_file.write_text("{")
@@ -112,7 +112,7 @@ def test_a_spoiled_record_is_refused_with_the_way_out(run: Run) -> None:
         run.state("data", INPUTS)
 
 
-def test_runs_are_set_aside_one_after_another(run: Run) -> None:
+def test_runs_are_archived_one_after_another(run: Run) -> None:
     for number in (1, 2):
         run.begin("data", INPUTS, CONFIG)
         (run.path / "mark").write_text(str(number))

@@ -49,9 +49,7 @@ def test_the_learning_rate_falls_in_equal_steps_to_zero(schedule: Schedule) -> N
 
 
 @given(schedules, st.data())
-def test_a_step_sees_the_same_whatever_was_asked_before(
-    schedule: Schedule, data: st.DataObject
-) -> None:
+def test_a_step_sees_the_same_whatever_came_before(schedule: Schedule, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, schedule.steps - 1))
     again = Schedule(**vars(schedule))
     assert [again.batch(i) for i in range(schedule.steps)][step] == schedule.batch(step)

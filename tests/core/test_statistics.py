@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 
 from promptbake.evaluate.statistics import Difference, paired_difference
 
-scores = st.dictionaries(st.sampled_from("abcdef"), st.floats(-9, 9), min_size=1)
+scores = st.dictionaries(st.sampled_from("abcdef"), st.floats(-9, 9, allow_subnormal=False), min_size=1)
 
 
 def test_three_items_by_hand() -> None:
     """The differences are 1, 2 and 3: standard error 1 / sqrt(3), and t(0.975, 2) is 4.3027."""
-    found = paired_difference({"a": 2, "b": 4, "c": 6, "d": 9}, {"a": 1, "b": 2, "c": 3, "e": 0})
-    assert found is not None
-    assert (found.mean, found.items) == (2.0, 3)
+    difference = paired_difference(
+        {"a": 2, "b": 4, "c": 6, "d": 9}, {"a": 1, "b": 2, "c": 3, "e": 0}
+    )
+    assert difference is not None
+    assert (difference.mean, difference.items) == (2.0, 3)
     margin = 4.302653 / math.sqrt(3)
-    assert found.ci95 == pytest.approx((2 - margin, 2 + margin), rel=1e-6)
+    assert difference.ci95 == pytest.approx((2 - margin, 2 + margin), rel=1e-6)
 
 
 @given(scores)
@@ -46,6 +48,6 @@ def test_the_other_way_round_it_has_the_other_sign(
 
 
 def test_a_difference_that_is_the_same_but_for_rounding_has_a_narrow_interval() -> None:
-    found = paired_difference({"a": 0.9, "b": 0.5, "c": 0.4}, {"a": 0.8, "b": 0.4, "c": 0.3})
-    assert found is not None
-    assert found.ci95 == pytest.approx((0.1, 0.1))
+    difference = paired_difference({"a": 0.9, "b": 0.5, "c": 0.4}, {"a": 0.8, "b": 0.4, "c": 0.3})
+    assert difference is not None
+    assert difference.ci95 == pytest.approx((0.1, 0.1))

@@ -1,4 +1,4 @@
-"""The teacher is asked once; what is stored is checked, and named by what it depends on."""
+"""Each datum is scored once; what is stored is checked, and named by what it depends on."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def session(folder: Path, teacher: CountingTeacher, *settings: str) -> Session:
     return Session(prompt, targets, resolved, Run(folder), Registry(factories), SilentReporter())
 
 
-def ask(session: Session, objective: TailedLoss, datums: Sequence[Datum]) -> list[Example]:
+def examples_of(session: Session, objective: TailedLoss, datums: Sequence[Datum]) -> list[Example]:
     return training_examples(session, stored_teacher(session), objective, datums)
 
 
@@ -189,22 +189,27 @@ def test_a_rounding_error_above_zero_is_no_error(tmp_path: Path) -> None:
     assert DATUM in store
 
 
-def test_the_teacher_is_asked_once_for_each_datum(tmp_path: Path) -> None:
+def test_the_teacher_scores_each_datum_once(tmp_path: Path) -> None:
     teacher = CountingTeacher()
     some, more = datums(2), datums(4)
-    assert first_ids(ask(session(tmp_path, teacher), FORWARD_KL, some)) == [3, 4]
-    assert first_ids(ask(session(tmp_path, teacher), FORWARD_KL, more)) == [3, 4, 5, 6]
-    assert first_ids(ask(session(tmp_path, teacher), FORWARD_KL, more[::-1])) == [6, 5, 4, 3]
+    assert first_ids(examples_of(session(tmp_path, teacher), FORWARD_KL, some)) == [3, 4]
+    assert first_ids(examples_of(session(tmp_path, teacher), FORWARD_KL, more)) == [3, 4, 5, 6]
+    assert first_ids(examples_of(session(tmp_path, teacher), FORWARD_KL, more[::-1])) == [
+        6,
+        5,
+        4,
+        3,
+    ]
     assert teacher.spans == [datum.teacher for datum in more]
 
 
-def test_what_a_teacher_that_breaks_has_answered_is_not_asked_again(tmp_path: Path) -> None:
+def test_what_a_failing_teacher_has_scored_is_not_scored_again(tmp_path: Path) -> None:
     teacher = CountingTeacher()
     teacher.fails_after = 2
     with pytest.raises(ConnectionError):
-        ask(session(tmp_path, teacher), FORWARD_KL, datums(4))
+        examples_of(session(tmp_path, teacher), FORWARD_KL, datums(4))
     teacher.fails_after = 99
-    ask(session(tmp_path, teacher), FORWARD_KL, datums(4))
+    examples_of(session(tmp_path, teacher), FORWARD_KL, datums(4))
     assert teacher.spans == [datum.teacher for datum in datums(4)]
 
 
@@ -218,12 +223,12 @@ def test_what_a_teacher_that_breaks_has_answered_is_not_asked_again(tmp_path: Pa
         "options.teachers.counting.shade=dark",
     ],
 )
-def test_the_teacher_is_asked_again_where_its_answer_would_be_another(
+def test_the_teacher_scores_again_where_the_result_would_differ(
     tmp_path: Path, setting: str
 ) -> None:
     teacher = CountingTeacher()
-    ask(session(tmp_path, teacher), FORWARD_KL, datums(1))
-    ask(session(tmp_path, teacher, setting), FORWARD_KL, datums(1))
+    examples_of(session(tmp_path, teacher), FORWARD_KL, datums(1))
+    examples_of(session(tmp_path, teacher, setting), FORWARD_KL, datums(1))
     assert len(teacher.spans) == 2
 
 
@@ -240,11 +245,11 @@ def test_conversations_with_the_same_tokens_draw_the_same_tail(tmp_path: Path) -
     """They share a file, so which of them was stored last must make no difference."""
     teacher = CountingTeacher()
     twins = [DATUM, replace(DATUM, conversation_id="d"), *datums(1)]
-    ask(session(tmp_path, teacher), FORWARD_KL, twins)
+    examples_of(session(tmp_path, teacher), FORWARD_KL, twins)
     assert teacher.seeds[0] == teacher.seeds[1] != teacher.seeds[2]
 
 
-def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> None:
+def test_a_teacher_that_gives_too_few_answers_is_named(tmp_path: Path) -> None:
     class Short(CountingTeacher):
         """Forgets the last span."""
 
@@ -253,7 +258,7 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
             return super().score(spans[:-1], **how)
 
     with pytest.raises(ContractError, match=r"Short: gave no scores for c1") as caught:
-        ask(session(tmp_path, Short()), FORWARD_KL, datums(2))
+        examples_of(session(tmp_path, Short()), FORWARD_KL, datums(2))
     assert (
         "plugin test 1, hook promptbake_register_teachers, 'counting'" in caught.value.__notes__[0]
     )
@@ -261,8 +266,8 @@ def test_a_teacher_that_gives_too_few_answers_is_found_out(tmp_path: Path) -> No
 
 def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    (sampled,) = ask(session(tmp_path, teacher), FORWARD_KL, [DATUM])
-    (dropped,) = ask(session(tmp_path, teacher), TailedLoss(ForwardKL(), "drop"), [DATUM])
+    (sampled,) = examples_of(session(tmp_path, teacher), FORWARD_KL, [DATUM])
+    (dropped,) = examples_of(session(tmp_path, teacher), TailedLoss(ForwardKL(), "drop"), [DATUM])
     draws = resolve("mock").config.train.tail_draws
     assert sampled.support.ids.shape == (2, 3 + draws)
     assert dropped.support.ids.shape == (2, 3)
@@ -270,7 +275,9 @@ def test_only_the_sampled_tail_draws(tmp_path: Path) -> None:
 
 def test_a_loss_on_the_response_asks_no_teacher(tmp_path: Path) -> None:
     teacher = CountingTeacher()
-    (example,) = ask(session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM])
+    (example,) = examples_of(
+        session(tmp_path, teacher), TailedLoss(CrossEntropy(), "drop"), [DATUM]
+    )
     assert example.support.ids.tolist() == [[1], [2]]
     assert teacher.spans == []
     assert not (tmp_path / "teacher_logprobs").exists()

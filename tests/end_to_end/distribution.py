@@ -1,4 +1,4 @@
-"""A stranger's distribution, as pip would install it: a module, its metadata, its entry point."""
+"""A third party's distribution as pip installs it: a module, its metadata, its entry point."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,15 @@ GOOD = [
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("stage", "content", "expected"),
     [
-        (b"", "empty"),
-        (b" \n\t\n", "empty"),
-        (b"Speak\0softly", "is not text: it holds a NUL byte at 5"),
-        (b"Speak \xff softly", "is not UTF-8 text (byte 6)"),
+        ("data", b"", "empty"),
+        ("bake", b" \n\t\n", "empty"),
+        ("verify", b"Speak\0softly", "is not text: it holds a NUL byte at 5"),
+        ("chat", b"Speak \xff softly", "is not UTF-8 text (byte 6)"),
+        ("config", b"Speak \xff softly", "is not UTF-8 text (byte 6)"),
     ],
-    ids=["empty", "blank", "NUL", "Latin-1"],
 )
-@pytest.mark.parametrize("stage", ["data", "bake", "verify", "chat", "config"])
 def test_a_prompt_that_is_no_text(prompt: Path, stage: str, content: bytes, expected: str) -> None:
     prompt.write_bytes(content)
     complaint = refused(stage, prompt)
@@ -48,41 +48,36 @@ def test_a_prompt_that_is_not_there(prompt: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--profile", "mok"], "--profile mok: unknown profile; available: local, mock"),
-        (["--profile", "mok"], "did you mean mock?"),
-        (["--set", "data.provider=moc"], "data.provider: unknown data provider 'moc'"),
-        (["--set", "data.provider=moc"], "did you mean mock?"),
-        (["--set", "train.backend=cloud"], "train.backend: unknown backend 'cloud'; available: "),
-        (["--set", "train.trackers=['x']"], "train.trackers: unknown tracker 'x'"),
-        (["--set", "verify.evaluators=['x']"], "verify.evaluators: unknown evaluator 'x'"),
-        (["--set", "train.rnak=4"], "train.rnak: unknown setting (did you mean train.rank?)"),
-        (["--set", "train.rank=four"], "train.rank: "),
-        (["--set", "train.rank=four"], "found 'four'"),
-        (["--set", "train.rank=0"], "greater than or equal to 1; found 0"),
-        (["--set", "train.tail=cut"], "'sampled', 'bucket', 'renormalize' or 'drop'"),
-        (["--set", "train.rank"], "--set train.rank: expected section.key=value"),
-        (["--set", "train=4"], "train: "),
-        (["--set", "options.backend.torch.alpha=1"], "did you mean backends?"),
-        (["--set", "options.backends.torch.alhpa=1"], "has no such option; it takes: device"),
-        (["--set", "options.backends.torch.alhpa=1"], "did you mean alpha?"),
-        (["--set", "options.backends.torch.alpha=-1"], "options.backends.torch.alpha: "),
-        (["--set", "options.losses.jds.beta=0.1"], "options.losses.jds: unknown loss 'jds'"),
-        (["--set", "data.held_out=50"], "data.held_out = 50: there are 50 different queries"),
-        (["--set", "data.queries=absent.txt"], "absent.txt: cannot be read"),
-        (["--config", "absent.toml"], "absent.toml: cannot be read"),
-        (["--run", "pirate.md"], "pirate.md: is not a folder"),
-        (["--run", "pirate.md/runs/x"], "pirate.md/runs: cannot be written: Not a dir"),
+        ("--profile mok", "--profile mok: unknown profile; available: local, mock.*mean mock"),
+        ("--set data.provider=moc", "data.provider: unknown data provider 'moc'.* mean mock"),
+        ("--set train.backend=cloud", "train.backend: unknown backend 'cloud'; available: "),
+        ("--set train.trackers=['x']", "train.trackers: unknown tracker 'x'"),
+        ("--set verify.evaluators=['x']", "verify.evaluators: unknown evaluator 'x'"),
+        ("--set train.rnak=4", r"train.rnak: unknown setting \(did you mean train.rank"),
+        ("--set train.rank=four", "train.rank: .*found 'four'"),
+        ("--set train.rank=0", "greater than or equal to 1; found 0"),
+        ("--set train.tail=cut", "'sampled', 'bucket', 'renormalize' or 'drop'"),
+        ("--set train.rank", "--set train.rank: expected section.key=value"),
+        ("--set train=4", "train: "),
+        ("--set options.backend.torch.alpha=1", "did you mean backends"),
+        ("--set options.backends.torch.alhpa=1", "no such option; it takes: device.* mean alpha"),
+        ("--set options.backends.torch.alpha=-1", "options.backends.torch.alpha: "),
+        ("--set options.losses.jds.beta=0.1", "options.losses.jds: unknown loss 'jds'"),
+        ("--set data.held_out=50", "data.held_out = 50: there are 50 different queries"),
+        ("--set data.queries=absent.txt", "absent.txt: cannot be read"),
+        ("--config absent.toml", "absent.toml: cannot be read"),
+        ("--run pirate.md", "pirate.md: is not a folder"),
+        ("--run pirate.md/runs/x", "pirate.md/runs: cannot be written: Not a dir"),
     ],
 )
-def test_a_wrong_argument(prompt: Path, arguments: list[str], expected: str) -> None:
-    assert expected in refused("data", prompt.name, *arguments)
+def test_a_wrong_argument(prompt: Path, arguments: str, expected: str) -> None:
+    assert re.search(expected, refused("data", prompt.name, *arguments.split()))
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[train]\nrank = \n", "bad.toml: is not TOML: "),
-        ("[train]\nrank = \n", "line 2"),
+        ("[train]\nrank = \n", "bad.toml: is not TOML: .*line 2"),
         ("[train]\nrnak = 3\n", "bad.toml: train.rnak: unknown setting"),
         ("train.lr = 'fast'\n", "bad.toml: train.lr: "),
     ],
@@ -93,7 +88,7 @@ def test_a_bad_file_of_settings(prompt: Path, place: str, text: str, expected: s
         prompt = prompt.rename("bad.md")
     Path("bad.toml").write_text(text)
     arguments = ["--config", "bad.toml"] if place == "--config" else []
-    assert expected in refused("data", prompt, *arguments)
+    assert re.search(expected, refused("data", prompt, *arguments))
 
 
 def conversation(*turns: tuple[str, str]) -> str:
@@ -106,22 +101,10 @@ def conversation(*turns: tuple[str, str]) -> str:
         ('{"messages": [', "mine.jsonl:5: is not JSON"),
         ("[1, 2]", "mine.jsonl:5: expected a JSON object"),
         ('{"message": []}', 'mine.jsonl:5: expected "messages"'),
-        (conversation(("user", "Hi"), ("robot", "Arr")), "mine.jsonl:5: expected turns"),
-        (
-            conversation(("system", "Be kind."), ("user", "Hi"), ("assistant", "Arr")),
-            "mine.jsonl:5: holds a system message",
-        ),
         (
             conversation(("user", "Hi"), ("assistant", "Arr"), ("system", "Stop")),
             "mine.jsonl:5: holds a system message",
         ),
-        (conversation(("user", "Hi"), ("assistant", " \n")), "mine.jsonl:5: the response is empty"),
-        (
-            conversation(("user", ""), ("assistant", "Arr")),
-            "mine.jsonl:5: the user's turn is empty",
-        ),
-        (conversation(("assistant", "Arr")), "mine.jsonl:5: turns must go user, assistant"),
-        (conversation(("user", "Hi"), ("user", "Ho")), "found user, user"),
         (conversation(("user", "Hi"), ("assistant", "\ud800")), "mine.jsonl:5: the response holds"),
     ],
 )

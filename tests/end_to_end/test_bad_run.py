@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from command import promptbake
-from run_folder import MOCK, refused, settings
+from run_folder import MOCK, Finished, refused, settings
 from safetensors.torch import load_file, save_file
 
 from promptbake.runs.run_folder import Run
 
 
-def test_a_stage_before_its_time(prompt: Path) -> None:
+def test_a_stage_before_its_time(finished: Finished, prompt: Path) -> None:
     assert "run `promptbake data`" in refused("bake", prompt)
     assert "run `promptbake data`" in refused("verify", prompt)
     assert "run `promptbake bake`" in refused("chat", prompt, "--message", "Hi")
     assert "run `promptbake verify`" in refused("report", prompt)
-    assert promptbake("data", prompt, *MOCK).code == 0
+    shutil.copytree(finished.data, "runs/pirate")
     assert "run `promptbake bake`" in refused("verify", prompt)
 
 
@@ -76,7 +77,7 @@ def test_a_bake_that_diverges_says_what_to_lower(with_data: Path, prompt: Path) 
     assert not (with_data / "adapter").exists()
 
 
-def test_a_refused_bake_keeps_the_adapter_that_is_there(own_copy: Path, prompt: Path) -> None:
+def test_a_refused_bake_keeps_the_present_adapter(own_copy: Path, prompt: Path) -> None:
     wrong = settings("train.loss=jsd", "options.losses.jsd.beta=2")
     assert "expected 0 < beta < 1" in refused("bake", prompt, *wrong)
     data = own_copy / "data.jsonl"

@@ -18,7 +18,7 @@ PROMPTBAKE_API = 2
 
 @requires(modules=("no_such_sdk",), install="acme[client]", keys=("ACME_KEY",))
 def acme(*, model: str):
-    raise AssertionError("it is not made while what it needs is missing")
+    raise AssertionError("it is created while what it requires is missing")
 
 @hookimpl
 def promptbake_register_data_providers():
@@ -34,28 +34,28 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def examined(*arguments: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(promptbake("doctor", "--json", *arguments).out)
-    return found
+    health: dict[str, object] = json.loads(promptbake("doctor", "--json", *arguments).out)
+    return health
 
 
 def test_it_shows_all_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROMPTBAKE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "model").write_bytes(b"123")
-    found = examined()
-    assert found["api"] == 2
-    assert {"python", "promptbake", "torch", "pluggy", "tinker"} <= set(found["versions"])  # type: ignore[call-overload]
-    assert str(found["devices"][0]).startswith("cpu: ")  # type: ignore[index]
-    assert found["cache"] == {
+    health = examined()
+    assert health["api"] == 2
+    assert {"python", "promptbake", "torch", "pluggy", "tinker"} <= set(health["versions"])  # type: ignore[call-overload]
+    assert str(health["devices"][0]).startswith("cpu: ")  # type: ignore[index]
+    assert health["cache"] == {
         "folder": str(tmp_path / "cache"),
         "bytes": 3,
-        "free": pytest.approx(found["cache"]["free"]),  # type: ignore[index]
+        "free": pytest.approx(health["cache"]["free"]),  # type: ignore[index]
         "writable": True,
     }
-    assert {"name": "jsonl", "version": "0.1.0", "factories": {"trackers": ["jsonl"]}} in found[
+    assert {"name": "jsonl", "version": "0.1.0", "factories": {"trackers": ["jsonl"]}} in health[
         "plugins"
     ]  # type: ignore[operator]
-    assert found["load_failures"] == found["conflicts"] == []
+    assert health["load_failures"] == health["conflicts"] == []
 
 
 def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,22 +81,22 @@ def test_it_says_what_each_profile_lacks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any(examined()["profiles"].values())  # type: ignore[attr-defined]
 
 
-def test_a_profile_that_is_asked_for_and_lacks_something_is_exit_1() -> None:
+def test_a_given_profile_that_lacks_something_is_exit_1() -> None:
     assert promptbake("doctor", "--profile", "mock").code == 0
     assert promptbake("doctor", "--profile", "tinker").code == 1
     complaint = promptbake("doctor", "--profile", "mokc").complaint
     assert complaint.startswith("--profile mokc: unknown profile; available: local, mock")
 
 
-def test_it_names_what_did_not_load_and_what_clashes(site: Site) -> None:
+def test_it_names_what_did_not_load_and_what_conflicts(site: Site) -> None:
     site.install("broken", "import no_such_sdk")
     site.install("acme", ACME)
     site.install("other", SELF)
-    found = examined()
-    assert [each["plugin"] for each in found["load_failures"]] == ["broken"]  # type: ignore[attr-defined]
-    assert found["conflicts"] == ["data_providers 'mock' is offered by mock and other"]
-    assert found["keys"]["ACME_KEY"] is False  # type: ignore[index]
-    (lack,) = found["profiles"]["mock"]  # type: ignore[index]
+    health = examined()
+    assert [each["plugin"] for each in health["load_failures"]] == ["broken"]  # type: ignore[attr-defined]
+    assert health["conflicts"] == ["data_providers 'mock' is offered by mock and other"]
+    assert health["keys"]["ACME_KEY"] is False  # type: ignore[index]
+    (lack,) = health["profiles"]["mock"]  # type: ignore[index]
     assert "the plugins mock and other both offer it" in lack
     shown = promptbake("doctor").out
     assert "broken 1.2: needs the module no_such_sdk" in shown
@@ -104,7 +104,7 @@ def test_it_names_what_did_not_load_and_what_clashes(site: Site) -> None:
     assert "is offered by mock and other" in promptbake("plugins").out
 
 
-def test_what_a_plugin_needs_is_said_before_it_is_made(site: Site, prompt: Path) -> None:
+def test_what_a_plugin_requires_is_named_before_it_is_created(site: Site, prompt: Path) -> None:
     site.install("acme", ACME)
     complaint = promptbake(
         "data", prompt, "--profile", "mock", "--set", "data.provider=acme",

@@ -1,24 +1,38 @@
-"""A full disk: one line, nothing half-written, and the same command goes on once there is room."""
+"""A full disk: one line, nothing half-written, and the same command resumes once there is room."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 from command import Process, Result, promptbake
-from run_folder import MOCK, Finished, ids, read_lines, settings, tree
+from run_folder import MOCK, PROMPT, Finished, ids, read_lines, settings, tree
 
+BRIEF = settings("train.epochs=1", "verify.max_tokens=4", "verify.min_gap_closed=-9")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def squeezed(stage: str, prompt: Path, max_file_bytes: int) -> Result:
     """A stage in a process that cannot write more than so much to any file."""
     log = prompt.with_suffix(".log")
-    return Process(log, stage, prompt, *MOCK, max_file_bytes=max_file_bytes).result()
+    arguments = [stage, prompt, *MOCK, *(() if stage == "data" else BRIEF)]
+    return Process(log, *arguments, max_file_bytes=max_file_bytes).result()
 
 
-def test_data_goes_on_once_there_is_room(finished: Finished, prompt: Path) -> None:
+@pytest.fixture(scope="module")
+def adapter(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a bake with room makes of the same data."""
+    folder = tmp_path_factory.mktemp("room")
+    prompt = folder / "pirate.md"
+    prompt.write_text(PROMPT + "\n", "utf-8")
+    run = shutil.copytree(finished.data, folder / "run")
+    assert promptbake("bake", prompt, *MOCK, *BRIEF, "--run", run).code == 0
+    return run / "adapter"
+
+
+def test_data_resumes_once_there_is_room(finished: Finished, prompt: Path) -> None:
     run = Path("runs/pirate")
     result = squeezed("data", prompt, 5000)
     assert "cannot be written: File too large; free some space" in result.complaint
@@ -45,8 +59,8 @@ def test_a_device_without_room_ends_data_with_one_line(prompt: Path) -> None:
 
 
 @pytest.mark.parametrize("max_file_bytes", [1000, 4000, 60_000, 150_000])
-def test_bake_goes_on_once_there_is_room(
-    finished: Finished, with_data: Path, prompt: Path, max_file_bytes: int
+def test_bake_resumes_once_there_is_room(
+    adapter: Path, with_data: Path, prompt: Path, max_file_bytes: int
 ) -> None:
     """Room for not even run.json; for no log-probabilities; for no weights; for no optimiser."""
     run = with_data
@@ -62,10 +76,9 @@ def test_bake_goes_on_once_there_is_room(
     if max_file_bytes == 1000:
         assert tree(run) == before
 
-    assert promptbake("bake", prompt, *MOCK).code == 0
+    assert promptbake("bake", prompt, *MOCK, *BRIEF).code == 0
     for name in ADAPTER:
-        whole = (finished.folder / "adapter" / name).read_bytes()
-        assert (run / "adapter" / name).read_bytes() == whole
+        assert (run / "adapter" / name).read_bytes() == (adapter / name).read_bytes()
 
 
 @pytest.mark.parametrize("max_file_bytes", [2000, 10_000])
@@ -76,7 +89,7 @@ def test_verify_keeps_what_it_had(own_copy: Path, prompt: Path, max_file_bytes: 
     assert "cannot be written: File too large" in result.complaint
     assert not hidden(own_copy)
     assert (own_copy / "report.html").read_bytes() == report
-    assert promptbake("verify", prompt, *MOCK, *settings("verify.max_tokens=4")).code == 0
+    assert promptbake("verify", prompt, *MOCK, *BRIEF).code == 0
 
 
 def hidden(run: Path) -> list[Path]:

@@ -47,31 +47,33 @@ def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
     )
     assert len(training) == 40
     assert len(held_out) == 10
-    asked = [{line["messages"][0]["content"] for line in lines} for lines in (training, held_out)]
-    assert not asked[0] & asked[1]
+    questions = [
+        {line["messages"][0]["content"] for line in lines} for lines in (training, held_out)
+    ]
+    assert not questions[0] & questions[1]
     for line in training + held_out:
         assert [message["role"] for message in line["messages"]] == ["user", "assistant"]
 
 
 def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None:
-    proof = finished.read_json("verify.json")
+    result = finished.read_json("verify.json")
     scripts_read = "version prompt backend model adapter held_out kl targets evaluators thresholds"
-    assert set(proof) == {*scripts_read.split(), "passed", "seconds", "answers"}
-    assert (proof["version"], proof["prompt"], proof["backend"]) == (2, "pirate", "mock")
-    assert (proof["model"], proof["adapter"]) == ("mock", "runs/pirate/adapter")
-    assert set(proof["held_out"]) == {"queries", "tokens"}
-    assert proof["held_out"]["queries"] == 10
-    kl = proof["kl"]
+    assert set(result) == {*scripts_read.split(), "passed", "seconds", "answers"}
+    assert (result["version"], result["prompt"], result["backend"]) == (2, "pirate", "mock")
+    assert (result["model"], result["adapter"]) == ("mock", "runs/pirate/adapter")
+    assert set(result["held_out"]) == {"queries", "tokens"}
+    assert result["held_out"]["queries"] == 10
+    kl = result["kl"]
     values = "unit kind base baked reprompted gap_closed gap_closed_ci95"
     assert set(kl) == set(values.split())
     assert (kl["unit"], kl["kind"]) == ("nats/token", "full")
     low, high = kl["gap_closed_ci95"]
     assert low <= kl["gap_closed"] <= high
     assert kl["gap_closed"] == pytest.approx(1 - kl["baked"] / kl["base"])
-    assert proof["passed"] is True
-    assert set(proof["seconds"]) == {"data", "bake", "verify"}
-    assert {len(answer) for answer in proof["answers"]} == {6}
-    assert len(proof["answers"]) == 10
+    assert result["passed"] is True
+    assert set(result["seconds"]) == {"data", "bake", "verify"}
+    assert {len(answer) for answer in result["answers"]} == {6}
+    assert len(result["answers"]) == 10
 
 
 def test_the_held_out_kl_falls(finished: Finished) -> None:
@@ -100,10 +102,10 @@ def test_a_second_run_says_that_it_is_done_and_changes_nothing(
 def test_verify_exits_with_1_below_its_threshold(own_copy: Path, prompt: Path) -> None:
     result = promptbake("verify", prompt, *MOCK, "--set", "verify.min_gap_closed=0.99", "--json")
     assert result.code == 1
-    proof = json.loads(result.out)
-    assert proof["passed"] is False
-    assert proof["thresholds"]["kl.gap_closed"]["min"] == 0.99
-    assert proof == json.loads((own_copy / "verify.json").read_bytes())
+    printed = json.loads(result.out)
+    assert printed["passed"] is False
+    assert printed["thresholds"]["kl.gap_closed"]["min"] == 0.99
+    assert printed == json.loads((own_copy / "verify.json").read_bytes())
 
 
 def test_a_changed_setting_keeps_the_old_run_and_begins_a_new_one(

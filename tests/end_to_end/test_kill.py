@@ -15,25 +15,25 @@ from run_folder import MOCK, ids, read_lines, settings
 SETTINGS = settings(
     "data.temperatures=[0.7, 1.0]",
     "data.max_tokens=40",
-    "train.epochs=2",
+    "train.epochs=1",
     "train.save_every=2",
     "train.eval_every=3",
 )
-N_STEPS = 40
+N_STEPS = 20
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "promptbake.json")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nothing disturbed: after its data stage, and in the end."""
+    """A run that was not interrupted: after its data stage, and in the end."""
 
     with_data: Path
     baked: Path
 
 
 @dataclass(frozen=True)
-class Victim:
-    """The same run, which is to be disturbed."""
+class Interrupted:
+    """The same run, which is to be interrupted."""
 
     folder: Path
     prompt: Path
@@ -43,7 +43,7 @@ class Victim:
         return Process(self.prompt.with_suffix(".log"), stage, self.prompt, *MOCK, *SETTINGS)
 
     def finish(self, stage: str) -> str:
-        """The stage, undisturbed; what it said."""
+        """The stage to its end; what it printed."""
         result = promptbake(stage, self.prompt, *MOCK, *SETTINGS)
         assert result.code == 0, result.err
         return result.err
@@ -62,66 +62,68 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Victim:
+def interrupted(tmp_path: Path) -> Interrupted:
     prompt = tmp_path / "quiet.md"
     prompt.write_text("Answer softly.")
-    return Victim(tmp_path / "runs" / "quiet", prompt)
+    return Interrupted(tmp_path / "runs" / "quiet", prompt)
 
 
-def test_data_goes_on_where_it_was_killed(victim: Victim, reference: Reference) -> None:
-    run = victim.folder
-    victim.start("data").kill_when((run / "run.json").exists)
-    victim.start("data").kill_when(lambda: size(run / "data.jsonl") > 0)
+def test_data_resumes_after_a_kill(interrupted: Interrupted, reference: Reference) -> None:
+    run = interrupted.folder
+    interrupted.start("data").kill_when((run / "run.json").exists)
+    interrupted.start("data").kill_when(lambda: size(run / "data.jsonl") > 0)
     first = ids(run)
-    victim.start("data").kill_when(lambda: size(run / "data.jsonl") > 14_000)
+    interrupted.start("data").kill_when(lambda: size(run / "data.jsonl") > 14_000)
     second = ids(run)
     assert set(first) < set(second)
 
-    said = victim.finish("data")
-    assert f"resuming after {len(second)} earlier responses" in said
+    printed = interrupted.finish("data")
+    assert f"resuming after {len(second)} earlier responses" in printed
     assert len(ids(run)) == len(set(ids(run))) == 90
     for name in ("data.jsonl", "held_out.jsonl"):
         assert sorted_lines(run / name) == sorted_lines(reference.with_data / name)
 
 
-def test_a_torn_line_is_cut_off_and_its_conversation_made_again(
-    victim: Victim, reference: Reference
+def test_an_incomplete_line_is_removed_and_its_conversation_sampled_again(
+    interrupted: Interrupted, reference: Reference
 ) -> None:
-    run = victim.folder
+    run = interrupted.folder
     shutil.copytree(reference.with_data, run)
     lines = (run / "data.jsonl").read_bytes().splitlines(keepends=True)
     (run / "data.jsonl").write_bytes(b"".join(lines[:50]) + lines[50][:70])
     unfinish(run, "data")
 
-    said = victim.finish("data")
-    assert "removed 1 incomplete line(s) that an earlier run left" in said
+    printed = interrupted.finish("data")
+    assert "removed 1 incomplete line(s) that an earlier run left" in printed
     others = [(run / name).read_bytes() for name in ("held_out.jsonl", "rejected.jsonl")]
     stored = 50 + sum(content.count(b"\n") for content in others)
-    assert f"resuming after {stored} earlier responses" in said
+    assert f"resuming after {stored} earlier responses" in printed
     assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 
-def test_deleted_conversations_are_made_again(victim: Victim, reference: Reference) -> None:
-    run = victim.folder
+def test_deleted_conversations_are_sampled_again(
+    interrupted: Interrupted, reference: Reference
+) -> None:
+    run = interrupted.folder
     shutil.copytree(reference.with_data, run)
     (run / "data.jsonl").unlink()
-    victim.finish("data")
+    interrupted.finish("data")
     assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 
 def test_bake_ends_with_the_same_bytes_however_often_it_was_killed(
-    victim: Victim, reference: Reference
+    interrupted: Interrupted, reference: Reference
 ) -> None:
-    run = victim.folder
+    run = interrupted.folder
     shutil.copytree(reference.with_data, run)
-    victim.start("bake").kill_when(lambda: len(list(run.glob("teacher_logprobs/*"))) > 10)
-    victim.start("bake").kill_when(lambda: len(list(run.glob("checkpoints/step-*"))) > 0)
-    victim.start("bake").kill_when(lambda: last_step(run) >= 7)
-    victim.start("bake").kill_when(lambda: last_step(run) > 12)
+    interrupted.start("bake").kill_when(lambda: len(list(run.glob("teacher_logprobs/*"))) > 10)
+    interrupted.start("bake").kill_when(lambda: len(list(run.glob("checkpoints/step-*"))) > 0)
+    interrupted.start("bake").kill_when(lambda: last_step(run) >= 7)
+    interrupted.start("bake").kill_when(lambda: last_step(run) > 12)
     before = (run / "metrics.jsonl").read_text().splitlines()
     assert not (run / "adapter").exists()
 
-    victim.finish("bake")
+    interrupted.finish("bake")
     after = (run / "metrics.jsonl").read_text().splitlines()
     assert after[:13] == before[:13]  # with their times: nothing before step 12 was done again
     for name in ADAPTER:
@@ -132,24 +134,28 @@ def test_bake_ends_with_the_same_bytes_however_often_it_was_killed(
     assert measured(run) == measured(reference.baked)
 
 
-def test_what_a_kill_left_half_written_is_deleted(victim: Victim, reference: Reference) -> None:
-    run = victim.folder
+def test_what_a_kill_left_half_written_is_deleted(
+    interrupted: Interrupted, reference: Reference
+) -> None:
+    run = interrupted.folder
     shutil.copytree(reference.with_data, run)
     (run / "teacher_logprobs").mkdir()
-    victim.start("bake").kill_when(lambda: bool(list(run.glob("teacher_logprobs/.*.partial"))))
+    interrupted.start("bake").kill_when(lambda: bool(list(run.glob("teacher_logprobs/.*.partial"))))
     (run / "checkpoints" / ".step-000004-abc.partial").mkdir(parents=True)
-    victim.finish("bake")
+    interrupted.finish("bake")
     assert not list(run.rglob(".*"))
 
 
-def test_ctrl_c_ends_with_a_line_and_the_run_goes_on(victim: Victim, reference: Reference) -> None:
-    run = victim.folder
-    process = victim.start("data")
+def test_ctrl_c_ends_with_a_line_and_the_run_resumes(
+    interrupted: Interrupted, reference: Reference
+) -> None:
+    run = interrupted.folder
+    process = interrupted.start("data")
     process.signal_when(lambda: size(run / "data.jsonl") > 0, signal.SIGINT)
     result = process.result()
     assert result.code == 130
     assert result.err.splitlines()[-1] == "stopped; run the same command to resume"
-    victim.finish("data")
+    interrupted.finish("data")
     assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from command import promptbake
-from run_folder import MOCK, refused, settings, tree
+from run_folder import MOCK, Finished, refused, settings, tree
+
+from promptbake.costs import Usage
 
 ROWS = [
     *("data: sample", "bake: top_k", "bake: train", "bake: logprobs"),
@@ -35,14 +38,7 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
     value = json.loads(printed.out)
     keys = "basis rows dollars seconds spent_dollars max_dollars prices"
     assert set(value) == set(keys.split())
-    amounts = (
-        "calls",
-        "input_tokens",
-        "cached_input_tokens",
-        "output_tokens",
-        "train_tokens",
-        "dollars",
-    )
+    amounts = list(vars(Usage()))
     assert [f"{row['stage']}: {row['work']}" for row in value["rows"]] == ROWS
     for row, line in zip(value["rows"], table.out.splitlines()[1:], strict=False):
         predicted = [float(row["predicted"][name]) for name in amounts]
@@ -57,11 +53,12 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
 
 
 def test_a_run_that_has_its_data_is_planned_with_its_own_responses_and_left_as_it_is(
-    prompt: Path,
+    finished: Finished, prompt: Path
 ) -> None:
-    before, _, after = (promptbake(stage, prompt, *MOCK) for stage in ("plan", "data", "plan"))
+    before = promptbake("plan", prompt, *MOCK)
+    shutil.copytree(finished.data, "runs/pirate")
     files = tree(prompt.parent)
-    again = promptbake("plan", prompt, *MOCK)
+    after, again = (promptbake("plan", prompt, *MOCK) for _ in range(2))
     assert tree(prompt.parent) == files
     assert (after.code, after.err) == (0, "")
     assert after.out.splitlines()[-1].endswith("; responses as they are in the run folder")
@@ -86,13 +83,15 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     arguments = ["plan", prompt, *MOCK, *settings("budget.max_dollars=2.5")]
     result, printed = promptbake(*arguments), promptbake(*arguments, "--json")
     assert (result.code, printed.code) == (0, 0)
-    told = result.out.splitlines()
-    assert told[-2:] == ["spent so far: $1.7500", "budget.max_dollars: $2.5000"]
-    found = {
-        told[n - 1].split()[1]: line.split()[2:] for n, line in enumerate(told) if "so far" in line
+    lines_out = result.out.splitlines()
+    assert lines_out[-2:] == ["spent so far: $1.7500", "budget.max_dollars: $2.5000"]
+    so_far = {
+        lines_out[n - 1].split()[1]: line.split()[2:]
+        for n, line in enumerate(lines_out)
+        if "so far" in line
     }
-    assert found["sample"] == ["2", "0", "0", "0", "0", "0.2500"]
-    assert found["train"] == ["0", "0", "0", "0", "7", "1.5000"]
+    assert so_far["sample"] == ["2", "0", "0", "0", "0", "0.2500"]
+    assert so_far["train"] == ["0", "0", "0", "0", "7", "1.5000"]
     value = json.loads(printed.out)
     assert (value["spent_dollars"], value["max_dollars"]) == (1.75, 2.5)
     spent = {f"{row['stage']}: {row['work']}": row["spent"] for row in value["rows"]}

@@ -1,4 +1,4 @@
-"""Whatever the service does: survived, or one clear line and a run that goes on; nothing twice."""
+"""Whatever the service does: survived, or one clear line and a run that resumes; nothing twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from promptbake_loopback.tinker import Fault
 
 PROBES = 2  # sampling calls of the preflight, in each process
 SURVIVED = {
-    "busy": [Fault("429", "asample", times=3), Fault("429", "save_weights")],
-    "broken": [Fault("503", "forward_backward"), Fault("502", "optim_step"), Fault("500", "any")],
+    "busy and broken": [
+        Fault("429", "asample", times=3),
+        Fault("429", "save_weights"),
+        Fault("503", "forward_backward"),
+        Fault("502", "optim_step"),
+        Fault("500", "any"),
+    ],
     "lost answers": [
         Fault("dropped", "asample", times=2, after=5),
         Fault("dropped", "forward_backward", after=1),
@@ -27,8 +32,10 @@ SURVIVED = {
         Fault("try_again", "retrieve_future", times=9, after=5),
         Fault("dropped", "retrieve_future", after=20),
     ],
-    "slow": [Fault("slow", "any", times=9, seconds=0.2)],
-    "a state that is lost": [Fault("failed", "save_weights", after=1)],
+    "slow, and a lost state": [
+        Fault("slow", "any", times=9, seconds=0.1),
+        Fault("failed", "save_weights", after=1),
+    ],
     "failed calls": [Fault("failed", "asample", times=4, after=4)],
 }
 
@@ -60,7 +67,7 @@ ENDED = {
 
 
 @pytest.mark.parametrize(("fault", "says"), ENDED.values(), ids=ENDED)
-def test_a_bake_that_ends_says_why_and_goes_on_without_paying_twice(
+def test_a_bake_that_ends_says_why_and_resumes_without_paying_twice(
     on_tinker: TinkerRun, undisturbed: Undisturbed, fault: Fault, says: str
 ) -> None:
     on_tinker.server.inject_fault(**vars(fault))
@@ -82,7 +89,9 @@ def test_a_bake_that_ends_says_why_and_goes_on_without_paying_twice(
     assert same_weights(on_tinker.weights(), undisturbed.weights)
 
 
-def test_a_service_that_does_not_come_back_is_not_waited_for_for_ever(on_tinker: TinkerRun) -> None:
+def test_a_service_that_does_not_come_back_is_waited_for_until_the_deadline(
+    on_tinker: TinkerRun,
+) -> None:
     on_tinker.server.inject_fault("try_again", "optim_step", times=10_000)
     result = on_tinker.do("bake", "options.backends.tinker.deadline=2")
     assert "step 1 of this run: no answer" in result.complaint

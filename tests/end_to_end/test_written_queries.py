@@ -15,7 +15,7 @@ from promptbake_loopback.openai import ChatEndpoint
 
 
 def author(request: dict[str, Any]) -> str:
-    """Writes twenty lines to an order, among them old acquaintances; answers anything else."""
+    """Writes twenty lines to an order, among them repeated ones; answers anything else."""
     order = request["messages"][-1]["content"]
     if "part " not in order:
         return f"Arr: {order[::-1]}"
@@ -47,18 +47,18 @@ def data(endpoint: ChatEndpoint, prompt: Path, *more: str) -> Result:
 def test_queries_are_written_once_and_differ(endpoint: ChatEndpoint, prompt: Path) -> None:
     done = data(endpoint, prompt)
     assert done.code == 0, done.err
-    said = "30 queries written for this prompt; left out 1 repeated and 0 that quote the prompt"
-    assert said in done.err
+    line = "30 queries written for this prompt; left out 1 repeated and 0 that quote the prompt"
+    assert line in done.err
     run = prompt.parent / "runs" / "pirate"
     lines = read_lines(run / "queries.jsonl")[1:]
     assert len({line["text"] for line in lines}) == len(lines) == 30
     assert {line["category"] for line in lines} >= {"topic 0", "topic 3"}
     assert len(read_lines(run / "data.jsonl")) == 25
     assert len(read_lines(run / "held_out.jsonl")) == 5
-    asked = endpoint.meter.requests
+    requests = endpoint.meter.requests
     again = data(endpoint, prompt)
     assert "complete already" in again.err
-    assert endpoint.meter.requests == asked
+    assert endpoint.meter.requests == requests
     text = " ".join(path.read_text("utf-8") for path in run.rglob("*.json*"))
     assert PROMPT not in text
     assert json.dumps(PROMPT)[1:-1] not in text
