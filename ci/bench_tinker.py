@@ -35,6 +35,7 @@ from promptbake.dataset.queries import load_queries
 from promptbake.distill.schedule import Schedule
 from promptbake.files import JsonLines, read_json_lines, write_json
 from promptbake.progress import Bar, SilentReporter
+from promptbake.runs.generation import load_dataset
 from promptbake.runs.session import Session, open_session
 from promptbake.stages import bake, data
 from promptbake.testing.tiny import save_tiny
@@ -51,7 +52,7 @@ PRICES = Prices(*TABLE[PRICED], source=f"{PRICED}, {AS_OF}")
 RESPONSE = "Long the road is, young one."
 LENGTHS = range(20, 28)  # tokens of a response: a byte each, and one that ends the turn
 REFERENCE, OURS = "reference recipe", "promptbake"
-ARMS = {OURS: (), "tail=bucket": ("train.tail=bucket",), "per_token": ("train.datums=per_token",)}
+ARMS = {OURS: (), "tail=bucket": ("train.tail=bucket",), "per_token": ("options.backends.tinker.datum_layout=per_token",)}
 JOB, PREFLIGHT, CURVE = "job", "preflight", "held-out curve"
 BARS = {"trained_tokens": 1 / 20, "scoring_calls": 1 / 4, "passes": 1 / 30}  # of the reference's
 READ = ("prefill_tokens", "cached_prefill_tokens")
@@ -177,7 +178,7 @@ def _run_promptbake(arm: str, session: Session, phases: Phases) -> list[dict[str
 def _run_reference(
     job: Job, session: Session, server: TinkerLoopback, phases: Phases
 ) -> dict[str, Any]:
-    datums = align_all(data.load(session).training, session.prompt, session.base)
+    datums = align_all(load_dataset(session).training, session.targets, session.base)
     with tinker.ServiceClient(base_url=server.url, api_key=KEY) as service:
         model = session.base.name
         teacher = service.create_sampling_client(base_model=model).result()

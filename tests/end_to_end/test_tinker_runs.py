@@ -15,7 +15,7 @@ from promptbake.errors import BakeError
 from promptbake_loopback.child import ChildServer
 from promptbake_loopback.tinker import KEY
 
-PRICES = "options.backends.tinker.prices={input_tokens=1.0, sample=2.0, train=3.0}"
+PRICES = "options.backends.tinker.prices={prefill=1.0, sample=2.0, train=3.0}"
 
 
 def n_targets(run: TinkerRun) -> int:

@@ -13,11 +13,11 @@ import torch
 
 from promptbake.costs import Budget, NoBudget
 from promptbake.dataset.alignment import align_all
-from promptbake.dataset.queries import load_queries, plan, split
-from promptbake.dataset.sampling import generate
+from promptbake.dataset.queries import load_queries, requests_for, split
+from promptbake.dataset.sampling import sample_responses
 from promptbake.interfaces import GenerationJob
 from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
-from promptbake.types import Datum, Example, LossSupport, Message, Prompt
+from promptbake.types import BakeTarget, Datum, Example, LossSupport, Message, Prompt
 from promptbake_loopback.tinker import KEY, TinkerLoopback
 from promptbake_tinker.base import Base
 from promptbake_tinker.model import TinkerModel
@@ -26,6 +26,7 @@ from promptbake_torch.loading import make_engine
 from promptbake_torch.model import TorchModel
 
 PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
+TARGETS = (BakeTarget("", PROMPT),)
 QUERIES = ("What is a tide?", "Who are you?", "How far is it to the sea?", "Say hm.")
 ANSWERS = ("Arr, the moon does it!", "A poor man, matey.", "Ten leagues or so.", "Hm!")
 
@@ -73,7 +74,7 @@ def datums(model: Any) -> list[Datum]:
     return found
 
 
-def random_columns(n: int, k: int, seed: int) -> LossSupport:
+def random_support(n: int, k: int, seed: int) -> LossSupport:
     """K tokens a position with probabilities that leave something for the tail."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.stack([torch.randperm(256, generator=generator)[:k] for _ in range(n)])
@@ -84,7 +85,7 @@ def random_columns(n: int, k: int, seed: int) -> LossSupport:
 def examples(model: Any, k: int = 5) -> list[Example]:
     """The conversations with made-up teachers."""
     return [
-        Example(datum, random_columns(datum.n_response, k, seed=number))
+        Example(datum, random_support(datum.n_response, k, seed=number))
         for number, datum in enumerate(datums(model))
     ]
 
@@ -100,11 +101,11 @@ class Material:
 def material(model: TorchModel, max_tokens: int = 24) -> Material:
     """One response to each built-in query, ten queries held out."""
     parts = split(load_queries("builtin"), held_out=10, seed=0)
-    requests = plan(parts, [1.0])
+    requests = requests_for(parts, [1.0])
     job = GenerationJob(PROMPT, requests, frozenset(), max_tokens, 0, lambda: model, NoBudget())
     kept_out = {query.id for query in parts.held_out}
-    found = list(generate(job))
+    conversations = list(sample_responses(job))
     return Material(
-        align_all([one for one in found if one.query_id not in kept_out], PROMPT, model),
-        align_all([one for one in found if one.query_id in kept_out], PROMPT, model),
+        align_all([one for one in conversations if one.query_id not in kept_out], TARGETS, model),
+        align_all([one for one in conversations if one.query_id in kept_out], TARGETS, model),
     )

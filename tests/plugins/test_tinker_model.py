@@ -87,7 +87,7 @@ def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchMo
     assert torch.equal(targets.drawn_importance_weights == 0, inside)
     student = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0)).log_softmax(1)
     objective = TailedLoss(ForwardKL(), "sampled")
-    columns = objective.columns(datums(model)[0], targets)
+    columns = objective.support(datums(model)[0], targets)
     sampled = objective.nats(student.gather(1, columns.ids), columns).mean()
     assert float(sampled) == pytest.approx(float(full_kl(teacher, student).mean()), rel=0.03)
 

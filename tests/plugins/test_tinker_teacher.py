@@ -36,7 +36,7 @@ class TestTinkerTeacher(TeacherSuite):
 class TestTinkerTeacherWithoutDraws(TestTinkerTeacher):
     """Of a service that draws nothing at the positions of a prompt."""
 
-    draws_itself = False
+    samples_tail = False
 
     @pytest.fixture
     def model(self, server: TinkerLoopback) -> Iterator[Model]:

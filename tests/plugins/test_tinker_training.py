@@ -104,7 +104,7 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
     spans = [datum.teacher for datum in found.training]
     targets = dict(twin.top_k(spans, k=20, draws=4, seeds=range(len(spans))))
     batch = [
-        Example(datum, objective.columns(datum, targets[index]))
+        Example(datum, objective.support(datum, targets[index]))
         for index, datum in enumerate(found.training)
     ]
     schedule = Schedule(len(batch), batch_size=4, epochs=3, lr=5e-3, seed=0)
