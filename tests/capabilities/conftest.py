@@ -1,36 +1,47 @@
-"""Installs the distribution of spikes, and makes runs of small bakes."""
+"""Installs the distribution of spikes, and serves the tiny model by Tinker's protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from promptbake import Prompt
+from small_bakes import QUERIES, SERVED
 
 HERE = Path(__file__).parent
-PIRATE = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
-SMALL = {"train.epochs": 2, "data.max_tokens": 12, "verify.max_tokens": 6, "data.held_out": 6}
+
+
+@pytest.fixture(scope="session")
+def tinker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server in this process, which all tests of a worker share."""
+    from promptbake.testing import save_tiny
+    from promptbake_loopback.tinker import KEY, TinkerLoopback
+
+    folder = tmp_path_factory.mktemp("tinker")
+    save_tiny(folder / "model")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TinkerLoopback(str(folder / "model"), state=folder / "state") as server,
+    ):
+        patch.setenv("TINKER_API_KEY", KEY)
+        patch.setenv("TINKER_TELEMETRY", "0")
+        patch.setenv(SERVED, server.url)
+        patch.setenv(f"{SERVED}_MODEL", server.model)
+        yield
 
 
 @pytest.fixture(autouse=True)
-def spikes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def spikes(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`promptbake_spikes` is installed, and the test works in a folder of its own."""
+    if "tinker-local" in request.node.name:
+        request.getfixturevalue("tinker_server")
     record = tmp_path / "site" / "promptbake_spikes-1.0.dist-info"
     record.mkdir(parents=True)
-    (record / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: promptbake-spikes\nVersion: 1.0\n"
-    )
+    about = "Metadata-Version: 2.1\nName: promptbake-spikes\nVersion: 1.0\n"
+    (record / "METADATA").write_text(about)
     (record / "entry_points.txt").write_text("[promptbake]\nspikes = promptbake_spikes\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.chdir(tmp_path)
-
-
-def job(profile: str, run: str = "runs/pirate", **settings: Any) -> dict[str, Any]:
-    """The keyword arguments of a small bake; a setting's dots are written as `__`."""
-    named = {key.replace("__", "."): value for key, value in settings.items()}
-    values: Mapping[str, Any] = SMALL | named
-    return {"profile": profile, "run": run, "quiet": True, "settings": values}
+    Path("queries.txt").write_text("\n".join(QUERIES))
+    Path("questions.txt").write_text("How are you?\nWhat is a tide?\n")

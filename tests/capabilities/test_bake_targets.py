@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from small_bakes import PIRATE, job
+
 import promptbake
-from conftest import PIRATE, job
 
 TARGETS = """
 [[targets]]

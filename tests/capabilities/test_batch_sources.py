@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from small_bakes import PIRATE, job
 
 import promptbake
-from conftest import PIRATE, job
 from promptbake import BakeError, BatchContext, BatchSource
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_bakes import PIRATE, job
 
 import promptbake
-from conftest import PIRATE, job
 from promptbake.cli.main import main
 
 

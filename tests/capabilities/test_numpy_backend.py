@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_bakes import PIRATE, job
 
 import promptbake
-from conftest import PIRATE, job
 from promptbake import Datum, Example, LossSupport
 
 

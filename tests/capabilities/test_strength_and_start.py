@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from small_bakes import PIRATE, job
 
 import promptbake
-from conftest import PIRATE, job
 from promptbake import BakeError, Prompt
 
 PROFILES = ["mock", "tinker-local"]
@@ -65,7 +65,6 @@ def test_a_bake_starts_from_an_earlier_one(profile: str) -> None:
     first = job(profile, "runs/first")
     promptbake.data(PIRATE, **first)
     earlier = promptbake.bake(PIRATE, **first)
-    baked = promptbake.verify(PIRATE, **first).kl.baked
     second = job(profile, "runs/second", seed=1)
     promptbake.data(PIRATE, **second)
     promptbake.bake(PIRATE, start=earlier, **second)
@@ -75,7 +74,6 @@ def test_a_bake_starts_from_an_earlier_one(profile: str) -> None:
     promptbake.bake(PIRATE, **third)
     fresh = held_out_curve("third")
     assert curve[0] < 0.7 * fresh[0]  # it begins where that ended
-    assert curve[0] < 3 * baked
     assert curve[-1] < curve[0]
 
 
