@@ -133,7 +133,7 @@ def has(lines: list[str], text: str) -> bool:
     ],
 )
 def test_a_crash_inside_a_plugin_names_the_plugin_and_its_options(
-    site: Site, with_data: Path, prompt: Path, how: str, line: str
+    site: Site, own_copy: Path, prompt: Path, how: str, line: str
 ) -> None:
     site.install("faulty", FAULTY)
     loss = settings("train.loss=faulty", f"options.losses.faulty.how={how}")
@@ -143,7 +143,7 @@ def test_a_crash_inside_a_plugin_names_the_plugin_and_its_options(
 
 
 def test_an_error_that_a_user_can_fix_is_one_line_all_the_same(
-    site: Site, with_data: Path, prompt: Path
+    site: Site, own_copy: Path, prompt: Path
 ) -> None:
     site.install("faulty", FAULTY)
     loss = settings("train.loss=faulty", "options.losses.faulty.how=user")
