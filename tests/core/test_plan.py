@@ -137,24 +137,6 @@ def test_a_local_plan_is_free_and_its_time_is_known(prompt: Path) -> None:
     assert [row.spent for row in planned.rows] == [None] * 6
 
 
-def test_it_round_trips_through_json(prompt: Path) -> None:
-    planned = plan.make(opened(prompt, "budget.max_dollars=2.5"))
-    value = json.loads(json.dumps(planned.as_json()))
-    assert value == planned.as_json()
-    assert {(row["stage"], row["work"]): Usage(**row["predicted"]) for row in value["rows"]} == {
-        (row.stage, row.work): row.estimate.usage for row in planned.rows
-    }
-    totals = {key: value[key] for key in ("basis", "dollars", "spent_dollars", "max_dollars")}
-    assert totals == {"basis": planned.basis, "dollars": 0, "spent_dollars": 0, "max_dollars": 2.5}
-    assert value["seconds"] == planned.seconds
-
-
-def test_a_plan_writes_nothing(prompt: Path) -> None:
-    before = sorted(prompt.parent.rglob("*"))
-    plan.make(opened(prompt, "budget.max_dollars=2.5"))
-    assert sorted(prompt.parent.rglob("*")) == before
-
-
 def test_the_stages_use_and_pay_what_was_planned(prompt: Path) -> None:
     session, plans = metered(prompt, Tariff()), []
     for name, stage in (("data", data), ("bake", bake), ("verify", verify)):

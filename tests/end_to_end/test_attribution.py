@@ -40,7 +40,7 @@ from promptbake_torch.model import TorchModel
 
 FAULTY = """
 import torch
-from promptbake import NO_COST, BakeError, hookimpl
+from promptbake import NO_COST, BakeError, Measurement, hookimpl
 from promptbake_jsonl import JsonlTracker
 
 PROMPTBAKE_API = 2
@@ -95,6 +95,7 @@ def promptbake_register_losses():
 def promptbake_register_evaluators():
     return {
         "plain": lambda: Evaluator(lambda: [{"name": "length"}]),
+        "judge": lambda: Evaluator(lambda: [Measurement("m", "words", {"judge": {"a": 1.0}})]),
         "silent": lambda: Evaluator(lambda: None),
         "exits": lambda: Evaluator(lambda: raises(SystemExit(7))),
         "denied": lambda: Evaluator(lambda: raises(PermissionError(13, "Permission denied", "/x"))),
@@ -124,67 +125,57 @@ def has(lines: list[str], text: str) -> bool:
     return any(text in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("how", "line"),
-    [
-        ("stack", "RuntimeError: stack expects each tensor to be equal size"),
-        ("shape", ".Loss: gave a result of shape ("),
-        ("factory", "KeyError: 'factory'"),
-    ],
-)
-def test_a_crash_inside_a_plugin_names_the_plugin_and_its_options(
-    site: Site, with_data: Path, prompt: Path, how: str, line: str
-) -> None:
+TRACKERS = ('train.trackers=["jsonl","child"]', "train.epochs=1")
+
+
+def loss(how: str) -> tuple[str, ...]:
+    return "train.loss=faulty", f"options.losses.faulty.how={how}"
+
+
+def evaluator(name: str) -> tuple[str, ...]:
+    return f'verify.evaluators=["{name}"]', "verify.max_tokens=2"
+
+
+CRASHES = [
+    ("losses, 'faulty'", "bake", loss("stack"), "RuntimeError: stack expects each tensor to be"),
+    ("losses, 'faulty'", "bake", loss("shape"), ".Loss: gave a result of shape ("),
+    ("losses, 'faulty'", "bake", loss("factory"), "KeyError: 'factory'"),
+    ("trackers, 'child'", "bake", TRACKERS, "AttributeError: 'Child' object has no attribute"),
+    ("data_providers, 'texts'", "data", ("data.provider=texts",), ".Texts: gave 'Arr!': expected"),
+    *(
+        (f"evaluators, '{name}'", "verify", evaluator(name), line)
+        for name, line in {
+            "plain": ".Evaluator: gave {'name': 'length'}: expected a Measurement",
+            "judge": "the arms are base, prompted, baked, reprompted",
+            "silent": ".Evaluator: evaluate gave None: expected items to iterate over",
+            "exits": "RuntimeError: SystemExit: 7",
+            "denied": "PermissionError: [Errno 13] Permission denied: '/x'",
+            "none": "builtins.NoneType: has no estimate_cost, evaluate",
+            "empty": "builtins.object: has no estimate_cost, evaluate",
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("origin", "stage", "chosen", "line"), CRASHES)
+def test_whatever_a_plugin_does_it_is_named_with_its_options(
+    site: Site, own_copy: Path, prompt: Path, origin: str, stage: str, chosen: tuple[str, ...],
+    line: str,
+) -> None:  # fmt: skip
     site.install("faulty", FAULTY)
-    loss = settings("train.loss=faulty", f"options.losses.faulty.how={how}")
-    printed = crash("bake", prompt, *MOCK, *loss)
+    printed = crash(stage, prompt, *MOCK, *settings(*chosen))
     assert has(printed, line)
-    assert printed[-1] == f"{RAISED_BY}losses, 'faulty', options: how='{how}'"
+    how = [repr(value.partition("how=")[2]) for value in chosen if ".how=" in value]
+    options = f"how={how[0]}" if how else "none"
+    assert printed[-1] == f"{RAISED_BY}{origin}, options: {options}"
 
 
 def test_an_error_that_a_user_can_fix_is_one_line_all_the_same(
-    site: Site, with_data: Path, prompt: Path
+    site: Site, own_copy: Path, prompt: Path
 ) -> None:
     site.install("faulty", FAULTY)
-    loss = settings("train.loss=faulty", "options.losses.faulty.how=user")
-    complaint = promptbake("bake", prompt, *MOCK, *loss).complaint
+    complaint = promptbake("bake", prompt, *MOCK, *settings(*loss("user"))).complaint
     assert complaint == "options.losses.faulty.how: choose another"
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("plain", ".Evaluator: gave {'name': 'length'}: expected a Measurement"),
-        ("silent", ".Evaluator: evaluate gave None: expected items to iterate over"),
-        ("exits", "RuntimeError: SystemExit: 7"),
-        ("denied", "PermissionError: [Errno 13] Permission denied: '/x'"),
-        ("none", "builtins.NoneType: has no estimate_cost, evaluate"),
-        ("empty", "builtins.object: has no estimate_cost, evaluate"),
-    ],
-)
-def test_whatever_an_evaluator_does_it_is_named(
-    site: Site, own_copy: Path, prompt: Path, name: str, line: str
-) -> None:
-    site.install("faulty", FAULTY)
-    chosen = settings(f'verify.evaluators=["{name}"]', "verify.max_tokens=2")
-    printed = crash("verify", prompt, *MOCK, *chosen)
-    assert has(printed, line)
-    assert printed[-1] == f"{RAISED_BY}evaluators, '{name}', options: none"
-
-
-def test_a_provider_of_the_wrong_kind_of_result_is_named(site: Site, prompt: Path) -> None:
-    site.install("faulty", FAULTY)
-    printed = crash("data", prompt, *MOCK, *settings("data.provider=texts"))
-    assert has(printed, ".Texts: gave 'Arr!': expected a Conversation")
-    assert printed[-1] == f"{RAISED_BY}data_providers, 'texts', options: none"
-
-
-def test_a_class_that_inherits_is_named_and_not_its_parent(
-    site: Site, with_data: Path, prompt: Path
-) -> None:
-    site.install("faulty", FAULTY)
-    printed = crash("bake", prompt, *MOCK, *settings('train.trackers=["jsonl","child"]'))
-    assert printed[-1] == f"{RAISED_BY}trackers, 'child', options: none"
 
 
 def test_a_crash_in_the_core_blames_no_plugin(with_data: Path, prompt: Path) -> None:

@@ -71,10 +71,10 @@ def test_an_adapter_whose_kl_is_not_finite_says_what_to_lower(own_copy: Path, pr
     assert line.startswith("runs/pirate/adapter: the KL of the arm baked is nan; lower train.lr")
 
 
-def test_a_bake_that_diverges_says_what_to_lower(with_data: Path, prompt: Path) -> None:
+def test_a_bake_that_diverges_says_what_to_lower(own_copy: Path, prompt: Path) -> None:
     line = promptbake("bake", prompt, *MOCK, *settings("train.lr=1e30")).complaint
     assert "the loss is nan; lower train.lr and bake again" in line
-    assert not (with_data / "adapter").exists()
+    assert not (own_copy / "adapter").exists()
 
 
 def test_a_refused_bake_keeps_the_present_adapter(own_copy: Path, prompt: Path) -> None:

@@ -16,16 +16,14 @@ SURVIVED = {
         Fault("502", "optim_step"),
         Fault("500", "any"),
     ],
-    "lost answers": [
+    "lost requests and answers": [
+        Fault("dropped_early", "forward_backward"),
+        Fault("dropped_early", "asample", after=2),
+        Fault("dropped_early", "create_model"),
         Fault("dropped", "asample", times=2, after=5),
         Fault("dropped", "forward_backward", after=1),
         Fault("dropped", "optim_step", after=2),
         Fault("dropped", "save_weights", after=1),
-    ],
-    "lost requests": [
-        Fault("dropped_early", "forward_backward"),
-        Fault("dropped_early", "asample", after=2),
-        Fault("dropped_early", "create_model"),
     ],
     "while polling": [
         Fault("500", "retrieve_future", times=3, after=2),
@@ -100,5 +98,5 @@ def test_a_service_that_does_not_come_back_is_waited_for_until_the_deadline(
 
 def test_a_bill_that_is_not_paid_is_named(on_tinker: TinkerRun) -> None:
     on_tinker.server.inject_fault("402", "asample", times=10_000)
-    result = on_tinker.do("bake", "options.backends.tinker.deadline=3")
+    result = on_tinker.do("bake", "options.backends.tinker.deadline=2")
     assert "billing" in result.complaint
