@@ -62,19 +62,16 @@ def test_an_adapter_is_loaded_at_a_strength(profile: str) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_bake_starts_from_an_earlier_one(profile: str) -> None:
-    first = job(profile, "runs/first")
+    first = job(profile, "runs/first", train__epochs=8)
     promptbake.data(PIRATE, **first)
     earlier = promptbake.bake(PIRATE, **first)
-    second = job(profile, "runs/second", seed=1)
+    second = job(profile, "runs/second", seed=1, train__epochs=2)
     promptbake.data(PIRATE, **second)
     promptbake.bake(PIRATE, start=earlier, **second)
     curve = held_out_curve("second")
-    third = job(profile, "runs/third", seed=1)
-    promptbake.data(PIRATE, **third)
-    promptbake.bake(PIRATE, **third)
-    fresh = held_out_curve("third")
-    assert curve[0] < 0.7 * fresh[0]  # it begins where that ended
-    assert curve[-1] < curve[0]
+    bare = promptbake.verify(PIRATE, **second).kl.base
+    assert curve[0] < 0.5 * bare  # it begins where the first one ended
+    assert curve[-1] < 0.5 * bare
 
 
 @pytest.mark.parametrize("profile", PROFILES)
