@@ -20,7 +20,9 @@ from promptbake_torch.model import TorchModel
 PROMPT = Prompt("yoda", "Speak like Yoda, you must.")
 TARGET = BakeTarget("", PROMPT)
 TALK = Conversation("c", "q", (Message("user", "Where?"), Message("assistant", "Far away.")))
-texts = st.text(min_size=1, max_size=12).filter(str.strip)
+texts = st.text(min_size=1, max_size=12).filter(
+    lambda text: text.strip() and "<|" not in text  # a special token is no text
+)
 
 
 @pytest.fixture(scope="module")
