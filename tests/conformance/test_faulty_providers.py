@@ -2,127 +2,47 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import pytest
-from faulty_suites import Fault, around, suite_for, suites_for
-from toy_providers import (
-    DOLLARS,
-    KEY,
-    VALUE,
-    Good,
-    GoodAndChoosy,
-    GoodAndTidy,
-    GoodBestOfTwo,
-    GoodInBatches,
-    GoodService,
-    GoodShelf,
-    GoodStream,
-    GoodWithoutPrices,
-    GoodWithoutSeeds,
-    Items,
-    Sampler,
-    left,
+from faulty_suites import Fault, around, suite_for
+from provider_faults import (
+    CALLS,
+    DEPENDS,
+    FLAGS,
+    FREE,
+    LIMIT,
+    NO_PROMPT,
+    ONE_TURN,
+    RESERVES,
+    SEED,
+    TURNS,
+    Members,
+    as_if,
+    asks,
+    each,
+    first,
+    items,
+    late,
+    messages,
+    meta,
+    provider_suites,
+    queries,
+    rejects_what_failed,
+    requests,
+    samples,
+    says,
+    swallows,
 )
+from toy_providers import Good, GoodAndTidy, GoodBestOfTwo, GoodShelf, GoodStream, Items, left
 
-from promptbake.costs import NoBudget, Usage
-from promptbake.errors import BakeError, BudgetError
+from promptbake.errors import BakeError
 from promptbake.interfaces import DataProvider, GenerationJob
-from promptbake.testing import DataProviderSuite, Suite
-from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query, Rejection
-
-Members = Mapping[str, Any]
-NO_PROMPT = Prompt("", "")
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(KEY, VALUE)
-
-
-# What a mistake changes: the job that is worked on, what is yielded, what the model samples.
-
-
-def as_if(change: Callable[[GenerationJob], Members], method: str = "generate") -> Members:
-    """Works as if the job were another."""
-    return {method: around(lambda good, job: good(replace(job, **change(job))))}
-
-
-def requests(change: Callable[[GenerationRequest], Members]) -> Members:
-    """Works as if the requests were others."""
-    return as_if(lambda job: {
-        "requests": tuple(replace(each, **change(each)) for each in job.requests)})  # fmt: skip
-
-
-def asks(change: Callable[[tuple[Message, ...], GenerationJob], tuple[Message, ...]]) -> Members:
-    """Works as if the queries had other turns."""
-    return as_if(lambda job: {"requests": tuple(
-        replace(each, query=replace(each.query, messages=change(each.query.messages, job)))
-        for each in job.requests)})  # fmt: skip
-
-
-def each(change: Callable[[Any, GenerationJob], object]) -> Members:
-    """With something else in the place of each item."""
-    return {"generate": around(lambda good, job: (change(item, job) for item in good(job)))}
-
-
-def messages(change: Callable[[tuple[Message, ...], GenerationJob], Any]) -> Members:
-    """With other turns of each conversation."""
-    return each(lambda item, job: replace(item, messages=change(item.messages, job)))
-
-
-def says(change: Callable[[str], str]) -> Members:
-    """With another text of each answer."""
-    return messages(lambda turns, job: (
-        *turns[:-1], Message("assistant", change(turns[-1].content))))  # fmt: skip
-
-
-def meta(change: Callable[[GenerationJob], Members]) -> Members:
-    """With more in meta."""
-    return each(lambda item, job: replace(item, meta={**item.meta, **change(job)}))
-
-
-def queries(change: Callable[[Query], Members]) -> Members:
-    """With other queries of its own."""
-    return {"queries": around(lambda good: [replace(each, **change(each)) for each in good()])}
-
-
-def items(change: Callable[[list[Any]], Sequence[Any]]) -> Members:
-    """With another list of what is yielded, which is collected first."""
-
-    def changed(good: Any, job: GenerationJob) -> Items:
-        yield from change(list(good(job)))
-
-    return {"generate": around(changed)}
-
-
-def samples(change: Callable[..., Any]) -> Members:
-    """With a base model that samples otherwise."""
-    return as_if(lambda job: {"open_model": lambda: Sampler(job.open_model(), change)})
-
-
-def first(method: str, action: Callable[..., object]) -> Members:
-    """Does something before it calls a method; `action` is given the object and the arguments."""
-
-    def acting(self: Any, good: Any, *args: Any) -> Any:
-        action(self, *args)
-        return good(*args)
-
-    return {method: around(acting, with_self=True)}
-
-
-# Mistakes of several lines.
-
-
-def late(good: Any, job: GenerationJob) -> Items:
-    """Does not begin before the first answer is asked for."""
-    yield from good(job)
+from promptbake.testing import DataProviderSuite
+from promptbake.types import Conversation, Message, Prompt, Rejection
 
 
 def pasted(turns: tuple[Message, ...], job: GenerationJob) -> tuple[Message, ...]:
@@ -156,33 +76,6 @@ def samples_what_is_completed(good: Any, job: GenerationJob) -> Items:
     return (item for item in whole if item.id not in job.completed_ids)
 
 
-def swallows(kind: type[Exception], raises: Exception | None = None) -> Members:
-    def swallowing(good: Any, job: GenerationJob) -> Items:
-        try:
-            yield from good(job)
-        except kind as error:
-            if raises is not None:
-                raise raises from error
-
-    return {"generate": around(swallowing)}
-
-
-def rejects_what_failed(raises: bool) -> Members:
-    def rejecting(good: Any, job: GenerationJob) -> Items:
-        missing = {request.id: request for request in left(job)}
-        try:
-            for item in good(job):
-                missing.pop(item.id)
-                yield item
-        except BakeError as error:
-            for request in missing.values():
-                yield Rejection(request.id, request.query.id, str(error))
-            if raises:
-                raise
-
-    return {"generate": around(rejecting)}
-
-
 def rejects_without_a_reason(item: Conversation, job: object) -> Conversation | Rejection:
     return item if item.query_id != "q0" else Rejection(item.id, item.query_id, "")
 
@@ -205,31 +98,6 @@ def reports_percent(good: Any, job: GenerationJob) -> Items:
         yield item
 
 
-def reserves_afterwards(self: GoodService, job: GenerationJob, key: str) -> Items:
-    for request in left(job):
-        replies = self.talk(job, request, key)
-        self.reserve(job, request).commit(self.billed(replies))
-        yield self.conversation(request, replies)
-
-
-def reserves_for_all(self: GoodService, job: GenerationJob, key: str) -> Items:
-    reservations = [self.reserve(job, request) for request in left(job)]
-    for request, reservation in zip(left(job), reservations, strict=True):
-        replies = self.talk(job, request, key)
-        reservation.commit(self.billed(replies))
-        yield self.conversation(request, replies)
-
-
-def estimates_dollars_of_calls(good: Any, job: GenerationJob) -> Any:
-    whole = good(job)
-    return replace(whole, usage=Usage(whole.usage.calls, dollars=whole.usage.calls * DOLLARS))
-
-
-def logs_its_key(self: object, job: object) -> None:
-    logging.getLogger("toy").debug("with %s", os.environ[KEY])
-
-
-CALLS = count()
 SEEN = set[tuple[Message, ...]]()
 QUERIES, STORED = iter(GoodShelf().queries()), iter(GoodShelf().stored())  # read once
 
@@ -240,28 +108,14 @@ QUERY = "test_a_conversation_is_its_query_and_an_answer"
 READS = "test_the_base_model_reads_the_prompt_and_the_query"
 SAID = "test_an_answer_is_what_the_model_said"
 HEAT = "test_the_base_model_samples_at_each_requests_temperature"
-LIMIT = "test_an_answer_has_no_more_than_max_tokens"
-DEPENDS = "test_the_answers_depend_on_the_prompt"
 COMPLETE = "test_complete_is_that_of_the_completion"
-SEED = "test_the_answers_follow_the_seed_as_the_flag_says"
 READY = "test_it_yields_each_answer_as_it_is_ready"
 ERROR = "test_an_error_of_the_base_model_is_not_swallowed"
 FLAT = "test_its_meta_is_flat"
 TYPES = "test_its_items_are_of_the_interfaces_types"
 AGAIN = "test_it_can_be_called_again"
-FREE = "test_an_estimate_is_in_numbers_and_sends_nothing"
-RESERVES = "test_it_reserves_money_as_the_flag_says"
-COMMITS = "test_it_commits_what_it_reserves"
-CAP = "test_it_keeps_to_the_cap"
-NO_KEY = "test_no_key_is_seen"
-NOT_SET = "test_it_asks_for_a_key_that_is_not_set"
-SERVICE_ERROR = "test_an_error_of_the_service_is_not_swallowed"
-SERVICE_HEAT = "test_each_request_is_sampled_at_its_temperature"
-TURNS = "test_it_gives_as_many_answers_as_turns"
-ONE_TURN = "test_it_refuses_several_turns"
 ENDS = "test_its_queries_end_with_the_users_turn"
 SAME = "test_it_brings_the_same_queries_again"
-FLAGS = "test_it_samples_as_the_flags_say"
 BRINGS = "test_it_brings_queries_as_the_flag_says"
 
 BASE = (
@@ -346,52 +200,6 @@ BASE = (
     Fault("has_several_turns", TURNS, flags={"several_turns": True}),
     Fault("has_queries", BRINGS, flags={"brings_queries": True}),
 )  # fmt: skip
-SERVICE = (
-    Fault("spends_without_reserving", RESERVES, {"reserve": lambda self, *args: NoBudget()}),
-    Fault("reserves_another_kind", RESERVES, {"kind": "chat"}),
-    Fault("reserves_afterwards", "test_it_reserves_money_before_it_asks", {
-        "items": reserves_afterwards}),
-    Fault("reserves_too_little", COMMITS, {"reserve": lambda self, job, request: (
-        job.budget.reserve("sample", Usage(1, output_tokens=1, dollars=DOLLARS)))}),
-    Fault("never_commits", COMMITS, {
-        "reserve": around(lambda good, *args: (good(*args), NoBudget())[1])}),
-    Fault("commits_nothing", COMMITS, {"billed": lambda self, replies: Usage()}),
-    Fault("swallows_the_refusal", CAP, swallows(BudgetError)),
-    Fault("loses_what_it_paid_for", CAP, items(lambda found: found)),
-    Fault("leaves_reservations_open_at_the_cap", CAP, {"items": reserves_for_all}),
-    Fault("ignores_the_cap", CAP, {"priced": False, "check_cap": lambda self, job: None}),
-    Fault("estimates_too_little", "test_an_estimate_covers_what_is_committed", {
-        "estimate_cost": around(estimates_dollars_of_calls)}),
-    Fault("reserves_to_estimate", FREE, first(
-        "estimate_cost", lambda self, job: job.budget.reserve("sample", Usage()))),
-    Fault("key_in_meta", NO_KEY, meta(lambda job: {"headers": f"Bearer {os.environ[KEY]}"})),
-    Fault("key_in_a_log", NO_KEY, first("generate", logs_its_key)),
-    Fault("key_in_its_repr", NO_KEY, {"__repr__": lambda self: f"Toy(key={os.environ[KEY]!r})"}),
-    Fault("key_in_an_error", NO_KEY, {
-        "failed": lambda self, error, key: BakeError(f"the service refuses the key {key}")}),
-    Fault("shows_a_refused_key", "test_a_refused_key_is_not_seen", {
-        "failed": lambda self, error, key: BakeError(str(error))}),
-    Fault("takes_a_key_for_granted", NOT_SET, {"key": lambda self: os.environ[KEY]}),
-    Fault("asks_for_the_key_late", NOT_SET, {"generate": around(late)}),
-    Fault("failures_are_rejections", SERVICE_ERROR, rejects_what_failed(raises=False)),
-    Fault("fails_with_a_traceback", SERVICE_ERROR, {
-        "failed": lambda self, error, key: RuntimeError("the service failed")}),
-    Fault("sends_no_prompt", DEPENDS, as_if(lambda job: {"prompt": NO_PROMPT})),
-    Fault("sends_no_temperature", SERVICE_HEAT, requests(lambda each: {"temperature": 1.0})),
-    Fault("sends_no_temperature_of_zero", SERVICE_HEAT, requests(
-        lambda each: {"temperature": each.temperature or 1.0})),
-    Fault("sends_no_limit", LIMIT, as_if(lambda job: {"max_tokens": 1024})),
-    Fault("sends_no_seed", SEED, as_if(lambda job: {"seed": 0})),
-    Fault("seeds_by_the_call", SEED, as_if(lambda job: {"seed": next(CALLS)})),
-    Fault("cut_and_complete", "test_an_answer_that_was_cut_is_not_complete", each(
-        lambda item, job: replace(item, complete=True))),
-    Fault("one_turn_for_all", TURNS, as_if(lambda job: {"turns": 1})),
-    Fault("the_user_has_the_last_word", TURNS, messages(lambda turns, job: turns[:-1])),
-    Fault("is_not_paid", RESERVES, flags={"paid": False}),
-    Fault("has_one_turn", ONE_TURN, flags={"several_turns": False}),
-    Fault("service_is_the_base_model", FLAGS, flags={"uses_base_model": True}),
-    Fault("is_seeded", SEED, flags={"seeded": True}, base=GoodWithoutSeeds),
-)  # fmt: skip
 SHELF = (
     Fault("two_queries_of_one_id", "test_its_queries_have_ids_of_their_own", queries(
         lambda query: {"id": "shelf"})),
@@ -419,37 +227,21 @@ SHELF = (
 )  # fmt: skip
 
 
-@pytest.fixture(name="broken")
-def failing(self: Suite, provider: GoodService) -> DataProvider:
-    return type(provider)(broken=True)
-
-
 @pytest.mark.xfail(reason="it strips its answers on purpose", strict=True)
 def strips_on_purpose(self: DataProviderSuite, provider: DataProvider) -> None:
     DataProviderSuite.test_an_answer_is_what_the_model_said(self, provider)
 
 
 USES_BASE_MODEL = {"uses_base_model": True}
-IS_SERVICE = {"paid": True, "several_turns": True, "keys": (KEY,), "broken": failing}
 IS_SHELF = {"samples": False, "brings_queries": True}
 GOOD = {
     GoodBestOfTwo: USES_BASE_MODEL,
     GoodStream: USES_BASE_MODEL,
     GoodAndTidy: USES_BASE_MODEL | {SAID: strips_on_purpose},
-    GoodService: IS_SERVICE,
-    GoodWithoutSeeds: IS_SERVICE | {"seeded": False},
-    GoodWithoutPrices: IS_SERVICE,
-    GoodInBatches: IS_SERVICE,
-    GoodAndChoosy: IS_SERVICE,
     GoodShelf: IS_SHELF,
 }
 
-for faults, good, members in (
-    (SHELF, GoodShelf, IS_SHELF),
-    (SERVICE, GoodService, IS_SERVICE),
-    (BASE, Good, USES_BASE_MODEL),
-):
-    suites = suites_for(DataProviderSuite, "provider", good, faults, **members)
-    globals().update({f"{name}Of{good.__name__}": suite for name, suite in suites.items()})
+for faults, good, members in ((SHELF, GoodShelf, IS_SHELF), (BASE, Good, USES_BASE_MODEL)):
+    globals().update(provider_suites(good, faults, members))
 for good, members in GOOD.items():
     globals()[f"Test{good.__name__}"] = suite_for(DataProviderSuite, "provider", good, **members)

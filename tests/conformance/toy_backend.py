@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
+import torch
 from faulty_suites import Fault
 
 from promptbake.testing import BackendSuite
@@ -28,6 +30,13 @@ class SamplesWell(Model):
 
     def sample(self, *arguments: Any, **options: Any) -> Any:
         return Model().with_lora(self.delta).sample(*arguments, **options)
+
+
+@dataclass(frozen=True)
+class Late:
+    """A result that is worked out when it is waited for."""
+
+    result: Callable[[], Any]
 
 
 class ToySuite(BackendSuite):
@@ -75,3 +84,10 @@ def passing(method: Callable[..., Any], **changes: Callable[[Any], Any]) -> Call
         return method(self, *arguments, **changed)
 
     return member
+
+
+def add_to_the_weights(trainer: Any, much: float) -> Sequence[str]:
+    with torch.no_grad():
+        for weight in trainer.weights.values():
+            weight.add_(much * torch.randn(weight.shape))
+    return ()

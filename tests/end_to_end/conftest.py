@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command import promptbake
 from distribution import Site
+from endpoint_run import KEY as ENDPOINT_KEY
+from endpoint_run import QUERIES
 from run_folder import KEY, MOCK, PROMPT, STAGES, Finished
 from tinker_run import TinkerRun, Undisturbed, bake_undisturbed, tinker_run
 
@@ -25,6 +27,16 @@ def prompt(tmp_path: Path) -> Path:
     file = tmp_path / "pirate.md"
     file.write_text(PROMPT + "\n", "utf-8")
     return file
+
+
+@pytest.fixture
+def endpoint_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The key of a chat endpoint in the environment, and a file of queries."""
+    monkeypatch.setenv("OPENAI_API_KEY", ENDPOINT_KEY)
+    for name in ("OPENROUTER_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    lines = (f"What is the colour of ship number {i}?\n" for i in range(QUERIES))
+    (tmp_path / "queries.txt").write_text("".join(lines))
 
 
 @pytest.fixture(scope="session")

@@ -3,116 +3,36 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
-import safetensors.torch
 import tinker
 import torch
 from tinker import types
-from tinker_cookbook import weights as cookbook_weights
-from torch import Tensor
+from tinker_client import (
+    RANK,
+    TEXT,
+    base,
+    datum,
+    ids,
+    logprobs,
+    new_model,
+    prompt,
+    random_datum,
+    reference,
+    rest,
+    saved,
+    trained,
+)
 
-from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
+from promptbake.testing.tiny import tiny_model, tiny_tokenizer
 from promptbake_loopback.tinker import KEY, Meter, TinkerLoopback
 from promptbake_loopback.tinker.engine import MAX_SLOTS
 
-ALPHA, RANK, SEED = 32, 4, 5
-TEXT = "What is a tide, and who sends it?"
-ATTN_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+pytestmark = pytest.mark.usefixtures("no_telemetry")
 LONG = 120.0  # seconds that no answer takes
-
-
-@pytest.fixture(autouse=True)
-def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TINKER_TELEMETRY", "0")
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("loopback")
-
-
-@pytest.fixture(scope="module")
-def server(state: Path) -> Iterator[TinkerLoopback]:
-    with TinkerLoopback("tiny", state=state, alpha=ALPHA) as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: TinkerLoopback) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=server.url, api_key=KEY) as client:
-        yield client
-
-
-def rest(server: TinkerLoopback) -> tinker.RestClient:
-    return tinker.RestClient(base_url=server.url, api_key=KEY)
-
-
-def new_model(service: tinker.ServiceClient, **options: Any) -> tinker.TrainingClient:
-    given = {"rank": RANK, "seed": SEED, "train_unembed": False} | options
-    return service.create_lora_training_client("tiny", **given).result()
-
-
-def base(service: tinker.ServiceClient) -> tinker.SamplingClient:
-    return service.create_sampling_client(base_model="tiny").result()
-
-
-def ids(text: str) -> list[int]:
-    return [int(token) for token in tiny_tokenizer().encode(text)]
-
-
-def prompt(text: str = TEXT) -> types.ModelInput:
-    return types.ModelInput.from_ints(ids(text))
-
-
-def datum(tokens: Sequence[int], targets: Tensor, weights: Tensor | None) -> types.Datum:
-    inputs = {"target_tokens": types.TensorData.from_torch(targets)}
-    if weights is not None:
-        inputs["weights"] = types.TensorData.from_torch(weights)
-    return types.Datum(
-        model_input=types.ModelInput.from_ints(list(tokens)), loss_fn_inputs=dict(inputs)
-    )
-
-
-def random_datum(text: str, k: int, seed: int) -> tuple[types.Datum, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    tokens = ids(text)
-    targets = torch.randint(32, 200, (len(tokens), k), generator=generator)
-    weights = torch.rand(len(tokens), k, generator=generator) - 0.2  # of both signs
-    return datum(tokens, targets, weights), targets, weights
-
-
-def saved(state: Path, path: str) -> dict[str, Tensor]:
-    """A checkpoint's LoRA, from the state folder."""
-    folder = state / "runs" / path.removeprefix("tinker://")
-    return safetensors.torch.load_file(folder / "lora.safetensors")
-
-
-def trained(training: tinker.TrainingClient, steps: int = 1) -> None:
-    """Change the weights."""
-    for step in range(steps):
-        training.forward_backward([random_datum(TEXT, 3, step)[0]], "cross_entropy")
-        training.optim_step(types.AdamParams(learning_rate=0.03))
-
-
-def reference(tensors: dict[str, Tensor], modules: Sequence[str] = ATTN_MLP) -> Any:
-    """The tiny model with a LoRA, by peft alone."""
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules=list(modules)
-    )
-    model = peft.get_peft_model(tiny_model(), config)
-    loaded = peft.set_peft_model_state_dict(model, tensors)
-    assert not loaded.unexpected_keys
-    return model.eval()
-
-
-def logprobs(model: Any, tokens: Sequence[int]) -> Tensor:
-    scores: Tensor = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(dim=1)
-    return scores
 
 
 def test_the_server_says_what_it_serves(server: TinkerLoopback) -> None:
@@ -394,114 +314,6 @@ def test_a_step_needs_a_gradient(service: tinker.ServiceClient) -> None:
         new_model(service).optim_step(types.AdamParams()).result(LONG)
 
 
-def test_checkpoints_outlive_the_server(tmp_path: Path) -> None:
-    asked = [random_datum(TEXT, 4, 1)[0]]
-    with (
-        TinkerLoopback("tiny", state=tmp_path) as server,
-        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
-    ):
-        training = new_model(service)
-        trained(training, steps=2)
-        kept = training.save_state("kept", user_metadata={"step": "2"}).result().path
-        sampler = training.save_weights_for_sampler("sampler").result().path
-        session = service.create_sampling_client(model_path=sampler).result()
-        live = training.save_weights_and_get_sampling_client().result()
-        expected = [live.compute_logprobs(prompt()).result()]
-        expected.append(session.compute_logprobs(prompt()).result())
-        assert expected[0] == expected[1]
-        session_id = server.requests[-1][1].rpartition(":")[0]
-        loss = training.forward(asked, "cross_entropy").result().metrics
-        trained(training)
-        last = training.forward(asked, "cross_entropy").result().metrics
-    with (
-        TinkerLoopback("tiny", state=tmp_path) as server,
-        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
-    ):
-        again = service.create_training_client_from_state_with_optimizer(kept).result()
-        assert again.model_id != training.model_id
-        assert again.forward(asked, "cross_entropy").result().metrics == loss
-        trained(again)  # the same data: its seeds are the steps'
-        sampling = service.create_sampling_client(model_path=sampler).result()
-        assert sampling.compute_logprobs(prompt()).result() == expected[0]
-        client = rest(server)
-        assert [
-            one.checkpoint_id
-            for one in client.list_checkpoints(training.model_id).result().checkpoints
-        ] == [
-            "weights/kept",
-            "sampler_weights/sampler",
-        ]
-        run = client.get_training_run_by_tinker_path(kept).result()
-        assert run == client.get_training_run(training.model_id).result()
-        assert (run.base_model, run.lora_rank) == ("tiny", RANK)
-        assert run.last_checkpoint is not None
-        assert run.last_checkpoint.user_metadata == {"step": "2"}
-        assert client.get_weights_info_by_tinker_path(kept).result().train_unembed is False
-        known = client.get_sampler(session_id).result()
-        assert (known.base_model, known.model_path) == ("tiny", sampler)
-        assert len(client.list_training_runs().result().training_runs) == 2
-        assert len(client.list_user_checkpoints().result().checkpoints) == 2
-        client.delete_checkpoint_from_tinker_path(sampler).result()
-        client.delete_checkpoint(training.model_id, "weights/kept").result()
-        assert client.list_checkpoints(training.model_id).result().checkpoints == []
-        with pytest.raises(tinker.NotFoundError, match="no such checkpoint"):
-            service.create_sampling_client(model_path=sampler).result()
-        assert last != loss
-
-
-def test_a_resumed_model_goes_on_as_if_nothing_had_been(
-    service: tinker.ServiceClient, state: Path
-) -> None:
-    training = new_model(service)
-    trained(training, steps=2)
-    path = training.save_state("middle").result().path
-    with_optimizer = service.create_training_client_from_state_with_optimizer(path).result()
-    without = service.create_training_client_from_state(path).result()
-    ends = []
-    for client in (training, with_optimizer, without):
-        trained(client)
-        ends.append(saved(state, client.save_state("end").result().path))
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert not all(torch.equal(ends[0][name], ends[2][name]) for name in ends[0])
-
-
-def test_a_name_is_taken_once(service: tinker.ServiceClient) -> None:
-    training = new_model(service)
-    first = training.save_state("name").result()
-    with pytest.raises(tinker.RequestFailedError, match="exists") as caught:
-        training.save_state("name").result()
-    assert caught.value.category == types.RequestErrorCategory.User
-    trained(training)  # a refused save breaks nothing
-    assert training.save_state("name", overwrite=True).result() == first
-    with pytest.raises(tinker.RequestFailedError, match="letters"):
-        training.save_state("../name").result()
-
-
-def test_checkpoints_expire(tmp_path: Path) -> None:
-    now = [1e9]
-    with (
-        TinkerLoopback("tiny", state=tmp_path, clock=lambda: now[0]) as server,
-        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
-    ):
-        training = new_model(service)
-        path = training.save_state("short", ttl_seconds=3600).result().path
-        other = training.save_weights_for_sampler("longer", ttl_seconds=3600).result().path
-        sampling = service.create_sampling_client(model_path=other).result()
-        rest(server).set_checkpoint_ttl_from_tinker_path(other, 7200).result()
-        now[0] += 3600
-        with pytest.raises(tinker.RequestFailedError, match="expired"):
-            service.create_training_client_from_state(path).result()
-        assert sampling.compute_logprobs(prompt()).result()
-        (left,) = rest(server).list_checkpoints(training.model_id).result().checkpoints
-        assert left.expires_at is not None
-        assert left.expires_at.timestamp() == 1e9 + 7200
-        now[0] += 3600
-        with pytest.raises(tinker.RequestFailedError, match="expired"):
-            sampling.compute_logprobs(prompt()).result()
-        with pytest.raises(tinker.RequestFailedError, match="an hour"):
-            training.save_state("hasty", ttl_seconds=60).result()
-
-
 def test_the_meter(tmp_path: Path) -> None:
     with (
         TinkerLoopback("tiny", state=tmp_path) as server,
@@ -555,42 +367,6 @@ def test_the_meter(tmp_path: Path) -> None:
         assert meter.passes == 6 * n
         assert meter.requests["asample"] == len(asked) + 2
         assert meter.requests["forward"] == 1
-
-
-@pytest.mark.filterwarnings("ignore:DEPRECATED. ServiceClient.create_rest_client:FutureWarning")
-@pytest.mark.filterwarnings("ignore:Using the future as the TrainingClient:FutureWarning")
-def test_an_export_is_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TINKER_API_KEY", KEY)
-    folder = save_tiny(tmp_path / "model")
-    with (
-        TinkerLoopback(str(folder), state=tmp_path / "state") as server,
-        tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
-    ):
-        training = service.create_lora_training_client(
-            str(folder), rank=RANK, seed=1, train_unembed=True
-        ).result()
-        trained(training)
-        path = training.save_state("final").result().path
-        sampling = training.save_weights_and_get_sampling_client().result()
-        expected = sampling.compute_logprobs(prompt()).result()
-        cookbook_weights.download(
-            tinker_path=path, output_dir=str(tmp_path / "down"), base_url=server.url
-        )
-        plain = training.save_weights_external("plain").result().path
-        urls = rest(server).get_external_weights_urls(plain).result().urls
-        for name, url in urls.items():
-            with urllib.request.urlopen(url) as answer:
-                assert answer.read() == (tmp_path / "down" / name).read_bytes()
-    cookbook_weights.build_lora_adapter(
-        base_model=str(folder),
-        adapter_path=str(tmp_path / "down"),
-        output_path=str(tmp_path / "peft"),
-    )
-    model = peft.PeftModel.from_pretrained(tiny_model(), str(tmp_path / "peft"))
-    with torch.no_grad():
-        scores = logprobs(model, ids(TEXT))[:-1]
-    found = scores.gather(1, torch.tensor(ids(TEXT)[1:]).unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(found, torch.tensor(expected[1:]))
 
 
 def test_models_of_many_shapes_share_the_base(service: tinker.ServiceClient) -> None:

@@ -16,7 +16,6 @@ import safetensors.torch
 from torch import Tensor
 
 from promptbake import atomic_folder, write_atomic
-from promptbake.files import delete_partial
 from promptbake_loopback.errors import HttpError, UserError
 from promptbake_loopback.tinker.lora import LoraShape
 
@@ -77,7 +76,11 @@ class Store:
         self._clock = clock
         self._lock = RLock()
         folder.mkdir(parents=True, exist_ok=True)
-        delete_partial(folder)
+        for partial in sorted(folder.rglob(".*.partial"), reverse=True):  # what a kill left
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink()
 
     def add_run(self, run_id: str, base_model: str, shape: LoraShape, metadata: Any) -> Run:
         """Record a new training run."""
