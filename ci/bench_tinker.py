@@ -52,7 +52,11 @@ PRICES = Prices(*TABLE[PRICED], source=f"{PRICED}, {AS_OF}")
 RESPONSE = "Long the road is, young one."
 LENGTHS = range(20, 28)  # tokens of a response: a byte each, and one that ends the turn
 REFERENCE, OURS = "reference recipe", "promptbake"
-ARMS = {OURS: (), "tail=bucket": ("train.tail=bucket",), "per_token": ("options.backends.tinker.datum_layout=per_token",)}
+ARMS = {
+    OURS: (),
+    "tail=bucket": ("train.tail=bucket",),
+    "per_token": ("options.backends.tinker.datum_layout=per_token",),
+}
 JOB, PREFLIGHT, CURVE = "job", "preflight", "held-out curve"
 BARS = {"trained_tokens": 1 / 20, "scoring_calls": 1 / 4, "passes": 1 / 30}  # of the reference's
 READ = ("prefill_tokens", "cached_prefill_tokens")

@@ -39,7 +39,7 @@ def connect(name: str, _: Settings) -> Connection:
         url=lambda: server.url,
         key=lambda: KEY,
         prices=FREE,
-        pace=TINY_LATENCY if name == TINY else UNKNOWN_LATENCY,
+        latency=TINY_LATENCY if name == TINY else UNKNOWN_LATENCY,
         check_alive=server.check_alive,
     )
 

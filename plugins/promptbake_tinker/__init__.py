@@ -1,4 +1,4 @@
-"""The backend and the teacher `tinker`: LoRAs that are trained and served by Tinker."""
+"""The backend and the teacher `tinker`: Tinker trains and serves the LoRAs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "LatencyModel", "Prices", "Settings", "TinkerBackend"]
 
 PROMPTBAKE_API = 2
-_PUBLIC = {  # by the module, which is imported at the first use of a name
+_PUBLIC = {  # by module, imported at the first use of a name
     "backend": ["TinkerBackend"],
     "connection": ["Connection"],
     "latency": ["LatencyModel"],
@@ -56,15 +56,24 @@ def tinker_backend(
 ) -> Backend:
     """Bake into a LoRA on Tinker, or on a server that speaks its protocol at `base_url`.
 
-    The key comes from TINKER_API_KEY, the address from TINKER_BASE_URL where `base_url` is not
-    given. `renderer` is one of tinker-cookbook's, `auto` the one that it recommends, or
-    `chat_template`, the tokenizer's own. `steps_in_flight` steps and `calls_in_flight` other calls
-    are in flight at a time; each wait ends after `deadline` seconds. A state to resume from is kept
-    for `state_ttl` seconds. `betas`, `eps` and `max_grad_norm` (0 for none) are Adam's;
-    `train_unembed` puts the LoRA on the unembedding, too. `datum_layout` is `wide` for one datum a
-    conversation with (N, C) targets, or `per_token` for C datums with (N,) targets, as the
-    reference recipe sends. `prices` replaces the table: `prefill`, `sample` and `train` in dollars
-    per million tokens.
+    The key is read from TINKER_API_KEY.
+
+    Args:
+        renderer: One of tinker-cookbook's, `auto` for the one that it recommends, or
+            `chat_template` for the tokenizer's own.
+        base_url: The server's address; by default TINKER_BASE_URL, else the hosted service.
+        steps_in_flight: Training steps in flight at a time.
+        calls_in_flight: Other calls in flight at a time.
+        deadline: Seconds until a wait for the service ends.
+        state_ttl: Seconds that the service keeps a state to resume from.
+        betas: Adam's.
+        eps: Adam's.
+        max_grad_norm: Clips the gradient's norm; 0 for no clipping.
+        train_unembed: Whether the LoRA is on the unembedding, too.
+        datum_layout: `wide` for one datum a conversation with (N, C) targets, or `per_token` for C
+            datums with (N,) targets, as the reference recipe sends.
+        prices: Replaces the price table: `prefill`, `sample` and `train` in dollars per million
+            tokens.
     """
     from promptbake_tinker.backend import TinkerBackend
     from promptbake_tinker.settings import Settings

@@ -1,4 +1,4 @@
-"""Reading the service's answers: shapes are checked, and whatever is missing is named."""
+"""Read the service's responses: check their shapes, and name a field that is missing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -9
 
 def top_k(answer: Any, span: Span, k: int) -> tuple[Tensor, Tensor]:
     """The top K [N, K] of the response positions, most likely first."""
-    found = answer.topk_prompt_logprobs_np
-    if found is None:
-        raise misses("topk_prompt_logprobs", span)
-    ids = torch.from_numpy(found.token_ids).long()
-    logprobs = torch.from_numpy(found.logprobs).float()
+    arrays = answer.topk_prompt_logprobs_np
+    if arrays is None:
+        raise bad_field("topk_prompt_logprobs", span)
+    ids = torch.from_numpy(arrays.token_ids).long()
+    logprobs = torch.from_numpy(arrays.logprobs).float()
     if len(ids) != len(span.tokens) or not ids.shape == logprobs.shape:
-        raise misses("topk_prompt_logprobs", span, logprobs)
+        raise bad_field("topk_prompt_logprobs", span, logprobs)
     ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
     if ids.shape[1] > k or bool((logprobs < NOT_SCORED).any()):
-        raise misses("topk_prompt_logprobs", span, logprobs)
+        raise bad_field("topk_prompt_logprobs", span, logprobs)
     if ids.shape[1] < k:
         raise BakeError(
             f"teacher.top_k = {k}: the service returns {ids.shape[1]} log-probabilities a "
@@ -34,35 +34,35 @@ def top_k(answer: Any, span: Span, k: int) -> tuple[Tensor, Tensor]:
 
 
 def alternatives(answer: Any, span: Span) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, log-probabilities and measure [N, M] of draws from the whole distribution."""
+    """Ids, log-probabilities and importance weights [N, M] of draws from the whole distribution."""
     ids = answer.prompt_alt_tokens.tokens.to_torch().long()
     logprobs = answer.prompt_alt_tokens.logprobs.to_torch().float()
     if len(ids) != len(span.tokens) - 1 or ids.shape != logprobs.shape:
-        raise misses("prompt_alt_tokens", span, logprobs)
+        raise bad_field("prompt_alt_tokens", span, logprobs)
     ids, logprobs = ids[-span.n_response :], logprobs[-span.n_response :]
     if bool((logprobs < NOT_SCORED).any()):
-        raise misses("prompt_alt_tokens", span, logprobs)
+        raise bad_field("prompt_alt_tokens", span, logprobs)
     return ids, logprobs, (-logprobs).exp() / ids.shape[1]
 
 
-def realised(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def response_draw(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The response's own token [N, 1] as the one draw, where the service draws none."""
     if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
-        raise misses("prompt_logprobs", span)
+        raise bad_field("prompt_logprobs", span)
     logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :]
     return response_token_as_draw(span, logprobs, top)
 
 
-def named(span: Span) -> str:
-    """Whose answer it is, for a message."""
+def describe(span: Span) -> str:
+    """What is scored, for a message."""
     return f"{span.name or 'a sequence'}, its scoring"
 
 
-def misses(field: str, span: Span, found: Tensor | None = None) -> BakeError:
-    """An answer that lacks a field, or has it in another shape than the prompt's."""
-    shape = "nothing" if found is None else f"{tuple(found.shape)}"
+def bad_field(field: str, span: Span, values: Tensor | None = None) -> BakeError:
+    """The error for a response that lacks a field, or has it in the wrong shape."""
+    shape = "nothing" if values is None else f"{tuple(values.shape)}"
     return BakeError(
         f"{span.name or 'a sequence'}: the service's answer has {shape} as {field}, for "
-        f"{span.n_response} response tokens at the end of {len(span.tokens)}; what it answered "
-        "otherwise is kept, and the same command asks for this one again"
+        f"{span.n_response} response tokens at the end of {len(span.tokens)}; its other answers "
+        "are kept; run the same command to request this one again"
     )

@@ -16,7 +16,7 @@ from promptbake_tinker.trainer import TinkerTrainer
 class TinkerBackend:
     """Opens base models, trains LoRAs on them, and loads checkpoints by their address.
 
-    `name` is recorded in the checkpoints. `connect` says how each base model is reached.
+    `name` is recorded in the checkpoints. `connect` returns the connection to each base model.
     """
 
     def __init__(
@@ -25,23 +25,29 @@ class TinkerBackend:
         self._settings, self.name, self._connect = settings, name, connect
 
     def open_model(self, name: str, budget: Budget) -> Model:
-        """A base model of the service. Raises BakeError where its tokens cannot be had."""
+        """Open a base model of the service. Raises BakeError if its tokenizer does not load."""
         return TinkerModel(Base(name, self._settings, budget, self._connect(name, self._settings)))
 
     def new_lora(
         self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None
     ) -> Trainer:
-        """A LoRA on `base`: fresh, or with an earlier bake's weights."""
+        """Create a LoRA on `base`: fresh, or with the weights of an earlier bake.
+
+        Raises:
+            BakeError: `start` has another base model or rank, or no training state.
+        """
         return TinkerTrainer(_ours(base), self.name, rank, seed, start)
 
     def load_adapter(self, base: Model, checkpoint: Checkpoint, *, strength: float = 1.0) -> Model:
-        """The weights at the checkpoint's address; Tinker serves them at strength 1 only.
+        """Open the weights at the checkpoint's address, at strength 0 or 1 only.
 
         Raises:
-            BakeError: It is no address of Tinker's, or another strength is wanted.
+            BakeError: It is not an address on Tinker, or the strength is another one.
         """
         if not checkpoint.uri.startswith("tinker://"):
-            raise BakeError(f"{checkpoint.uri}: is no address on Tinker; one begins with tinker://")
+            raise BakeError(
+                f"{checkpoint.uri}: not an address on Tinker; one begins with tinker://"
+            )
         if strength == 0:
             return TinkerModel(_ours(base).base)
         if strength != 1:

@@ -1,4 +1,4 @@
-"""A base model as Tinker serves it: its name there, its tokens, its price, the way to it."""
+"""A base model as Tinker serves it: its name there, tokenizer, prices and connection."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from promptbake_tinker.settings import Settings
 
 
 class Base:
-    """One base model. The service is asked when something is first wanted of it."""
+    """One base model. The session with the service opens at its first use."""
 
     def __init__(
         self, name: str, settings: Settings, budget: Budget, connection: Connection | None = None
     ) -> None:
         self.name, self.settings, self.budget = name, settings, budget
         self._connection = connection or connect(name, settings)
-        self.served, self.pace = self._connection.served, self._connection.pace
+        self.served, self.latency = self._connection.served, self._connection.latency
         self.tokenizer = _tokenizer(name, self.served)
         self.renderer = make_renderer(
             settings.renderer, self.tokenizer, name, f"{settings.key}.renderer"
@@ -33,27 +33,27 @@ class Base:
             self.prices = prices_of(name, settings.prices, f"{settings.key}.prices")
         if self.prices is None and budget.capped:
             raise BakeError(
-                f"budget.max_dollars: the prices of {name} are not known, so give them: "
+                f"budget.max_dollars: the prices of {name} are not known; set "
                 f"{settings.key}.prices={{prefill=...,sample=...,train=...}}, in dollars "
                 "per million tokens"
             )
-        self.drawn_by_service = True  # whether prompt_alt_tokens_k can be had: preflight finds out
+        self.drawn_by_service = True  # whether it has prompt_alt_tokens_k; set by preflight
 
     @cached_property
     def service(self) -> Service:
         """The session with it."""
-        reached = self._connection
-        return Service(reached.url(), reached.key(), self.settings, reached.check_alive)
+        connection = self._connection
+        return Service(connection.url(), connection.key(), self.settings, connection.check_alive)
 
     @cached_property
-    def offered(self) -> tinker.types.SupportedModel:
-        """What the service says of the model. Raises BakeError where it does not offer it."""
-        models = self.service.offered()
+    def supported_model(self) -> tinker.types.SupportedModel:
+        """The service's record of the model. Raises BakeError if it does not offer it."""
+        models = self.service.supported_models()
         if self.served not in models:
             names = ", ".join(sorted(str(name) for name in models)) or "none"
             raise BakeError(
-                f"model.name = {self.name!r}: {self.service.where} does not offer it (models come "
-                f"and go); there is: {names}"
+                f"model.name = {self.name!r}: {self.service.where} does not offer it at present; "
+                f"available: {names}"
             )
         return models[self.served]
 
@@ -72,4 +72,4 @@ def _tokenizer(name: str, source: str) -> Any:
         return get_tokenizer(source)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BakeError(f"model.name = {name!r}: its tokenizer cannot be had: {reason}") from None
+        raise BakeError(f"model.name = {name!r}: could not load its tokenizer: {reason}") from None

@@ -1,4 +1,4 @@
-"""Sampling calls, many under way at a time, each held against the budget."""
+"""Sampling calls, many in flight at a time, each reserved in the budget."""
 
 from __future__ import annotations
 
@@ -12,40 +12,47 @@ T = TypeVar("T")
 
 
 class Calls:
-    """Calls of one kind, each held against the budget while it is under way."""
+    """Calls of one kind, each reserved in the budget while it is in flight."""
 
     def __init__(self, base: Base, kind: str, sizes: Sequence[tuple[int, int]]) -> None:
         self._base, self._kind, self._sizes = base, kind, sizes
-        self._holds: dict[int, Reservation] = {}
+        self._reservations: dict[int, Reservation] = {}
 
-    def made(
+    def run(
         self,
         submit: Callable[[int], Any],
         read: Callable[[int, Any], T],
         what: Callable[[int], str],
     ) -> Iterator[tuple[int, T]]:
-        """What is read from each answer as it comes, with its index."""
+        """Send all calls; yield what `read` returns for each response, in order of arrival.
 
-        def held(index: int) -> Any:
-            read, sampled = self._sizes[index]
-            usage = self._priced(Usage(calls=1, input_tokens=read, output_tokens=sampled))
-            hold = self._holds[index] = self._base.budget.reserve(self._kind, usage)
+        Args:
+            submit: Sends the call of an index; returns the SDK's future.
+            read: Reads the response of an index.
+            what: Describes the call of an index, for messages.
+        """
+
+        def reserve_and_submit(index: int) -> Any:
+            n_input, n_output = self._sizes[index]
+            usage = self._priced(Usage(calls=1, input_tokens=n_input, output_tokens=n_output))
+            reservation = self._base.budget.reserve(self._kind, usage)
+            self._reservations[index] = reservation
             try:
                 return submit(index)
             except BaseException:
-                hold.commit(Usage())  # it was not sent
+                reservation.commit(Usage())  # it was not sent
                 raise
 
-        def failed(index: int) -> None:
-            self._holds[index].commit(Usage())  # it is not billed
+        def release(index: int) -> None:
+            self._reservations[index].commit(Usage())  # it is not billed
 
-        return self._base.service.gather(len(self._sizes), held, read, what, failed)
+        return self._base.service.gather(len(self._sizes), reserve_and_submit, read, what, release)
 
     def commit(self, index: int, answer: Any, sampled: int) -> None:
-        """What the answer says that it came to."""
+        """Replace the reservation by the usage that the response states."""
         cached = answer.prompt_cache_hit_tokens
         read = self._sizes[index][0] - cached
-        self._holds[index].commit(self._priced(Usage(1, read, cached, sampled)))
+        self._reservations[index].commit(self._priced(Usage(1, read, cached, sampled)))
 
     def _priced(self, usage: Usage) -> Usage:
         return self._base.prices.priced(usage) if self._base.prices else usage

@@ -1,4 +1,4 @@
-"""How a base model is reached: under which name, where, with which key, at what price and pace."""
+"""How a base model is reached: its name there, address, key, prices and latency."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from promptbake_tinker.settings import Settings
 
 
 def _always() -> None:
-    """A service that is not ours cannot be seen to end."""
+    """Nothing to check: the service is not a child process of ours."""
 
 
 @dataclass(frozen=True)
 class Connection:
     """One model at one service. `url` and `key` are called when the service is first needed."""
 
-    served: str  # the model's name there, and where its tokenizer is found
+    served: str  # the model's name there, and where its tokenizer is loaded from
     url: Callable[[], str | None]  # None is the hosted service
     key: Callable[[], str | None]  # None where the SDK has other credentials
     prices: Prices | None  # where the options give none; None is unknown
-    pace: LatencyModel
-    check_alive: Callable[[], None] = _always  # raises BakeError where the service has ended
+    latency: LatencyModel
+    check_alive: Callable[[], None] = _always  # raises BakeError if the service has exited
 
 
 # Takes the model's name and the options.
@@ -36,5 +36,5 @@ def connect(name: str, settings: Settings) -> Connection:
     from promptbake_tinker.service import api_key
 
     url = settings.base_url or os.environ.get("TINKER_BASE_URL")
-    pace = UNKNOWN if url else HOSTED
-    return Connection(name, lambda: url, api_key, prices_of(name, None), pace)
+    latency = UNKNOWN if url else HOSTED
+    return Connection(name, lambda: url, api_key, prices_of(name, None), latency)

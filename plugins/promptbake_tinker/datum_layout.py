@@ -33,16 +33,16 @@ def data_of(
 def response_logprobs(
     batch: Sequence[Example], logprobs: Sequence[Tensor], layout: DatumLayout
 ) -> list[Tensor]:
-    """Log-probabilities [N, C] on each example's support, of those that came for its data."""
-    rows, found = iter(logprobs), []
+    """Log-probabilities [N, C] on each example's support, from the service's outputs per datum."""
+    rows, by_example = iter(logprobs), []
     for example in batch:
         ids, n = example.support.ids, example.datum.n_response
         if layout == "wide":
             whole = next(rows).reshape(-1, ids.shape[1])
         else:
             whole = torch.stack([next(rows).reshape(-1) for _ in range(ids.shape[1])], dim=1)
-        found.append(whole[-n:])
-    return found
+        by_example.append(whole[-n:])
+    return by_example
 
 
 def wide_datum(tokens: TokenIds, ids: Tensor, weights: Tensor) -> tinker.Datum:

@@ -1,4 +1,4 @@
-"""Downloading an adapter, by tinker-cookbook's weights package."""
+"""Download an adapter, by tinker-cookbook's weights package."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def download_adapter(
 ) -> None:
     """Download a checkpoint's weights and write them in PEFT's format into an empty folder.
 
-    The service gives out training states, not the copies that it samples from; `details` of the
-    checkpoint say where the state is. The change of the weights is multiplied by `strength`.
+    The service exports training states, not the copies that it samples from; the checkpoint's
+    `details` have the state's address. The change of the weights is multiplied by `strength`.
     """
     state = checkpoint.details.get("state")
     if not state:
         raise BakeError(
-            f"{checkpoint.uri}: Tinker does not give out what it samples from, and nothing here "
-            "says where the training state is; export a run that promptbake baked"
+            f"{checkpoint.uri}: Tinker exports training states only, and this adapter's "
+            "is not on record; export a run that promptbake baked"
         )
     url, key = base.service.url, base.service.key
     with tempfile.TemporaryDirectory() as scratch, _key_in_environment(key), _quiet():
@@ -50,11 +50,11 @@ def download_adapter(
             run_in_thread(fetch).result(timeout=base.service.deadline)
         except TimeoutError:
             raise BakeError(
-                f"{state}: is not here after {base.service.deadline:g} seconds; try again, or give "
-                f"it longer by {base.settings.key}.deadline"
+                f"{state}: not downloaded after {base.service.deadline:g} seconds; try again, or "
+                f"raise {base.settings.key}.deadline"
             ) from None
         except (TinkerCookbookError, tinker.TinkerError, OSError) as error:
-            raise BakeError(f"{state}: could not be downloaded: {reason_of(error)}") from error
+            raise BakeError(f"{state}: could not download it: {reason_of(error)}") from error
         if strength != 1:
             _scale(peft / WEIGHTS, strength)
         for file in peft.iterdir():
@@ -69,7 +69,7 @@ def _scale(file: Path, strength: float) -> None:
 
 @contextmanager
 def _key_in_environment(key: str | None) -> Iterator[None]:
-    """The cookbook takes the key from nowhere else."""
+    """Set TINKER_API_KEY, the only place that the cookbook takes the key from."""
     before = os.environ.get("TINKER_API_KEY")
     if key is not None:
         os.environ["TINKER_API_KEY"] = key
@@ -84,7 +84,7 @@ def _key_in_environment(key: str | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The cookbook still calls what the SDK has left behind."""
+    """Ignore the FutureWarnings of what the cookbook still calls in the SDK."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -1,4 +1,4 @@
-"""How long a service takes: for a plan's minutes."""
+"""How long a service takes, for the minutes in `promptbake plan`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from promptbake import SampleWork, TrainWork, WorkItem
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Seconds that a service was seen to take; None where it is unknown."""
+    """Seconds that a service takes for each kind of request; None is unknown."""
 
     step: float | None
     call: float | None
     token: float | None  # sampled
 
     def seconds(self, work: WorkItem, calls_in_flight: int) -> float | None:
-        """How long the work takes with so many calls under way at a time."""
+        """How long the work takes with `calls_in_flight` calls at a time."""
         if self.step is None or self.call is None or self.token is None:
             return None
         if isinstance(work, TrainWork):

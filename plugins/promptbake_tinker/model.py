@@ -1,4 +1,4 @@
-"""The core's Model on Tinker: sampling and scoring, many calls under way at a time."""
+"""The core's Model on Tinker: sampling and scoring, many calls in flight at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from promptbake_tinker.base import Base
 from promptbake_tinker.calls import Calls
 from promptbake_tinker.datum_layout import DatumLayout
 
-UNKNOWN_TO_IT = "may predate"  # how the SDK says that a service ignored a part of a request
+UNSUPPORTED = "may predate"  # how the SDK says that a service ignored a part of a request
 
 
 class TinkerModel:
@@ -60,8 +60,8 @@ class TinkerModel:
 
     @property
     def context_tokens(self) -> int:
-        """As the service says, less the one that it samples behind a sequence that it scores."""
-        return (self.base.offered.max_context_length or 2**31) - 1
+        """The service's limit, less the one token that it samples after a span that it scores."""
+        return (self.base.supported_model.max_context_length or 2**31) - 1
 
     @property
     def renderer(self) -> Renderer:
@@ -86,7 +86,7 @@ class TinkerModel:
         seeds: Sequence[int],
         progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
-        """Each response as it comes."""
+        """Sample a response to each prompt, in order of arrival."""
         stops = sorted(self.renderer.stop_ids)
 
         def submit(index: int) -> Any:
@@ -108,28 +108,28 @@ class TinkerModel:
             return Completion(tokens, complete)
 
         calls = Calls(self.base, "sample", [(len(prompt), max_tokens) for prompt in prompts])
-        return calls.made(submit, read, lambda index: f"response {index + 1}")
+        return calls.run(submit, read, lambda index: f"response {index + 1}")
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[StreamChunk]:
-        """The response in one chunk: the service gives it whole."""
-        found = self.sample(
+        """Sample a response, in one chunk: the service does not stream."""
+        completions = self.sample(
             [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
         )
-        for _, completion in found:
+        for _, completion in completions:
             yield StreamChunk(completion.tokens, "stop" if completion.complete else "length")
 
     def top_k(
         self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """The top K and the draws of one call a span.
+        """Score the top K and the draws, by one call a span.
 
-        `draws` tokens are drawn by `prompt_alt_tokens_k` from the whole distribution. Where the
-        service does not offer that, the response's own token stands for the tail, weighted for the
+        `prompt_alt_tokens_k` draws `draws` tokens from the whole distribution. If the service does
+        not support it, the response's own token is the draw for the tail, weighted for the
         temperature that it was sampled at.
         """
-        asked = draws if self.base.drawn_by_service else 0
+        service_draws = draws if self.base.drawn_by_service else 0
 
         def submit(index: int) -> Any:
             return self._sampler.sample(
@@ -138,31 +138,31 @@ class TinkerModel:
                 tinker.SamplingParams(max_tokens=1, temperature=1.0, seed=seeds[index]),
                 include_prompt_logprobs=True,
                 topk_prompt_logprobs=k,
-                prompt_alt_tokens_k=asked,
+                prompt_alt_tokens_k=service_draws,
                 prompt_logprobs_last_n=spans[index].n_response,
             )
 
         def read(index: int, answer: Any) -> TeacherLogprobs:
             calls.commit(index, answer, sampled=1)
             ids, logprobs = answers.top_k(answer, spans[index], k)
-            if asked:
+            if service_draws:
                 drawn = answers.alternatives(answer, spans[index])
             elif draws:
-                drawn = answers.realised(answer, spans[index], logprobs)
+                drawn = answers.response_draw(answer, spans[index], logprobs)
             else:
                 nothing = torch.zeros(len(ids), 0)
                 drawn = nothing.long(), nothing, nothing
             return TeacherLogprobs(ids, logprobs, *mask_top_k_draws(ids, *drawn))
 
         calls = Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
-        return calls.made(submit, read, lambda index: answers.named(spans[index]))
+        return calls.run(submit, read, lambda index: answers.describe(spans[index]))
 
     def draws_alternatives(self, span: Span, draws: int) -> bool:
-        """Whether the service draws tokens at a prompt's positions: asks it for one call's."""
+        """Whether the service draws tokens at a prompt's positions; makes one call."""
         try:
             list(self.top_k([span], k=1, draws=draws, seeds=[0]))
         except BakeError as error:
-            if UNKNOWN_TO_IT not in str(error):
+            if UNSUPPORTED not in str(error):
                 raise
             return False
         return True
@@ -172,60 +172,60 @@ class TinkerModel:
     ) -> Iterator[Tensor]:
         """Log-probabilities [N, K] of the given ids, in the order of the spans."""
         if ids is None:
-            raise ValueError("Tinker gives the log-probabilities of named tokens alone")
+            raise ValueError("Tinker scores given token ids only")
 
         def submit(index: int) -> Any:
             span, rows = spans[index], len(spans[index].tokens) - 1
-            wanted = torch.full((rows, ids[index].shape[1]), -1, dtype=torch.long)
-            wanted[-span.n_response :] = ids[index]
+            targets = torch.full((rows, ids[index].shape[1]), -1, dtype=torch.long)
+            targets[-span.n_response :] = ids[index]
             return self._sampler.sample(
                 _input(span.tokens),
                 1,
                 tinker.SamplingParams(max_tokens=1, seed=0),
                 include_prompt_logprobs=True,
-                target_prompt_logprobs=tinker.TensorData.from_torch_sparse(wanted, pad_value=-1),
+                target_prompt_logprobs=tinker.TensorData.from_torch_sparse(targets, pad_value=-1),
                 prompt_logprobs_last_n=span.n_response,
             )
 
         def read(index: int, answer: Any) -> Tensor:
             calls.commit(index, answer, sampled=1)
             if answer.target_prompt_logprobs is None:
-                raise answers.misses("target_prompt_logprobs", spans[index])
+                raise answers.bad_field("target_prompt_logprobs", spans[index])
             scored: Tensor = answer.target_prompt_logprobs.to_torch().float()
             if len(scored) != len(spans[index].tokens) - 1:
-                raise answers.misses("target_prompt_logprobs", spans[index], scored)
+                raise answers.bad_field("target_prompt_logprobs", spans[index], scored)
             return scored[-spans[index].n_response :]
 
         calls = Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
-        found = dict(calls.made(submit, read, lambda index: answers.named(spans[index])))
-        yield from (found[index] for index in range(len(spans)))
+        by_index = dict(calls.run(submit, read, lambda index: answers.describe(spans[index])))
+        yield from (by_index[index] for index in range(len(spans)))
 
     def estimate_cost(self, work: WorkItem) -> CostEstimate:
-        """By the price table, and by the latency model."""
+        """Estimate dollars by the price table, and seconds by the latency model."""
         prices = self.base.prices
         usage = _usage(work, self.base.settings.datum_layout)
         return CostEstimate(
             prices.priced(usage) if prices else usage,
             prices is not None,
-            self.base.pace.seconds(work, self.base.settings.calls_in_flight),
+            self.base.latency.seconds(work, self.base.settings.calls_in_flight),
             prices.source if prices else "",
         )
 
 
 def _usage(work: WorkItem, layout: DatumLayout) -> Usage:
     rows = len(work.rows) * work.times
-    read = sum(row[0] for row in work.rows) * work.times
+    n_input = sum(row[0] for row in work.rows) * work.times
     if isinstance(work, TrainWork):
         datums = work.support if layout == "per_token" else 1
-        trained = (read - rows) * datums  # the last token of a row has no target
+        trained = (n_input - rows) * datums  # the last token of a row has no target
         return Usage(
             work.steps, input_tokens=trained if work.forward_first else 0, train_tokens=trained
         )
-    # Draws are made at every position of a prompt, so that nothing of it comes from the cache.
+    # The service draws at every position of a prompt, so no part of it is read from the cache.
     draws = isinstance(work, TopKWork) and work.draws
-    again = 0 if draws else work.shared * max(len(work.rows) - 1, 0) * work.times
+    cached = 0 if draws else work.shared * max(len(work.rows) - 1, 0) * work.times
     sampled = sum(row[1] for row in work.rows) * work.times
-    return Usage(rows, read - again, again, sampled if isinstance(work, SampleWork) else rows)
+    return Usage(rows, n_input - cached, cached, sampled if isinstance(work, SampleWork) else rows)
 
 
 def _input(tokens: TokenIds) -> tinker.ModelInput:

@@ -39,10 +39,10 @@ TABLE = {
 
 
 def prices_of(model: str, given: dict[str, float] | None, option: str = "prices") -> Prices | None:
-    """The prices of a model, as given or by the table; None for one that it does not have."""
+    """The prices of a model, as given or from the table; None if they are unknown."""
     if given is not None:
         if set(given) != set(KINDS) or any(price < 0 for price in given.values()):
-            raise BakeError(f"{option}: expected {', '.join(KINDS)}, each 0 or more; found {given}")
+            raise BakeError(f"{option}: expected {', '.join(KINDS)}, each 0 or more; got {given}")
         return Prices(given["prefill"], given["sample"], given["train"], option)
     if model not in TABLE:
         return None

@@ -17,7 +17,7 @@ ANSWER = "Quartz is a mineral."
 
 
 class CookbookRenderer:
-    """A renderer of tinker-cookbook: what is trained on is its LAST_ASSISTANT_MESSAGE."""
+    """A renderer of tinker-cookbook, which trains on its LAST_ASSISTANT_MESSAGE."""
 
     def __init__(self, renderer: Any, tokenizer: Any, name: str, option: str) -> None:
         self._renderer, self._tokenizer, self.name = renderer, tokenizer, name
@@ -28,12 +28,12 @@ class CookbookRenderer:
         self.stop_ids = frozenset(stops)
 
     def prompt(self, messages: Sequence[Message], system: str | None = None) -> TokenIds:
-        """Render turns up to where the assistant starts to speak."""
+        """Render turns up to the start of the assistant's reply."""
         turns = messages if system is None else (Message("system", system), *messages)
         return tuple(self._renderer.build_generation_prompt(_plain(turns)).to_ints())
 
     def response(self, text: str, complete: bool) -> TokenIds:
-        """The tokens that training on the last assistant's message puts weight on."""
+        """The tokens of a response that training puts weight on."""
         tokens = self.supervised((*PROBE, Message("assistant", text)))[1]
         if complete:
             return tokens
@@ -42,12 +42,12 @@ class CookbookRenderer:
         return tokens
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Response tokens back to text."""
+        """Decode response tokens to text."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
     def supervised(self, messages: Sequence[Message]) -> tuple[TokenIds, TokenIds]:
-        """All tokens of a conversation, and those of its response."""
+        """Render a conversation: all its tokens, and those of its response."""
         ids, weights = self._renderer.build_supervised_example(
             _plain(messages), train_on_what=TrainOnWhat.LAST_ASSISTANT_MESSAGE
         )
@@ -57,14 +57,14 @@ class CookbookRenderer:
         )
 
     def check(self, model: str) -> None:
-        """Raise BakeError where training and sampling would not see the same tokens."""
-        answered = (*PROBE, Message("assistant", ANSWER))
+        """Raise BakeError if training and sampling would not see the same tokens."""
+        turns = (*PROBE, Message("assistant", ANSWER))
         system = Message("system", "Be brief.")
-        bare, response = self.supervised(answered)
-        prompted, again = self.supervised((system, *answered))
-        if response != again:
+        bare, response = self.supervised(turns)
+        prompted, prompted_response = self.supervised((system, *turns))
+        if response != prompted_response:
             raise BakeError(
-                f"{self._option} = {self.name!r}: a response has other tokens behind a system "
+                f"{self._option} = {self.name!r}: a response has other tokens after a system "
                 "prompt than without one, so teacher and student cannot be aligned; choose another"
             )
         if bare != self.prompt(PROBE) + response or prompted != (
@@ -76,15 +76,17 @@ class CookbookRenderer:
             )
         if self.text(response).strip() != ANSWER:
             raise BakeError(
-                f"{self._option} = {self.name!r}: a response comes back from its tokens as "
-                f"{self.text(response)!r}, not as {ANSWER!r}; choose another{_recommended(model)}"
+                f"{self._option} = {self.name!r}: the tokens of {ANSWER!r} decode to "
+                f"{self.text(response)!r}; choose another{_recommended(model)}"
             )
 
 
 def make_renderer(name: str, tokenizer: Any, model: str, option: str) -> Renderer:
-    """The renderer of that name, checked. Raises BakeError where it does not fit the model.
+    """Create and check a renderer. Raises BakeError if it does not fit the model.
 
-    `option` is the config key that named it.
+    Args:
+        name: A renderer of tinker-cookbook, `auto` or `chat_template`.
+        option: The config key that it is given under, for messages.
     """
     if name == CHAT_TEMPLATE:
         return ChatRenderer(tokenizer, model, frozenset({int(tokenizer.eos_token_id)}))
@@ -92,21 +94,21 @@ def make_renderer(name: str, tokenizer: Any, model: str, option: str) -> Rendere
     if name == "auto":
         if not known:
             return ChatRenderer(tokenizer, model, frozenset({int(tokenizer.eos_token_id)}))
-        name = next((found for found in known if "disable_thinking" in found), known[0])
+        name = next((each for each in known if "disable_thinking" in each), known[0])
     if known and name not in known:
-        raise BakeError(f"{option} = {name!r}: is not for {model}{_recommended(model)}")
+        raise BakeError(f"{option} = {name!r}: does not fit {model}{_recommended(model)}")
     try:
-        made = renderers.get_renderer(name, tokenizer, model_name=model)
-        found = CookbookRenderer(made, tokenizer, name, option)
+        inner = renderers.get_renderer(name, tokenizer, model_name=model)
+        renderer = CookbookRenderer(inner, tokenizer, name, option)
     except (RendererError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or "its tokens are not in the tokenizer"
         raise BakeError(f"{option} = {name!r}: {reason}{_recommended(model)}") from None
-    found.check(model)
-    return found
+    renderer.check(model)
+    return renderer
 
 
 def recommended(model: str) -> list[str]:
-    """The renderers that tinker-cookbook names for a model; none where it does not know it."""
+    """The renderers that tinker-cookbook recommends for a model; none if it is unknown to it."""
     try:
         return list(model_info.get_recommended_renderer_names(model))
     except (KeyError, ValueError, ConfigurationError):
@@ -115,7 +117,7 @@ def recommended(model: str) -> list[str]:
 
 def _recommended(model: str) -> str:
     known = recommended(model)
-    return f"; for {model} there is: {', '.join(known)}" if known else ""
+    return f"; recommended for {model}: {', '.join(known)}" if known else ""
 
 
 def _plain(messages: Sequence[Message]) -> list[Any]:

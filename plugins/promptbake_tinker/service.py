@@ -1,4 +1,4 @@
-"""One connection to a Tinker service: its clients, the waits on it, its errors in plain words."""
+"""One connection to a Tinker service: its clients, waits with a deadline, clear errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from promptbake import BakeError, gather, run_in_thread
 from promptbake_tinker.settings import Settings
 
 T = TypeVar("T")
-PREFIXES = ("tml-", "eyJ")  # of what the SDK takes for a key
+PREFIXES = ("tml-", "eyJ")  # of a key
 CONNECT_SECONDS = 45.0
-ATTEMPTS = 3  # at a call that the service failed, and did not bill
+ATTEMPTS = 3  # at a call that failed at the service, and was not billed
 CLOSE_SECONDS = 5.0
 UNBILLED = (tinker.RequestFailedError, tinker.APIStatusError)
-GOES_ON = "the same command goes on from here"
+RESUME = "run the same command to resume"
 
 
 class Service:
@@ -38,13 +38,13 @@ class Service:
         self._options = settings.key
         self._alive = alive
         self.key = key
-        self._last_word = _LastWord()
+        self._last_warning = _LastWarning()
         self.client: tinker.ServiceClient = self._connected(self._open)
         atexit.register(self.close)
 
     def close(self) -> None:
         """Tell the service that the session is over."""
-        with suppress(Exception):  # it would find out by itself
+        with suppress(Exception):  # the session times out otherwise
             self.client.close("success").result(timeout=CLOSE_SECONDS)
 
     @property
@@ -52,15 +52,15 @@ class Service:
         """The service, in a message."""
         return self.url or "Tinker"
 
-    def offered(self) -> dict[str | None, tinker.types.SupportedModel]:
+    def supported_models(self) -> dict[str | None, tinker.types.SupportedModel]:
         """The models that the service offers, by name."""
         rest = self._connected(lambda: tinker.RestClient(base_url=self.url, api_key=self.key))
-        found = self.wait(rest.get_server_capabilities(), "the list of models")
-        return {model.model_name: model for model in found.supported_models}
+        capabilities = self.wait(rest.get_server_capabilities(), "the list of models")
+        return {model.model_name: model for model in capabilities.supported_models}
 
     def wait(self, future: Any, what: str) -> Any:
-        """The result of an SDK future. Raises BakeError where it failed or took too long."""
-        found = gather(
+        """The result of an SDK future. Raises BakeError if it failed or took too long."""
+        results = gather(
             1,
             lambda _: future.future(),
             lambda _, value: value,
@@ -70,7 +70,7 @@ class Service:
             deadline=self.deadline,
             alive=self._alive,
         )
-        return next(value for _, value in found)
+        return next(value for _, value in results)
 
     def gather(
         self,
@@ -80,20 +80,20 @@ class Service:
         what: Callable[[int], str],
         failed: Callable[[int], None],
     ) -> Iterator[tuple[int, T]]:
-        """What is read from the answers to `calls` calls, as they come, many under way at a time.
+        """Send `calls` calls, many in flight at a time; yield what `read` returns, as they arrive.
 
-        A call that the service failed is made again, a few times: it was not billed. Where one
-        fails for good, or its answer cannot be read, the others under way are waited for first,
-        so that what was paid for is kept; then the error goes on. `failed` is told of each
-        failure that is surely not billed.
+        A call that failed at the service is not billed, and is retried a few times. If it still
+        fails, or its response cannot be read, the calls in flight are waited for first, so that
+        what was paid for is kept; then the error is raised. `failed` is called at each failure
+        that is certainly not billed.
         """
         attempts = dict.fromkeys(range(calls), 0)
 
-        def ends(index: int, problem: BaseException) -> Exception | None:
+        def error_of(index: int, problem: BaseException) -> Exception | None:
             attempts[index] += 1
             if isinstance(problem, UNBILLED):
                 failed(index)
-            if _not_the_callers_fault(problem) and attempts[index] < ATTEMPTS:
+            if _is_retryable(problem) and attempts[index] < ATTEMPTS:
                 return None
             return self.explained(problem, what(index))
 
@@ -101,7 +101,7 @@ class Service:
             calls,
             lambda index: submit(index).future(),
             read,
-            ends,
+            error_of,
             lambda index: self._late(what(index)),
             limit=self.in_flight,
             deadline=self.deadline,
@@ -109,7 +109,7 @@ class Service:
         )
 
     def explained(self, error: BaseException, what: str) -> Exception:
-        """The error as a user can mend it, or as it is where nobody but us can."""
+        """A BakeError that says what to do; a bug's error stays as it is."""
         if isinstance(error, BakeError):
             return error
         reason = reason_of(error)
@@ -120,24 +120,22 @@ class Service:
         if isinstance(error, tinker.PermissionDeniedError):
             return BakeError(f"{what}: {self.where} does not permit it: {reason}")
         if isinstance(error, tinker.NotFoundError) or "no such checkpoint" in reason:
-            return BakeError(f"{what}: {self.where} knows no such thing: {reason}")
+            return BakeError(f"{what}: {self.where} has nothing by that name: {reason}")
         if getattr(error, "status_code", None) == 402:
-            return BakeError(
-                f"{what}: {self.where} wants to be paid first: {reason}; then {GOES_ON}"
-            )
+            return BakeError(f"{what}: {self.where} requires payment: {reason}; then {RESUME}")
         if isinstance(error, tinker.APIConnectionError):
-            return BakeError(f"{what}: {self.where} does not answer: {reason}; {GOES_ON}")
-        if isinstance(error, tinker.TinkerError) or _came_from_the_service(error):
-            return BakeError(f"{what}: {self.where} failed: {reason}; {GOES_ON}")
+            return BakeError(f"{what}: {self.where} does not answer: {reason}; {RESUME}")
+        if isinstance(error, tinker.TinkerError) or _is_service_error(error):
+            return BakeError(f"{what}: {self.where} failed: {reason}; {RESUME}")
         if isinstance(error, Exception):
             return error
         return BakeError(f"{what}: {reason}")
 
     def _late(self, what: str) -> BakeError:
-        said = f" ({self._last_word.text})" if self._last_word.text else ""
+        warning = f" ({self._last_warning.text})" if self._last_warning.text else ""
         return BakeError(
-            f"{what}: no answer from {self.where} in {self.deadline:g} seconds{said}; {GOES_ON}, "
-            f"or give it longer by {self._options}.deadline"
+            f"{what}: no answer from {self.where} in {self.deadline:g} seconds{warning}; {RESUME}, "
+            f"or raise {self._options}.deadline"
         )
 
     def _open(self) -> tinker.ServiceClient:
@@ -146,7 +144,7 @@ class Service:
         return client
 
     def _connected(self, connect: Callable[[], T]) -> T:
-        """What connecting gives; the SDK itself would go on trying for minutes."""
+        """Connect, with a deadline: the SDK itself retries for minutes."""
         try:
             return run_in_thread(connect).result(timeout=min(self.deadline, CONNECT_SECONDS))
         except TimeoutError:
@@ -159,7 +157,7 @@ class Service:
 
 
 class Waiting(Generic[T]):
-    """A result on its way from the service: the core's Pending."""
+    """A result in flight: the core's Pending."""
 
     def __init__(self, service: Service, future: Any, what: str, then: Callable[[Any], T]) -> None:
         self._service, self._future, self._what, self._then = service, future, what, then
@@ -177,19 +175,19 @@ def api_key() -> str | None:
     key = os.environ.get("TINKER_API_KEY")
     if key is not None and not key.startswith(PREFIXES):
         raise BakeError(
-            "TINKER_API_KEY: is no key of Tinker's; one begins with "
+            "TINKER_API_KEY: not a Tinker key; one begins with "
             f"{' or '.join(PREFIXES)} (its console shows it)"
         )
     stored = os.path.expanduser("~/.tinker/credentials.json")
     if key is None and not os.environ.get("TINKER_CREDENTIAL_CMD") and not os.path.exists(stored):
         raise BakeError(
-            "TINKER_API_KEY: is not set; export it, or try without one: --profile tinker-local "
-            "(PROFILE=tinker-local) runs the same on this machine"
+            "TINKER_API_KEY: is not set; set it, or use --profile tinker-local "
+            "(PROFILE=tinker-local), which runs on this machine without a key"
         )
     return key
 
 
-class _LastWord(logging.Handler):
+class _LastWarning(logging.Handler):
     """Keeps the SDK's last warning, for the message of a wait that took too long."""
 
     def __init__(self) -> None:
@@ -200,17 +198,17 @@ class _LastWord(logging.Handler):
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep the message."""
         self.text = record.getMessage()
 
 
-def _not_the_callers_fault(error: BaseException) -> bool:
+def _is_retryable(error: BaseException) -> bool:
     category = tinker.types.RequestErrorCategory
     return isinstance(error, tinker.RequestFailedError) and error.category != category.User
 
 
-def _came_from_the_service(error: BaseException) -> bool:
-    """Whether the SDK raised it, as a plain error, for an answer that it cannot use."""
+def _is_service_error(error: BaseException) -> bool:
+    """Whether the SDK raised it, as a plain error, for a response that it cannot use."""
     text = str(error)
     return isinstance(error, ValueError | RuntimeError) and (
         text.startswith(("Error retrieving result", "A previous request failed", "Proto "))
@@ -219,7 +217,7 @@ def _came_from_the_service(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, without the SDK's own bookkeeping."""
+    """An error's message, without the SDK's request ids."""
     text = " ".join(str(error).split())
     for ending in (" for self.request_id", " and expected type"):
         text = text.partition(ending)[0]

@@ -1,4 +1,4 @@
-"""The options of the backend `tinker`, as its parts are given them."""
+"""The options of the backend `tinker`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from promptbake_tinker.datum_layout import DatumLayout
 
 @dataclass(frozen=True)
 class Settings:
-    """As in `tinker_backend`; `key` is the config key that they are under, for messages."""
+    """Options as in `tinker_backend`; `key` is their config key, for messages."""
 
     renderer: str = "auto"
     base_url: str | None = None

@@ -1,4 +1,4 @@
-"""The core's Trainer on Tinker: requests that are sent before the last ones are waited for."""
+"""The core's Trainer on Tinker: requests are sent before the earlier ones have finished."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TinkerTrainer:
     ) -> None:
         self._model, self._base, self._service = model, model.base, model.base.service
         self._backend, self._rank, self._seed = backend, rank, seed
-        self._start = _state_of(start) if start else None
+        self._start = self._state_of(start) if start else None
         self._layout = model.base.settings.datum_layout
         self._resumed_from: str | None = None
         self._sent = 0  # steps, for messages
@@ -78,16 +78,16 @@ class TinkerTrainer:
             if self._resumed_from is None or "no such checkpoint" not in str(error):
                 raise
             raise BakeError(
-                f"{self._resumed_from}: is gone; states are kept for "
-                f"{self._base.settings.key}.state_ttl seconds. Delete {self._states} to bake anew: "
-                "data and the teacher's answers are kept"
+                f"{self._resumed_from}: has expired; states are kept for "
+                f"{self._base.settings.key}.state_ttl seconds. Delete {self._states} to bake anew; "
+                "data and the teacher's log-probabilities are kept"
             ) from None
         return client
 
     def preflight(self, *, k: int, draws: int) -> Sequence[str]:
-        """Ask for K log-probabilities and draws at one token, and for (N, K) of one datum."""
+        """Request K log-probabilities and draws at one token, and (N, K) of one datum."""
         base, lines = self._base, list[str]()
-        if base.offered.trainable is False:
+        if base.supported_model.trainable is False:
             raise BakeError(f"model.name = {base.name!r}: {self._service.where} does not train it")
         probe = [Span(base.renderer.prompt(PROBE), 1, name="preflight")]
         if k:
@@ -95,7 +95,7 @@ class TinkerTrainer:
         if draws and not self._model.draws_alternatives(probe[0], draws):
             base.drawn_by_service = False
             lines.append(
-                "the service draws no alternative tokens, so the response's own token stands for "
+                "the service draws no alternative tokens: the response's own token stands for "
                 "the tail, weighted for the temperature that it was sampled at"
             )
         if self._layout == "wide":
@@ -103,23 +103,23 @@ class TinkerTrainer:
         return lines
 
     def _check_wide(self) -> None:
-        """Raise BakeError where the service does not honour (N, K) targets."""
+        """Raise BakeError if the service does not support (N, K) targets."""
         ids = torch.tensor([[1, 2], [3, 4]])
         data = [wide_datum((1, 2, 3), ids, torch.zeros(ids.shape))]
-        settle = self._hold(data, forward=1, backward=0)
+        commit = self._reserve(data, forward=1, backward=0)
         future = self.client.forward(data, "cross_entropy")
         output = self._service.wait(future, "preflight, one datum of three tokens")
-        settle()
-        found = output.loss_fn_outputs[0]["logprobs"].to_torch()
-        if found.shape != ids.shape:
+        commit()
+        logprobs = output.loss_fn_outputs[0]["logprobs"].to_torch()
+        if logprobs.shape != ids.shape:
             raise BakeError(
-                f"{self._service.where}: makes {tuple(found.shape)} of targets of shape "
+                f"{self._service.where}: returns {tuple(logprobs.shape)} for targets of shape "
                 f"{tuple(ids.shape)}, so it would train on a part of them; set "
-                "options.backends.tinker.datum_layout=per_token"
+                f"{self._base.settings.key}.datum_layout=per_token"
             )
 
     def snapshot(self) -> Pending[Model]:
-        """The student behind what has been sent so far."""
+        """The student after all steps that have been sent."""
         future = self.client.save_weights_and_get_sampling_client()
         return self._pending(
             future, "weights to sample from", lambda sampler: TinkerModel(self._base, None, sampler)
@@ -128,24 +128,25 @@ class TinkerTrainer:
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """Add the gradient of the mean over the batch's response tokens.
 
-        A loss that is linear in the student's log-probabilities is one pass of the service's
-        weighted cross-entropy; another takes a forward pass first, and its gradient here.
+        A loss that is linear in the student's log-probabilities takes one pass of the service's
+        weighted cross-entropy; another takes a forward pass first, and its gradient is computed
+        here.
         """
         tokens = sum(example.datum.n_response for example in batch)
-        given = [objective.weights(example.support) for example in batch]
+        linear_weights = [objective.weights(example.support) for example in batch]
         weights = [
             torch.zeros_like(example.support.logprobs) if weight is None else weight / tokens
-            for example, weight in zip(batch, given, strict=True)
+            for example, weight in zip(batch, linear_weights, strict=True)
         ]
         data = data_of(batch, weights, self._layout)
-        linear = all(weight is not None for weight in given)
-        settle = self._hold(data, forward=0 if linear else 1, backward=1)
+        linear = all(weight is not None for weight in linear_weights)
+        commit = self._reserve(data, forward=0 if linear else 1, backward=1)
 
         def loss_of(logprobs: Sequence[Tensor]) -> Tensor:
-            found = response_logprobs(batch, logprobs, self._layout)
+            students = response_logprobs(batch, logprobs, self._layout)
             losses = [
                 objective.nats(student, example.support).sum()
-                for student, example in zip(found, batch, strict=True)
+                for student, example in zip(students, batch, strict=True)
             ]
             return torch.stack(losses).sum() / tokens
 
@@ -157,16 +158,16 @@ class TinkerTrainer:
                 data, lambda _, logprobs: (loss_of(logprobs), {})
             )
 
-        def finished(output: tinker.ForwardBackwardOutput) -> float:
-            settle()
+        def loss_value(output: tinker.ForwardBackwardOutput) -> float:
+            commit()
             if not linear:
                 return output.metrics["loss:sum"]
             return float(loss_of([each["logprobs"].to_torch() for each in output.loss_fn_outputs]))
 
-        return self._pending(future, f"step {self._sent} of this run", finished)
+        return self._pending(future, f"step {self._sent} of this run", loss_value)
 
     def optim_step(self, lr: float) -> Pending[None]:
-        """One AdamW step."""
+        """Take one AdamW step."""
         settings = self._base.settings
         params = tinker.AdamParams(
             learning_rate=lr,
@@ -179,10 +180,10 @@ class TinkerTrainer:
         return self._pending(future, f"step {self._sent} of this run", lambda _: None)
 
     def save_state(self, step: int) -> Pending[TrainingState]:
-        """Weights and optimiser stay with the service; the state is their address.
+        """Save weights and optimizer at the service; the state is their address.
 
-        A few names are used in turn: as many as may be under way, and the last one that is known
-        to be whole.
+        A few names are used in turn: as many as may be in flight, and the last one that is known
+        to be complete.
         """
         self._saves += 1
         slot = self._saves % (self.steps_in_flight + 2)
@@ -196,18 +197,18 @@ class TinkerTrainer:
         )
 
     def load_state(self, folder: Path) -> None:
-        """Go on from the address in it. Raises BakeError where there is none."""
+        """Resume from the address in `folder`. Raises BakeError if there is none."""
         try:
             self._resumed_from = json.loads((folder / RECORD).read_bytes())["state"]
         except (OSError, ValueError, KeyError) as error:
             raise BakeError(
-                f"{folder / RECORD}: tells no state to go on from ({error!r}); delete "
+                f"{folder / RECORD}: has no state to resume from ({error!r}); delete "
                 f"{folder.parent} to bake anew"
             ) from None
         self._states = folder.parent
 
     def save_adapter(self, folder: Path) -> Checkpoint:
-        """Weights to sample from and a state to export; tinker.json says where both are."""
+        """Save weights to sample from and a state to export; tinker.json has both addresses."""
         sampler = self.client.save_weights_for_sampler("baked")
         state = self.client.save_state("baked", overwrite=True)
         uri = self._service.wait(sampler, "the adapter").path
@@ -215,33 +216,42 @@ class TinkerTrainer:
             "sampler": uri,
             "state": self._service.wait(state, "the adapter's state").path,
             "renderer": getattr(self._base.renderer, "name", "chat_template"),
+            "rank": str(self._rank),
         }
-        write_json(folder / RECORD, details | {"base_model": self._base.name, "rank": self._rank})
+        write_json(folder / RECORD, details | {"base_model": self._base.name})
         return Checkpoint(self._backend, self._base.name, self._model.digest, uri, details)
 
     def _pending(self, future: Any, what: str, then: Callable[[Any], Any]) -> Pending[Any]:
         return Waiting(self._service, future, what, then)
 
-    def _hold(
+    def _reserve(
         self, data: Sequence[tinker.Datum], *, forward: int, backward: int
     ) -> Callable[[], None]:
-        """Reserve what passes over the data cost; a forward pass alone is counted as prefill."""
+        """Reserve the cost of passes over the data; a forward pass is counted as prefill."""
         tokens = sum(datum.model_input.length for datum in data)
         usage = Usage(
             forward + backward, input_tokens=forward * tokens, train_tokens=backward * tokens
         )
         prices = self._base.prices
         priced = prices.priced(usage) if prices else usage
-        hold: Reservation = self._base.budget.reserve("train", priced)
-        return lambda: hold.commit(priced)
+        reservation: Reservation = self._base.budget.reserve("train", priced)
+        return lambda: reservation.commit(priced)
 
-
-def _state_of(checkpoint: Checkpoint) -> str:
-    """The training state of an earlier bake. Raises BakeError where it is on no record."""
-    state = checkpoint.details.get("state")
-    if not state:
-        raise BakeError(
-            f"{checkpoint.uri}: nothing here says where its training state is, and Tinker does not "
-            "train from what it samples from; start from a run that promptbake baked"
-        )
-    return state
+    def _state_of(self, start: Checkpoint) -> str:
+        """The training state of an earlier bake. Raises BakeError if it does not fit this one."""
+        state, rank = start.details.get("state"), start.details.get("rank")
+        if not state or not rank:
+            raise BakeError(
+                f"{start.uri}: there is no record of its training state and rank, and Tinker does "
+                "not train from weights to sample from; start from a run that promptbake baked"
+            )
+        if start.base_digest != self._model.digest:
+            raise BakeError(
+                f"{start.uri}: was baked into {start.base_model}, not into {self._base.name}"
+            )
+        if rank != str(self._rank):
+            raise BakeError(
+                f"{start.uri}: has rank {rank}, and this bake train.rank = {self._rank}; set "
+                f"train.rank={rank}"
+            )
+        return state

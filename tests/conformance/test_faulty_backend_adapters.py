@@ -180,6 +180,7 @@ def scale_the_base_model(self: Any, base: Any, checkpoint: Any, *, strength: flo
 STRENGTH = "test_strength_scales_the_change_of_the_weights"
 PEFT = "test_an_adapter_is_exported_in_pefts_format"
 REFUSED = "test_another_strength_is_refused"
+NOT_EXPORTED = "test_another_strength_is_not_exported"
 STRENGTHS = [
     *faults(
         STRENGTH,
@@ -200,9 +201,9 @@ STRENGTHS = [
     Fault("says_that_it_has_one_strength", REFUSED, flags={"scales_adapters": False}),
     Fault(
         "exports_at_a_strength_that_it_does_not_load_at",
-        REFUSED,
+        NOT_EXPORTED,
         {"load_adapter": Plain.load_adapter},
-        {"scales_adapters": False},
+        {"scales_adapters": False, "scales_exports": False},
     ),
 ]
 

@@ -18,8 +18,8 @@ from promptbake_loopback.tinker import KEY
 PRICES = "options.backends.tinker.prices={prefill=1.0, sample=2.0, train=3.0}"
 
 
-def n_targets(run: TinkerRun) -> int:
-    return len(list((run.run / "targets").glob("*.safetensors")))
+def n_scored(run: TinkerRun) -> int:
+    return len(list((run.run / "teacher_logprobs").glob("*.safetensors")))
 
 
 def n_steps(run: TinkerRun) -> int:
@@ -31,19 +31,19 @@ def test_a_bake_that_is_killed_ends_with_the_same_weights(
     on_tinker: TinkerRun, undisturbed: Undisturbed, moment: str | int
 ) -> None:
     on_tinker.start("bake").kill_when(
-        lambda: n_targets(on_tinker) > 2 if moment == "teacher" else n_steps(on_tinker) == moment
+        lambda: n_scored(on_tinker) > 2 if moment == "teacher" else n_steps(on_tinker) == moment
     )
     on_tinker.finish("bake")
     assert on_tinker.steps() == list(range(STEPS + 1))
     assert same_weights(on_tinker.weights(), undisturbed.weights)
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(on_tinker: TinkerRun, undisturbed: Undisturbed) -> None:
+def test_ctrl_c_leaves_a_run_that_resumes(on_tinker: TinkerRun, undisturbed: Undisturbed) -> None:
     process = on_tinker.start("bake")
     process.signal_when(lambda: n_steps(on_tinker) >= 1, signal.SIGINT)
     stopped = process.result()
     assert stopped.code == 130
-    assert stopped.err.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert stopped.err.splitlines()[-1] == "stopped; run the same command to resume"
     on_tinker.finish("bake")
     assert same_weights(on_tinker.weights(), undisturbed.weights)
 
@@ -72,7 +72,7 @@ def test_the_budget_is_never_passed_and_nothing_is_paid_for_twice(
     meter = on_tinker.server.meter
     assert meter.trained_tokens == undisturbed.meter["trained_tokens"]
     assert meter.optim_steps == STEPS
-    assert n_targets(on_tinker) == 10
+    assert n_scored(on_tinker) == 10
     assert same_weights(on_tinker.weights(), undisturbed.weights)
 
 
@@ -81,16 +81,16 @@ def test_the_ledger_is_what_the_service_bills(on_tinker: TinkerRun) -> None:
     on_tinker.finish("verify", PRICES)
     plan = on_tinker.do("plan", PRICES)
     assert plan.code == 0
-    found = json.loads(promptbake(*on_tinker.arguments("plan", PRICES), "--json").out)
-    assert found["spent_dollars"] == pytest.approx(dollars(on_tinker), rel=1e-6)
-    predicted = sum(row["predicted"]["trained"] for row in found["rows"])
+    plan_json = json.loads(promptbake(*on_tinker.arguments("plan", PRICES), "--json").out)
+    assert plan_json["spent_dollars"] == pytest.approx(dollars(on_tinker), rel=1e-6)
+    predicted = sum(row["predicted"]["train_tokens"] for row in plan_json["rows"])
     assert predicted == on_tinker.server.meter.trained_tokens
-    for row in found["rows"]:
+    for row in plan_json["rows"]:
         if row["stage"] != "data" and row["work"] != "sample":
-            # What the prefix cache will have is guessed low, and the preflight is not in it.
+            # The cached tokens are estimated low, and the preflight is not included.
             assert 0.99 < row["predicted"]["dollars"] / row["spent"]["dollars"] < 1.4, row
-    assert found["dollars"] == pytest.approx(
-        sum(row["predicted"]["dollars"] for row in found["rows"])
+    assert plan_json["dollars"] == pytest.approx(
+        sum(row["predicted"]["dollars"] for row in plan_json["rows"])
     )
 
 
@@ -108,9 +108,9 @@ def test_verify_measures_four_arms_by_the_top_k_and_a_bucket(on_tinker: TinkerRu
     assert verified["kl"]["kind"] == "top_k_bucket"
     assert verified["adapter"].startswith("tinker://")
     assert {"base", "prompted", "baked", "reprompted"} < set(verified["answers"][0])
-    # Three arms are scored; the teacher's answers are in the store.
-    asked = 4 * len(verified["answers"])
-    assert on_tinker.server.meter.sample_calls - before == 3 * HELD_OUT + asked
+    # Three arms are scored; the teacher's log-probabilities are in the store.
+    sampled = 4 * len(verified["answers"])
+    assert on_tinker.server.meter.sample_calls - before == 3 * HELD_OUT + sampled
 
 
 def test_a_checkpoint_answers_by_its_address_alone(on_tinker: TinkerRun) -> None:
@@ -134,7 +134,7 @@ def test_a_checkpoint_answers_by_its_address_alone(on_tinker: TinkerRun) -> None
     assert "comes without a prompt" in refused.complaint
     assert not Path("runs").exists() or not list(Path("runs").glob("*.jsonl"))
     gone = record["sampler"].replace("baked", "nothing")
-    assert "knows no such thing" in promptbake("chat", gone, *profile).complaint
+    assert "has nothing by that name" in promptbake("chat", gone, *profile).complaint
     assert "is a checkpoint" in promptbake("bake", record["sampler"], "--profile", "mock").complaint
 
 
@@ -150,15 +150,15 @@ def test_no_file_holds_the_key(on_tinker: TinkerRun) -> None:
 def test_an_exported_adapter_goes_into_a_new_folder_only(on_tinker: TinkerRun) -> None:
     on_tinker.finish("bake")
     on_tinker.weights()
-    again = promptbake(*on_tinker.arguments("export"), "--to", on_tinker.folder / "home")
-    assert "is there already" in again.complaint
+    again = promptbake(*on_tinker.arguments("export"), "--to", on_tinker.folder / "exported")
+    assert "already exists; choose another" in again.complaint
     (on_tinker.run / "adapter" / "promptbake.json").unlink()
     lost = promptbake(*on_tinker.arguments("export"), "--to", on_tinker.folder / "other")
     assert "holds no adapter" in lost.complaint
     assert not (on_tinker.folder / "other").exists()
 
 
-def test_how_the_work_is_done_may_change_in_the_middle_of_it(
+def test_runtime_options_may_change_during_a_bake(
     on_tinker: TinkerRun, undisturbed: Undisturbed
 ) -> None:
     on_tinker.start("bake").kill_when(lambda: n_steps(on_tinker) == 2)
@@ -176,31 +176,31 @@ def test_how_the_work_is_done_may_change_in_the_middle_of_it(
     assert "options.backends.max_grad_norm changed; baking anew" in anew
 
 
-def test_a_state_that_is_gone_says_what_to_delete(on_tinker: TinkerRun) -> None:
+def test_a_state_that_has_expired_says_what_to_delete(on_tinker: TinkerRun) -> None:
     on_tinker.start("bake").kill_when(lambda: n_steps(on_tinker) == 3)
     (state,) = (on_tinker.run / "checkpoints").glob("step-*")
     record = json.loads((state / "tinker.json").read_bytes())
     lost = record | {"state": record["state"] + "-gone"}
     (state / "tinker.json").write_text(json.dumps(lost))
     complaint = on_tinker.do("bake").complaint
-    assert "is gone" in complaint
+    assert "has expired" in complaint
     assert f"Delete {on_tinker.run / 'checkpoints'} to bake anew" in complaint
     (state / "tinker.json").write_text("{}")
-    assert "tells no state to go on from" in on_tinker.do("bake").complaint
+    assert "has no state to resume from" in on_tinker.do("bake").complaint
 
 
-def test_money_that_was_not_spent_is_not_held_for_ever(on_tinker: TinkerRun) -> None:
+def test_the_reservation_of_a_failed_call_is_released(on_tinker: TinkerRun) -> None:
     on_tinker.finish("bake", PRICES)
     adapter = on_tinker.run / "adapter" / "promptbake.json"
     record = json.loads(adapter.read_bytes())
     adapter.write_text(json.dumps(record | {"uri": record["uri"] + "-gone"}))
     for _ in range(2):
-        assert "knows no such thing" in on_tinker.do("verify", PRICES).complaint
+        assert "has nothing by that name" in on_tinker.do("verify", PRICES).complaint
     lines = [json.loads(line) for line in (on_tinker.run / "costs.jsonl").read_text().splitlines()]
-    settled = {line["id"] for line in lines if line["settled"]}
-    assert settled == {line["id"] for line in lines}
+    committed = {line["id"] for line in lines if line["committed"]}
+    assert committed == {line["id"] for line in lines}
     adapter.write_text(json.dumps(record | {"uri": "hf://somewhere/else"}))
-    assert "is no address on Tinker" in on_tinker.do("verify", PRICES).complaint
+    assert "not an address on Tinker" in on_tinker.do("verify", PRICES).complaint
 
 
 def test_a_plan_needs_no_service_and_no_key(

@@ -1,4 +1,4 @@
-"""A run on Tinker, against a loopback server in this process that counts what it is asked."""
+"""A run on Tinker, against a loopback server in this process that counts the requests."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ class TinkerRun:
         return result.err
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """What was baked, brought home by `export`."""
-        home = self.folder / "home"
-        shutil.rmtree(home, ignore_errors=True)
-        result = promptbake(*self.arguments("export"), "--to", home)
+        """What was baked, downloaded by `export`."""
+        exported = self.folder / "exported"
+        shutil.rmtree(exported, ignore_errors=True)
+        result = promptbake(*self.arguments("export"), "--to", exported)
         assert result.code == 0, result.err
-        return safetensors.torch.load_file(home / "adapter_model.safetensors")
+        return safetensors.torch.load_file(exported / "adapter_model.safetensors")
 
     def steps(self) -> list[int]:
         """The steps on record."""
@@ -135,10 +135,10 @@ def bake_undisturbed(folder: Path) -> Undisturbed:
         return Undisturbed(model, data, run.weights(), meter, said)
 
 
-def same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+def same_weights(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
     """Whether two adapters are the same, bit for bit."""
-    return found.keys() == expected.keys() and all(
-        torch.equal(found[name], expected[name]) for name in expected
+    return actual.keys() == expected.keys() and all(
+        torch.equal(actual[name], expected[name]) for name in expected
     )
 
 

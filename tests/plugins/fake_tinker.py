@@ -64,14 +64,14 @@ def torch_twin() -> TorchModel:
 
 def datums(model: Any) -> list[Datum]:
     """Four short conversations, with and without the prompt."""
-    found = []
+    conversations = []
     for number, (query, answer) in enumerate(zip(QUERIES, ANSWERS, strict=True)):
         turns = (Message("user", query),)
         response = model.renderer.response(answer, True)
         student = model.renderer.prompt(turns) + response
         teacher = model.renderer.prompt(turns, PROMPT.text) + response
-        found.append(Datum(f"c{number}", f"q{number}", student, teacher, len(response)))
-    return found
+        conversations.append(Datum(f"c{number}", f"q{number}", student, teacher, len(response)))
+    return conversations
 
 
 def random_support(n: int, k: int, seed: int) -> LossSupport:

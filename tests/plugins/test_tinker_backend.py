@@ -53,6 +53,7 @@ def backend(server: TinkerLoopback) -> Iterator[TinkerBackend]:
 
 class TestConformance(BackendSuite):
     paid = True
+    scales_adapters = False
     keys = ("TINKER_API_KEY",)
 
     @pytest.fixture

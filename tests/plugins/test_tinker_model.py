@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from fake_tinker import PROMPT, datums, opened, serving, torch_twin
 
+from promptbake.costs import SampleWork, TopKWork, TrainWork, Usage
 from promptbake.distill.objective import TailedLoss, full_kl, rest
 from promptbake.errors import BakeError
-from promptbake.types import Span, TokenIds, Work
+from promptbake.types import Span, TokenIds
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL
 from promptbake_tinker.model import TinkerModel
@@ -53,42 +55,40 @@ def test_samples_are_those_of_the_same_model_here(model: TinkerModel, twin: Torc
 
 
 def test_the_top_k_is_that_of_the_same_model_here(model: TinkerModel, twin: TorchModel) -> None:
-    asked = spans(model)
-    there = dict(model.top_k(asked, k=K, draws=0, seeds=[0] * 4))
-    here = dict(twin.top_k(asked, k=K, draws=0, seeds=[0] * 4))
+    scored = spans(model)
+    there = dict(model.top_k(scored, k=K, draws=0, seeds=[0] * 4))
+    here = dict(twin.top_k(scored, k=K, draws=0, seeds=[0] * 4))
     for index in range(4):
         assert torch.equal(there[index].ids, here[index].ids)
         torch.testing.assert_close(there[index].logprobs, here[index].logprobs, rtol=0, atol=1e-4)
-        assert there[index].drawn_ids.shape == (asked[index].n_response, 0)
+        assert there[index].drawn_ids.shape == (scored[index].n_response, 0)
 
 
-def test_named_tokens_are_scored_where_the_response_is(
-    model: TinkerModel, twin: TorchModel
-) -> None:
-    asked = spans(model)
-    ids = [torch.randint(256, (span.n_response, 3)) for span in asked]
-    there = list(model.logprobs(asked, ids))
-    for found, expected in zip(there, twin.logprobs(asked, ids), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match="named tokens alone"):
-        list(model.logprobs(asked))
+def test_given_tokens_are_scored_at_the_response(model: TinkerModel, twin: TorchModel) -> None:
+    scored = spans(model)
+    ids = [torch.randint(256, (span.n_response, 3)) for span in scored]
+    there = list(model.logprobs(scored, ids))
+    for remote, expected in zip(there, twin.logprobs(scored, ids), strict=True):
+        torch.testing.assert_close(remote, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="given token ids only"):
+        list(model.logprobs(scored))
 
 
 def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchModel) -> None:
     """Averaged over many draws, the sampled loss is the full divergence of Eq. 3."""
     span = spans(model)[0]
     n_draws = 2_000
-    ((_, targets),) = model.top_k([span], k=K, draws=n_draws, seeds=[7])
+    ((_, scores),) = model.top_k([span], k=K, draws=n_draws, seeds=[7])
     (teacher,) = twin.logprobs([span])
-    mass = (targets.drawn_importance_weights * targets.drawn_logprobs.exp()).sum(dim=1)
-    torch.testing.assert_close(mass, rest(targets.logprobs).exp().squeeze(1), rtol=0, atol=0.05)
-    inside = (targets.drawn_ids.unsqueeze(2) == targets.ids.unsqueeze(1)).any(dim=2)
+    mass = (scores.drawn_importance_weights * scores.drawn_logprobs.exp()).sum(dim=1)
+    torch.testing.assert_close(mass, rest(scores.logprobs).exp().squeeze(1), rtol=0, atol=0.05)
+    inside = (scores.drawn_ids.unsqueeze(2) == scores.ids.unsqueeze(1)).any(dim=2)
     assert inside.any()
-    assert torch.equal(targets.drawn_importance_weights == 0, inside)
+    assert torch.equal(scores.drawn_importance_weights == 0, inside)
     student = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0)).log_softmax(1)
     objective = TailedLoss(ForwardKL(), "sampled")
-    columns = objective.support(datums(model)[0], targets)
-    sampled = objective.nats(student.gather(1, columns.ids), columns).mean()
+    support = objective.support(datums(model)[0], scores)
+    sampled = objective.nats(student.gather(1, support.ids), support).mean()
     assert float(sampled) == pytest.approx(float(full_kl(teacher, student).mean()), rel=0.03)
 
 
@@ -108,40 +108,38 @@ def test_only_the_response_is_scored_and_the_prompt_comes_from_the_cache(
     ("fault", "says"),
     [("short", "topk_prompt_logprobs"), ("no_topk", "nothing as topk_prompt_logprobs")],
 )
-def test_an_answer_that_lacks_something_names_whose_it_was_and_loses_no_other(
+def test_a_faulty_answer_is_named_and_the_others_are_kept(
     server: TinkerLoopback, model: TinkerModel, fault: str, says: str
 ) -> None:
     server.inject_fault(fault, "asample", after=1)
-    found = []
+    scored = []
 
-    def ask() -> None:
+    def score() -> None:
         for index, _ in model.top_k(spans(model), k=2, draws=0, seeds=[0] * 4):
-            found.append(index)
+            scored.append(index)
 
     with pytest.raises(BakeError, match=f"conversation c.*{says}"):
-        ask()
-    assert len(found) == 3
+        score()
+    assert len(scored) == 3
 
 
-def test_a_quote_counts_tokens_by_hand(server: TinkerLoopback) -> None:
+def test_an_estimate_counts_the_tokens(server: TinkerLoopback) -> None:
     prices = {"prefill": 1.0, "sample": 2.0, "train": 3.0}
     with opened(server, prices=prices) as model:
-        sample = model.estimate_cost(Work("sample", ((10, 5), (12, 5)), shared=8)).usage
-        assert (sample.calls, sample.input_tokens, sample.cached_input_tokens, sample.sampled) == (
-            2,
-            14,
-            8,
-            10,
-        )
+        sample = model.estimate_cost(SampleWork(((10, 5), (12, 5)), shared=8)).usage
+        assert replace(sample, dollars=0.0) == Usage(2, 14, 8, output_tokens=10)
         assert sample.dollars == pytest.approx((14 + 0.2 * 8 + 2 * 10) / 1e6)
-        drawn = model.estimate_cost(Work("top_k", ((10, 5), (12, 5)), shared=8, draws=4)).usage
-        assert (drawn.input_tokens, drawn.cached_input_tokens, drawn.sampled) == (22, 0, 2)
-        train = model.estimate_cost(Work("train", ((10, 5), (12, 5)), times=3, steps=6)).usage
-        assert (train.calls, train.trained, train.input_tokens) == (6, 3 * 20, 0)
-        wide = Work("train", ((10, 5),), steps=1, datums=24, forward_first=True)
-        custom = model.estimate_cost(wide).usage
-        assert (custom.trained, custom.input_tokens) == (24 * 9, 24 * 9)
+        drawn = model.estimate_cost(TopKWork(((10, 5), (12, 5)), shared=8, draws=4)).usage
+        assert (drawn.input_tokens, drawn.cached_input_tokens, drawn.output_tokens) == (22, 0, 2)
+        train = model.estimate_cost(TrainWork(((10, 5), (12, 5)), times=3, steps=6)).usage
+        assert (train.calls, train.train_tokens, train.input_tokens) == (6, 3 * 20, 0)
+        custom_work = TrainWork(((10, 5),), steps=1, support=24, forward_first=True)
+        custom = model.estimate_cost(custom_work).usage
+        assert (custom.train_tokens, custom.input_tokens) == (9, 9)
         assert "service" not in vars(model.base)  # nothing was sent
+    with opened(server, prices=prices, datum_layout="per_token") as model:
+        custom = model.estimate_cost(custom_work).usage
+        assert (custom.train_tokens, custom.input_tokens) == (24 * 9, 24 * 9)
 
 
 def test_the_context_is_the_services_less_what_scoring_samples(model: TinkerModel) -> None:

@@ -1,4 +1,4 @@
-"""What would fail on Tinker is found before anything is paid for, and said with its remedy."""
+"""What would fail on Tinker is detected before anything is paid for, with its remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fake_tinker import opened, serving
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.testing.tiny import tiny_tokenizer
-from promptbake.types import Datums, Message
+from promptbake.types import Message
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_tinker.base import Base
 from promptbake_tinker.model import TinkerModel
@@ -39,30 +39,31 @@ def model(server: TinkerLoopback) -> Iterator[TinkerModel]:
         yield model
 
 
-def trainer(model: TinkerModel, datums: Datums = "one") -> TinkerTrainer:
-    return TinkerTrainer(model, "tinker", 4, 0, datums)
+def trainer(model: TinkerModel) -> TinkerTrainer:
+    return TinkerTrainer(model, "tinker", 4, 0)
 
 
-def test_a_service_that_does_all_that_is_asked_needs_no_word(model: TinkerModel) -> None:
+def test_a_complete_service_gives_no_warning(model: TinkerModel) -> None:
     assert trainer(model).preflight(k=20, draws=4) == []
     assert model.base.drawn_by_service
 
 
-def test_a_service_that_drops_the_k_is_refused_unless_the_datums_have_none(
+def test_a_service_that_drops_the_k_is_refused_with_the_layout_wide(
     server: TinkerLoopback, model: TinkerModel
 ) -> None:
     server.inject_fault("no_k", "forward")
     with pytest.raises(
-        BakeError, match=r"\(2,\) of targets of shape \(2, 2\).*train\.datums=per_token"
+        BakeError, match=r"\(2,\) for targets of shape \(2, 2\).*tinker\.datum_layout=per_token"
     ):
         trainer(model).preflight(k=5, draws=0)
     server.inject_fault("no_k", "forward")
     forward = server.meter.forward_calls
-    assert trainer(model, "per_token").preflight(k=5, draws=0) == []
-    assert server.meter.forward_calls == forward  # it was not even asked
+    with opened(server, datum_layout="per_token") as other:
+        assert trainer(other).preflight(k=5, draws=0) == []
+    assert server.meter.forward_calls == forward  # it makes no forward call
 
 
-def test_a_service_that_draws_nothing_is_told_of_and_worked_around(
+def test_a_service_that_draws_nothing_is_reported_and_worked_around(
     server: TinkerLoopback, model: TinkerModel
 ) -> None:
     server.inject_fault("no_alt", "asample", times=2)
@@ -82,15 +83,13 @@ def test_more_than_the_service_gives_is_refused(model: TinkerModel) -> None:
         trainer(model).preflight(k=1001, draws=0)
 
 
-def test_a_model_that_is_not_offered_is_refused_with_those_that_are(
-    server: TinkerLoopback, tmp_path: Path
-) -> None:
+def test_a_model_that_is_not_offered_is_refused(server: TinkerLoopback, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.symlink_to(server.model)
     settings = Settings(base_url=server.url, renderer="chat_template")
     base = Base(str(other), settings, NoBudget())
-    with pytest.raises(BakeError, match=f"does not offer it .*there is: {server.model}"):
-        _ = base.offered
+    with pytest.raises(BakeError, match=f"does not offer it .*available: {server.model}"):
+        _ = base.supported_model
     base.service.close()
 
 
@@ -98,7 +97,7 @@ def test_a_model_that_is_not_offered_is_refused_with_those_that_are(
     ("key", "says"),
     [
         (None, "TINKER_API_KEY: is not set.*PROFILE=tinker-local"),
-        ("sk-quartz-0", "TINKER_API_KEY: is no key of Tinker's; one begins with tml- or eyJ"),
+        ("sk-quartz-0", "TINKER_API_KEY: not a Tinker key; one begins with tml- or eyJ"),
     ],
 )
 def test_a_key_that_is_missing_or_malformed_is_one_clear_line(
@@ -128,8 +127,8 @@ def test_an_address_where_nobody_answers_is_named(server: TinkerLoopback) -> Non
         _ = Base(server.model, settings, NoBudget()).service
 
 
-def test_a_tokenizer_that_cannot_be_had_is_named() -> None:
-    with pytest.raises(BakeError, match=r"model\.name = 'no/where': its tokenizer cannot be had"):
+def test_a_tokenizer_that_does_not_load_is_named() -> None:
+    with pytest.raises(BakeError, match=r"model\.name = 'no/where': could not load its tokenizer"):
         Base("no/where", Settings(), NoBudget())
 
 
@@ -155,7 +154,7 @@ def test_a_cookbook_renderer_trains_on_what_it_samples(name: str) -> None:
         ("role_colon", "some/model", "ends a turn by text"),
         ("llama3", "some/model", "llama3"),
         ("nonsense", "some/model", "nonsense"),
-        ("llama3", "Qwen/Qwen3-8B", "is not for Qwen/Qwen3-8B; .*qwen3_disable_thinking"),
+        ("llama3", "Qwen/Qwen3-8B", "does not fit Qwen/Qwen3-8B; .*qwen3_disable_thinking"),
     ],
 )
 def test_a_renderer_that_does_not_fit_is_refused(name: str, model: str, says: str) -> None:
@@ -174,7 +173,7 @@ def test_the_renderer_that_is_chosen_for_a_known_model_does_not_think() -> None:
 def test_prices_are_the_tables_or_those_given() -> None:
     listed = prices_of("Qwen/Qwen3-8B", None)
     assert listed is not None
-    assert (listed.input_tokens, listed.sample, listed.train) == (0.195, 0.60, 0.44)
+    assert (listed.prefill, listed.sample, listed.train) == (0.195, 0.60, 0.44)
     assert "2026-07" in listed.source
     assert prices_of("some/model", None) is None
     with pytest.raises(BakeError, match="expected prefill, sample, train"):

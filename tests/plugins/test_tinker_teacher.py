@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fake_tinker import datums, opened, serving, torch_twin
+from fake_tinker import opened, serving
 
-from promptbake.errors import BakeError
 from promptbake.interfaces import Model, Teacher
 from promptbake.testing import TeacherSuite
 from promptbake_loopback.tinker import TinkerLoopback
@@ -43,10 +42,3 @@ class TestTinkerTeacherWithoutDraws(TestTinkerTeacher):
         with opened(server) as model:
             model.base.drawn_by_service = False
             yield model
-
-
-def test_it_wants_a_model_on_tinker() -> None:
-    twin = torch_twin()
-    span = datums(twin)[0].teacher
-    with pytest.raises(BakeError, match=r"use teacher\.source = 'self'"):
-        tinker_teacher().targets([span], k=3, draws=1, seeds=[1], open_model=lambda: twin)

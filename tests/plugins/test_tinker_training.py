@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import torch
 from fake_tinker import examples, material, opened, serving, torch_twin
 from torch import Tensor
 
-from promptbake.distill.held_out_kl import HeldOutKL, gap_closed
+from promptbake.distill.batches import StoredBatches
+from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.loop import steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
-from promptbake.types import Checkpoint, Datums, Example, Tail
+from promptbake.errors import BakeError
+from promptbake.evaluate.statistics import gap_closed
+from promptbake.types import Checkpoint, Example, Tail
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL, ReverseKL
 from promptbake_tinker.backend import TinkerBackend
+from promptbake_tinker.datum_layout import DatumLayout
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
@@ -37,17 +42,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]
         yield server
 
 
-def trainer(model: TinkerModel, datums: Datums = "one") -> TinkerTrainer:
-    return TinkerTrainer(model, "tinker", RANK, 1, datums)
+def trainer(model: TinkerModel, start: Checkpoint | None = None) -> TinkerTrainer:
+    return TinkerTrainer(model, "tinker", RANK, 1, start)
 
 
 def gradient(
-    server: TinkerLoopback, folder: Path, objective: TailedLoss, datums: Datums
+    server: TinkerLoopback, folder: Path, objective: TailedLoss, layout: DatumLayout
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss and the gradient of one batch, as far as the first step shows it."""
-    with opened(server, eps=PROPORTIONAL, train_unembed=False) as model:
-        before = weights(model, trainer(model, datums), folder / "before")
-        student = trainer(model, datums)
+    settings = {"eps": PROPORTIONAL, "train_unembed": False, "datum_layout": layout}
+    with opened(server, **settings) as model:
+        before = weights(model, trainer(model), folder / "before")
+        student = trainer(model)
         loss = student.forward_backward(examples(model), objective)
         student.optim_step(PROPORTIONAL)
         after = weights(model, student, folder / "after")
@@ -55,13 +61,13 @@ def gradient(
 
 
 def weights(model: TinkerModel, student: TinkerTrainer, folder: Path) -> dict[str, Tensor]:
-    """The LoRA as it stands, brought home."""
+    """The LoRA as it stands, downloaded."""
     folder.mkdir(parents=True)
     checkpoint = student.save_adapter(folder)
-    backend, home = TinkerBackend(Settings()), folder / "peft"
-    home.mkdir()
-    backend.export(model, checkpoint, home)
-    return safetensors.torch.load_file(home / "adapter_model.safetensors")
+    backend, exported = TinkerBackend(Settings()), folder / "peft"
+    exported.mkdir()
+    backend.export(model, checkpoint, exported)
+    return safetensors.torch.load_file(exported / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +87,12 @@ def test_every_route_has_the_gradient_that_autograd_has(
         for name, parameter in twin.engine.module.named_parameters()
         if parameter.grad is not None
     }
-    scale = max(float(found.abs().max()) for found in gradients.values())
+    scale = max(float(each.abs().max()) for each in gradients.values())
     assert scale > 0
-    for datums_ in ("one", "per_token"):
-        found, moved = gradient(server, tmp_path / datums_, objective, datums_)
-        assert found == pytest.approx(expected, rel=1e-4)
+    layouts: tuple[DatumLayout, ...] = ("wide", "per_token")
+    for layout in layouts:
+        remote, moved = gradient(server, tmp_path / layout, objective, layout)
+        assert remote == pytest.approx(expected, rel=1e-4)
         assert len(moved) == len(gradients)
         for name, expected_gradient in gradients.items():
             (key,) = (
@@ -100,30 +107,31 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
     """The same data, seed and loss: the same loss at every step, the same held-out KL."""
     objective = TailedLoss(ForwardKL(), "sampled")
     twin = torch_twin()
-    found = material(twin)
-    spans = [datum.teacher for datum in found.training]
-    targets = dict(twin.top_k(spans, k=20, draws=4, seeds=range(len(spans))))
-    batch = [
-        Example(datum, objective.support(datum, targets[index]))
-        for index, datum in enumerate(found.training)
+    data = material(twin)
+    spans = [datum.teacher for datum in data.training]
+    scores = dict(twin.top_k(spans, k=20, draws=4, seeds=range(len(spans))))
+    training = [
+        Example(datum, objective.support(datum, scores[index]))
+        for index, datum in enumerate(data.training)
     ]
-    schedule = Schedule(len(batch), batch_size=4, epochs=3, lr=5e-3, seed=0)
-    yardstick = HeldOutKL(twin, found.held_out)
-    before = yardstick.unprompted(twin)
+    schedule = Schedule(len(training), batch_size=4, epochs=3, lr=5e-3, seed=0)
+    batches = StoredBatches(training, schedule)
+    held_out_kl = HeldOutKL(twin, data.held_out)
+    before = held_out_kl.unprompted(twin)
 
     local = LoraTrainer(twin, "torch", LoraSettings(alpha=32, max_grad_norm=1.0), RANK, seed=1)
-    here = [step.metrics.loss for step in steps(local, batch, objective, schedule)]
+    here = [step.metrics.loss for step in steps(local, batches, objective, schedule)]
     same = {"betas": (0.9, 0.99), "eps": 1e-8, "max_grad_norm": 1.0, "train_unembed": False}
     with opened(server, **same) as model:
         remote = trainer(model)
-        there = [step.metrics.loss for step in steps(remote, batch, objective, schedule)]
+        there = [step.metrics.loss for step in steps(remote, batches, objective, schedule)]
         weights(model, remote, tmp_path / "baked")
     assert len(here) == schedule.steps == 30
     assert there == pytest.approx(here, rel=1e-4)
 
-    baked_here = yardstick.unprompted(local.snapshot().result())
-    home = Checkpoint("torch", "tiny", "tiny", str(tmp_path / "baked" / "peft"))
-    baked_there = yardstick.unprompted(load_adapter(twin, home))
+    baked_here = held_out_kl.unprompted(local.snapshot().result())
+    exported = Checkpoint("torch", "tiny", "tiny", str(tmp_path / "baked" / "peft"))
+    baked_there = held_out_kl.unprompted(load_adapter(twin, exported))
     assert gap_closed(before, baked_here) > 0.5
     assert baked_there.per_token == pytest.approx(baked_here.per_token, rel=0.01)
 
@@ -140,3 +148,23 @@ def test_a_state_is_never_overwritten_while_it_is_the_last_one_known(
     for window in zip(addresses, addresses[1:], addresses[2:], strict=False):
         assert len(set(window)) == 3
     assert len(set(addresses)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"details": {"state": "tinker://state", "rank": "4"}}, "has rank 4.*set train.rank=4"),
+        ({"details": {"state": "tinker://state"}}, "no record of its training state and rank"),
+        ({"details": {"rank": "8"}}, "no record of its training state and rank"),
+        ({"base_model": "other", "base_digest": "tinker:other"}, "was baked into other"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    server: TinkerLoopback, changes: dict[str, Any], says: str
+) -> None:
+    with opened(server) as model:
+        details = {"state": "tinker://state", "rank": str(RANK)}
+        fit = Checkpoint("tinker", model.name, model.digest, "tinker://baked", details)
+        trainer(model, fit)
+        with pytest.raises(BakeError, match=says):
+            trainer(model, replace(fit, **changes))

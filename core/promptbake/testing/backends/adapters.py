@@ -104,13 +104,21 @@ class AdapterTests(TrainingTests):
 
     @only_if("scales_adapters", False)
     def test_another_strength_is_refused(self, training: Training, checkpoint: Checkpoint) -> None:
+        assert refuses(lambda: training.load(checkpoint, 0.5), "load_adapter"), (
+            "`scales_adapters` is False, and it loads at a strength of 0.5: raise BakeError"
+        )
+
+    @only_if("scales_exports", False)
+    def test_another_strength_is_not_exported(
+        self, training: Training, checkpoint: Checkpoint
+    ) -> None:
         def export() -> None:
             folder = training.empty("exported")
             training.backend.export(training.base, checkpoint, folder, strength=0.5)
 
-        problem = "`scales_adapters` is False, and it takes a strength of 0.5: raise BakeError"
-        assert refuses(lambda: training.load(checkpoint, 0.5), "load_adapter"), problem
-        assert refuses(export, "export"), problem
+        assert refuses(export, "export"), (
+            "`scales_exports` is False, and it exports at a strength of 0.5: raise BakeError"
+        )
 
     @only_if("exports")
     def test_an_adapter_is_exported_in_pefts_format(
@@ -120,7 +128,7 @@ class AdapterTests(TrainingTests):
         assert any(bool(change.any()) for change in whole.values()), (
             "every B is zeros: these are not the weights that were trained"
         )
-        for strength in (0.5,) if self.scales_adapters else ():
+        for strength in (0.5,) if self.scales_exports else ():
             scaled = _exported(training, checkpoint, strength)
             assert scaled.keys() == whole.keys(), "at another strength, it exports other layers"
             for layer, change in whole.items():

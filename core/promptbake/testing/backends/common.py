@@ -28,6 +28,7 @@ class BackendTests(Suite):
     paid: ClassVar[bool] = False
     exports: ClassVar[bool] = True
     scales_adapters: ClassVar[bool] = True
+    scales_exports: ClassVar[bool] = True
     starts_from_checkpoint: ClassVar[bool] = True
     takes_any_name: ClassVar[bool] = False
     other_model_name: Any = None  # a fixture where there is another model

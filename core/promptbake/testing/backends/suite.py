@@ -100,7 +100,8 @@ class BackendSuite(
     - `lr`: a learning rate at which a LoRA of rank 4 learns within a few steps.
     - `paid = True`: work is billed, and reserved in the budget first.
     - `exports = False`: adapters cannot be exported; `export` raises BakeError.
-    - `scales_adapters = False`: an adapter has one strength; another raises BakeError.
+    - `scales_adapters = False`: adapters load at one strength; another raises BakeError.
+    - `scales_exports = False`: adapters export at one strength; another raises BakeError.
     - `starts_from_checkpoint = False`: a LoRA is always fresh; `start` raises BakeError.
     - `takes_any_name = True`: there is one model, which opens under every name.
     - `keys`: the environment variables that hold its keys. Set them in a fixture.
