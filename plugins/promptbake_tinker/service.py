@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,17 @@ ATTEMPTS = 3  # at a call that failed at the service, and was not billed
 CLOSE_SECONDS = 5.0
 UNBILLED = (tinker.RequestFailedError, tinker.APIStatusError)
 RESUME = "run the same command to resume"
+
+OPEN: set[Service] = set()  # sessions that the end of the process closes
+
+
+@atexit.register
+def close_all() -> None:
+    """Close every session that is still open, all at a time: some services may be gone."""
+    until = time.monotonic() + CLOSE_SECONDS
+    for closing in [run_in_thread(service.close) for service in list(OPEN)]:
+        with suppress(TimeoutError):
+            closing.result(timeout=max(until - time.monotonic(), 0.0))
 
 
 class Service:
@@ -40,10 +52,11 @@ class Service:
         self.key = key
         self._last_warning = _LastWarning()
         self.client: tinker.ServiceClient = self._connected(self._open)
-        atexit.register(self.close)
+        OPEN.add(self)
 
     def close(self) -> None:
         """Tell the service that the session is over."""
+        OPEN.discard(self)
         with suppress(Exception):  # the session times out otherwise
             self.client.close("success").result(timeout=CLOSE_SECONDS)
 
