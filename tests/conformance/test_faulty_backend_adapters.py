@@ -256,5 +256,11 @@ FAULTS = [*(replace(fault, base=Trainer) for fault in CHECKPOINTS), *LOADING, *S
 
 globals().update(suites_for(ToySuite, "backend", Toy, FAULTS, backend_with))
 TestGood = suite_for(
-    ToySuite, "backend", Plain, exports=False, scales_adapters=False, starts_from_checkpoint=False
+    ToySuite,
+    "backend",
+    Plain,
+    exports=False,
+    scales_adapters=False,
+    scales_exports=False,
+    starts_from_checkpoint=False,
 )
