@@ -48,7 +48,7 @@ def print_plugins(registry: Registry, factories: Sequence[PluginFactory]) -> Non
 
 
 def print_health(health: Health) -> None:
-    """What is installed, set and at hand, and what each profile lacks."""
+    """What is installed and set, and what is missing per profile."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -73,8 +73,8 @@ def print_health(health: Health) -> None:
                 [f"{plugin.name} {plugin.version} ({names})"])  # fmt: skip
     section("did not load", (f"{a.plugin} {a.version}: {a.reason}" for a in health.load_failures))
     section("conflicts", health.conflicts)
-    for name, lacks in health.profiles.items():
-        section(f"profile {name}", lacks or ("ready",))
+    for name, problems in health.profiles.items():
+        section(f"profile {name}", problems or ("ready",))
     out.print(table)
 
 

@@ -26,7 +26,7 @@ from promptbake.types import BakeTarget, Dataset, GenerationRequest, Query
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Who answers which queries, for each target."""
+    """The provider, and the queries of each target."""
 
     provider: DataProvider
     targets: tuple[BakeTarget, ...]
