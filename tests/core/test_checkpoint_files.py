@@ -131,3 +131,14 @@ def test_a_record_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_text("{")
     with pytest.raises(BakeError, match=r"is no record of an adapter: "):
         read_adapter(tmp_path, "torch", BASE)
+
+
+def test_an_adapter_that_is_baked_again_in_its_place_is_another(tmp_path: Path) -> None:
+    adapter = Checkpoint("mock", "tiny", "tiny-0", str(tmp_path))
+    digests = []
+    for weights in ("one", "other", "one"):
+        (tmp_path / "adapter_model.safetensors").write_text(weights)
+        digests.append(checkpoints.identity(adapter))
+    assert digests[0] == digests[2] != digests[1]
+    address = Checkpoint("tinker", "tiny", "tiny-0", "tinker://run/weights/baked")
+    assert checkpoints.identity(address) == address.uri

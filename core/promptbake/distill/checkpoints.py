@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from promptbake.errors import BakeError
-from promptbake.files import atomic_folder, write_atomic
+from promptbake.files import atomic_folder, digest_file, write_atomic
 from promptbake.interfaces import Model, Trainer, TrainingState
 from promptbake.types import Checkpoint
 
@@ -60,6 +61,15 @@ def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
             f"{base.name}, so set model.name={checkpoint.base_model} or bake anew"
         )
     return replace(checkpoint, uri=checkpoint.uri or str(folder))
+
+
+def identity(checkpoint: Checkpoint) -> str:
+    """What tells an adapter from others: its files' digests, or its address with a service."""
+    folder = Path(checkpoint.uri)
+    if not folder.is_dir():
+        return checkpoint.uri
+    digests = [digest_file(file) for file in sorted(folder.iterdir()) if file.is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _states(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import repeat
 
+from promptbake.distill.checkpoints import identity
 from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.target_store import StoredTeacher
@@ -32,7 +33,7 @@ def stored_teacher(
         "model": session.base.digest,
     }
     if baked is not None:
-        depends_on["baked"] = baked.uri
+        depends_on["baked"] = identity(baked)
     return StoredTeacher(
         create=session.teacher,
         open_model=open_model or session.open_base,

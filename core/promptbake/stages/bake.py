@@ -238,7 +238,7 @@ def _inputs(session: Session, options: BakeOptions) -> dict[str, object]:
         inputs["targets"] = [target.weight for target in session.targets]
     for name, checkpoint in (("start", options.start), ("teacher_bake", options.teacher)):
         if checkpoint is not None:
-            inputs[name] = checkpoint.uri
+            inputs[name] = checkpoints.identity(checkpoint)
     if options.batches is not None:
         inputs["batches"] = getattr(options.batches, "__qualname__", repr(options.batches))
     return inputs
