@@ -12,7 +12,7 @@ import peft
 import safetensors.torch
 from torch import Tensor
 
-from promptbake import BakeError, Checkpoint, write_atomic
+from promptbake import BakeError, Checkpoint, excerpt, write_atomic
 from promptbake_torch.model import TorchModel
 
 WEIGHTS = "adapter_model.safetensors"
@@ -37,7 +37,7 @@ def load_adapter(base: TorchModel, checkpoint: Checkpoint, strength: float = 1.0
                     engine.module, checkpoint.uri, adapter_name=adapter
                 )
     except UNUSABLE as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = excerpt(str(error))
         raise BakeError(f"{checkpoint.uri}: is no adapter for {engine.name}: {reason}") from None
     engine.module.eval()
     if strength != 1:

@@ -13,6 +13,8 @@ from promptbake import BakeError, ChatRenderer, TokenIds
 from promptbake_torch import forward
 from promptbake_torch.forward import Rows
 
+MASK_CELLS = 2**24  # 16 rows of 1,024 tokens
+
 
 class Engine:
     """A module, its renderer, and the adapters that have been added to it.
@@ -54,12 +56,28 @@ class Engine:
         else:
             yield self.module
 
+    def batches(self, rows: Sequence[TokenIds], most: int) -> Iterator[slice]:
+        """Consecutive rows that one pass takes: at most `most`, and fewer where they are long.
+
+        A mask has a cell for each pair of tokens of each row. Long rows go alone, so that memory is
+        linear in their length.
+        """
+        start = 0
+        for end in range(1, len(rows) + 1):
+            whole = end == len(rows) or end - start == most
+            if whole or _mask_cells(rows[start : end + 1]) > MASK_CELLS:
+                yield slice(start, end)
+                start = end
+
     def pad(self, rows: Sequence[TokenIds]) -> Rows:
         """Pad the rows behind the system prompt that they share.
 
         Padding is between the two, and a sliding window would count it: where rows of different
-        lengths are longer than the window, nothing is shared, and padding comes first.
+        lengths are longer than the window, nothing is shared, and padding comes first. A long row
+        alone shares nothing either: with no padding and no cache it needs no mask.
         """
+        if len(rows) == 1 and _mask_cells(rows) > MASK_CELLS:
+            return forward.pad_rows(rows, (), self.device)
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 and max(lengths) > self._window:
             return forward.pad_rows(rows, (), self.device)
@@ -85,6 +103,10 @@ class Engine:
                 f"model {self.name}: a sequence of {tokens} tokens does not fit its context of "
                 f"{self.context_tokens}"
             )
+
+
+def _mask_cells(rows: Sequence[TokenIds]) -> int:
+    return len(rows) * max(map(len, rows)) ** 2
 
 
 def _window(config: Any) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from promptbake import BakeError, ChatRenderer
+from promptbake import BakeError, ChatRenderer, excerpt
 from promptbake_torch.engine import Engine
 
 END_BYTES = 2**20  # of each end of a weights file, which its digest covers
@@ -57,7 +57,7 @@ class HubLoader:
                 source, config=config, dtype=_dtype(self.dtype, device)
             )
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = excerpt(str(error))
             raise BakeError(
                 f"model.name = {name!r}: is no causal language model that transformers can load "
                 f"(a folder with config.json and safetensors, a hub id, or {embedded.NAME}): "

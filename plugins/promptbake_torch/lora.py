@@ -90,6 +90,15 @@ class LoraTrainer:
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
         """Add the gradient of the mean over the batch's response tokens."""
+        rows = [example.datum.student_ids for example in batch]
+        n_tokens = sum(example.datum.n_response for example in batch)
+        parts = self._engine.batches(rows, len(rows))
+        return ImmediateResult(
+            sum(self._backward(batch[part], objective, n_tokens) for part in parts)
+        )
+
+    def _backward(self, batch: Sequence[Example], objective: Objective, n_tokens: int) -> float:
+        """Add the gradient of these examples' loss over `n_tokens`; returns that loss."""
         rows = self._engine.pad([example.datum.student_ids for example in batch])
         counts = [example.datum.n_response for example in batch]
         with self._engine.using(self._adapter) as module:
@@ -100,9 +109,9 @@ class LoraTrainer:
             objective.nats(_logprobs_on_support(row[-count:], example), example.support).sum()
             for row, count, example in zip(logits, counts, batch, strict=True)
         ]
-        loss = torch.stack(losses).sum() / sum(counts)
+        loss = torch.stack(losses).sum() / n_tokens
         loss.backward()  # type: ignore[no-untyped-call]
-        return ImmediateResult(loss.item())
+        return loss.item()
 
     def optim_step(self, lr: float) -> Pending[None]:
         """Clip the gradient and take one AdamW step."""

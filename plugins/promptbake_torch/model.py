@@ -173,8 +173,8 @@ class TorchModel:
         return self.renderer.prompt((Message("user", "?"),))
 
     def _scores(self, spans: Sequence[Span], batch: int) -> Iterator[Tensor]:
-        for start in range(0, len(spans), batch):
-            for logits in self._logits(spans[start : start + batch]):
+        for part in self.engine.batches([span.tokens for span in spans], batch):
+            for logits in self._logits(spans[part]):
                 yield logits.log_softmax(dim=1).cpu()
 
     @torch.inference_mode()

@@ -100,16 +100,18 @@ def decode_stream(
 ) -> Iterator[tuple[str, StopReason | None]]:
     """A stream of tokens as pieces of text, none of which ends within a character.
 
-    The last pair, and no other, has the reason why the response ended.
+    The last pair, and no other, has the reason why the response ended. A token's text depends on
+    the token before it, so each piece is decoded with the one before, and no more: the work is
+    linear in the response's length.
     """
-    shown, ids = "", list[int]()
+    before, new = list[int](), list[int]()
     for chunk in chunks:
-        ids += chunk.tokens
-        text = renderer.text(ids)
+        new += chunk.tokens
+        text = renderer.text(before + new)
         if chunk.stop_reason is None and text.endswith(PARTIAL_CHARACTER):
             continue
-        yield text[len(shown) :], chunk.stop_reason
-        shown = text
+        yield text[len(renderer.text(before)) :], chunk.stop_reason
+        before, new = new or before, []
 
 
 def _answer(

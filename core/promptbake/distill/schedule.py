@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,17 @@ class Schedule:
 
     def batch(self, step: int) -> list[int]:
         """The indices of the examples that a step (from 0) sees."""
-        order = list(range(self.n_examples))
-        random.Random(f"batches:{self.seed}:{self.epoch(step)}").shuffle(order)
+        order = _order(self.n_examples, self.seed, self.epoch(step))
         start = step % self.steps_per_epoch * self.batch_size
-        return order[start : start + self.batch_size]
+        return list(order[start : start + self.batch_size])
 
     def learning_rate(self, step: int) -> float:
         """Linear decay: `lr` at step 0, and 0 after the last."""
         return self.lr * (1 - step / self.steps)
+
+
+@lru_cache(maxsize=2)  # a step in flight may be of the epoch before
+def _order(n_examples: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(n_examples))
+    random.Random(f"batches:{seed}:{epoch}").shuffle(order)
+    return tuple(order)
