@@ -10,19 +10,25 @@ from dataclasses import asdict
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from promptbake_loopback.errors import HttpError
 from promptbake_loopback.faults import Fault, FaultQueue
 from promptbake_loopback.responses import json_response, read_json
 
 HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")  # what a client may call this machine
 BACKLOG = 512  # clients open many connections at once
 KEEP_ALIVE = 3600  # seconds without a request
 GRACE = 1.0  # seconds that the end leaves to requests whose client has been disconnected
@@ -99,7 +105,12 @@ class LoopbackServer(ABC):
             HTTPException: self._no_route,
             Exception: self._report_bug,
         }
-        app = Starlette(routes=routes, exception_handlers=handlers)
+        # A page in a browser may send requests to this machine, and resolve its own name to it.
+        middleware = [
+            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS),
+            Middleware(OwnOriginMiddleware),
+        ]
+        app = Starlette(routes=routes, exception_handlers=handlers, middleware=middleware)
         app.router.redirect_slashes = False
         return app
 
@@ -124,6 +135,21 @@ class LoopbackServer(ABC):
         except (TypeError, ValueError) as error:
             raise HttpError(400, str(error)) from None
         return json_response({})
+
+
+class OwnOriginMiddleware:
+    """Refuses what a web page of another origin sends: status 403."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what comes from no page, or from one of this machine."""
+        origin = Headers(scope=scope).get("origin")
+        if origin is None or urlsplit(origin).hostname in HOSTS:
+            await self._app(scope, receive, send)
+        else:
+            await Response("a page of another origin", 403)(scope, receive, send)
 
 
 class _Uvicorn(uvicorn.Server):
