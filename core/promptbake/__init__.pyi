@@ -54,6 +54,7 @@ from .interfaces import (
     no_progress,
 )
 from .plugins.hookspecs import API_VERSION, RUNTIME_ONLY, Factories, hookimpl, requires
+from .redaction import excerpt, redact
 from .report.verify_result import VerifyResult
 from .runs.session import Session
 from .seeds import derive
@@ -168,6 +169,7 @@ __all__ = [
     "derive",
     "digest_file",
     "estimate_responses",
+    "excerpt",
     "export",
     "gather",
     "hookimpl",
@@ -178,6 +180,7 @@ __all__ = [
     "plan",
     "read_json_lines",
     "read_objects",
+    "redact",
     "requires",
     "response_token_as_draw",
     "run_in_thread",

@@ -101,8 +101,8 @@ def export(
 
 def _open(prompt: str | Path | Prompt, job: Job) -> Session:
     from promptbake.progress import SilentReporter
+    from promptbake.progress.terminal import RichReporter
     from promptbake.runs.session import open_session
-    from promptbake.terminal import RichReporter
 
     if unknown := sorted(job.keys() - Job.__annotations__.keys()):
         raise TypeError(

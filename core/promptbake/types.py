@@ -89,6 +89,9 @@ class Conversation:
     `complete` tells whether the model ended its turn; a response that was cut by the token limit
     is not complete, and gets no end-of-turn token when it is trained on. `meta` is flat;
     `meta["temperature"]` is the one that the response was sampled at, 1 where it does not say.
+    Other names that are stored: category, dollars, finish_reason, model, provider, request_id,
+    round, seconds, seed, source, tokens. The rest is left out, as an endpoint may send the prompt
+    or a key back.
     `target` names the BakeTarget that it belongs to; empty for the only one of a run.
     """
 

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from promptbake import excerpt
+
 THINKING = re.compile(r"<think>.*?</think>\s*", flags=re.DOTALL)
 
 
@@ -87,4 +89,4 @@ def rejection_reason(completion: ChatCompletion, allow_truncated: bool) -> str |
 
 
 def _start(text: str) -> str:
-    return " ".join(text.split())[:80]
+    return excerpt(text, 80)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import openai
 
-from promptbake import BakeError, Message
+from promptbake import BakeError, Message, excerpt
 from promptbake_openai.rate_limit import RateLimitGate
 
 SEEDS = 2**31  # an endpoint's seed is a small integer
@@ -143,10 +143,6 @@ class Endpoint:
 
     def explain(self, error: openai.OpenAIError) -> tuple[str, bool]:
         """The error in plain words, and whether every other request would fail, too."""
-        problem, permanent = self._explain(error)
-        return problem.replace(os.environ[self._key_name], "***"), permanent
-
-    def _explain(self, error: openai.OpenAIError) -> tuple[str, bool]:
         reason = _reason(error)
         if isinstance(error, openai.AuthenticationError):
             return f"{self._key_name}: {self.url} refuses it: {reason}", True
@@ -176,5 +172,5 @@ class Endpoint:
 def _reason(error: openai.OpenAIError) -> str:
     body = getattr(error, "body", None)
     if isinstance(body, dict) and body.get("message"):
-        return " ".join(str(body["message"]).split())[:200]
-    return " ".join(str(error).split())[:200]
+        return excerpt(str(body["message"]))
+    return excerpt(str(error))

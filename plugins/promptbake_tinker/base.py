@@ -7,7 +7,7 @@ from typing import Any
 
 import tinker
 
-from promptbake import BakeError, Budget
+from promptbake import BakeError, Budget, excerpt
 from promptbake_tinker.connection import Connection, connect
 from promptbake_tinker.prices import prices_of
 from promptbake_tinker.renderer import make_renderer
@@ -71,5 +71,5 @@ def _tokenizer(name: str, source: str) -> Any:
     try:
         return get_tokenizer(source)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = excerpt(str(error))
         raise BakeError(f"model.name = {name!r}: could not load its tokenizer: {reason}") from None

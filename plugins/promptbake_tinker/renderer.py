@@ -9,7 +9,7 @@ from tinker_cookbook import model_info, renderers
 from tinker_cookbook.exceptions import ConfigurationError, RendererError
 from tinker_cookbook.renderers import TrainOnWhat
 
-from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds
+from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds, excerpt
 
 CHAT_TEMPLATE = "chat_template"
 PROBE = (Message("user", "Is quartz a mineral?"),)
@@ -101,7 +101,7 @@ def make_renderer(name: str, tokenizer: Any, model: str, option: str) -> Rendere
         inner = renderers.get_renderer(name, tokenizer, model_name=model)
         renderer = CookbookRenderer(inner, tokenizer, name, option)
     except (RendererError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200] or "its tokens are not in the tokenizer"
+        reason = excerpt(str(error)) or "its tokens are not in the tokenizer"
         raise BakeError(f"{option} = {name!r}: {reason}{_recommended(model)}") from None
     renderer.check(model)
     return renderer

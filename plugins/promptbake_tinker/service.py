@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import tinker
 
-from promptbake import BakeError, gather, run_in_thread
+from promptbake import BakeError, excerpt, gather, run_in_thread
 from promptbake_tinker.settings import Settings
 
 T = TypeVar("T")
@@ -231,7 +231,7 @@ def _is_service_error(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """An error's message, without the SDK's request ids."""
-    text = " ".join(str(error).split())
+    text = excerpt(str(error), 1000)
     for ending in (" for self.request_id", " and expected type"):
         text = text.partition(ending)[0]
     return text.removeprefix("Request failed: ")[:300] or type(error).__name__

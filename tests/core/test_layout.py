@@ -22,8 +22,8 @@ PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("plugins/*/__init__.py"))
 
 FLOORS = (  # of core/promptbake, from the bottom up: an import points to a lower floor
-    {"costs", "errors", "progress", "seeds", "types", "version"},
-    {"concurrency", "files", "interfaces", "terminal"},
+    {"costs", "errors", "redaction", "seeds", "types", "version"},
+    {"concurrency", "files", "interfaces", "progress"},
     {"dataset", "plugins"},
     {"distill"},
     {"evaluate", "runs"},
@@ -32,7 +32,7 @@ FLOORS = (  # of core/promptbake, from the bottom up: an import points to a lowe
     {"commands"},
     {"api", "cli"},
 )
-STANDARD_LIBRARY_ONLY = ("costs", "errors", "seeds", "types", "version")
+STANDARD_LIBRARY_ONLY = ("costs", "errors", "redaction", "seeds", "types", "version")
 MOST_MODULES = 12  # directly in core/promptbake
 MOST_LINES = 400
 LONGEST_CHAIN = 9

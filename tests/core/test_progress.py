@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from promptbake.progress import DeferredBar, Reporter, SilentReporter
-from promptbake.terminal import RichReporter
+from promptbake.progress.terminal import RichReporter
 
 
 class RecordingBar:

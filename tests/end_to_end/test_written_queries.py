@@ -47,7 +47,7 @@ def data(endpoint: ChatEndpoint, prompt: Path, *more: str) -> Result:
 def test_queries_are_written_once_and_differ(endpoint: ChatEndpoint, prompt: Path) -> None:
     done = data(endpoint, prompt)
     assert done.code == 0, done.err
-    line = "30 queries written for this prompt; left out 1 repeated and 0 that quote the prompt"
+    line = "30 queries written for this prompt; left out 1 repeated and 0 that tell the prompt"
     assert line in done.err
     run = prompt.parent / "runs" / "pirate"
     lines = read_lines(run / "queries.jsonl")[1:]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import Registry
+from promptbake.progress.terminal import PlainConsole
+from promptbake.redaction import CONTROL
 from promptbake.runs.session import Session
 from promptbake.types import ARM_LABELS, Checkpoint, Dataset
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from promptbake.stages.plan import Plan
 
 
-out = Console(highlight=False, markup=False, emoji=False)  # what it prints is data
+out = PlainConsole()  # what it prints is data
 
 
 def print_plugins(registry: Registry, factories: Sequence[PluginFactory]) -> None:
@@ -40,11 +41,9 @@ def print_plugins(registry: Registry, factories: Sequence[PluginFactory]) -> Non
         table.add_row(factory.kind, factory.name, factory.plugin, factory.version, options)
     out.print(table)
     for line in registry.conflict_lines():
-        out.print(line, markup=False)
+        out.print(line)
     for failure in registry.load_failures:
-        out.print(
-            f"did not load: {failure.plugin} {failure.version}: {failure.reason}", markup=False
-        )
+        out.print(f"did not load: {failure.plugin} {failure.version}: {failure.reason}")
 
 
 def print_health(health: Health) -> None:
@@ -171,6 +170,12 @@ def print_spent(ledger: Ledger) -> None:
             f"{what} ${usage.dollars:.4f}" for what, usage in ledger.by_work().items()
         )
         out.print(f"spent so far: ${ledger.dollars:.4f} ({spent})", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON without colours, in which a control character is an escape."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    print(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))  # noqa: T201
 
 
 def _minutes(seconds: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 import typer
 import typer.core
 import typer.main
-from rich.console import Console
 
 from promptbake.cli import console
 from promptbake.cli.console import out
@@ -20,6 +18,8 @@ from promptbake.commands import COMMANDS
 from promptbake.errors import BakeError
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import load
+from promptbake.progress.terminal import PlainConsole
+from promptbake.redaction import redact
 from promptbake.runs.config import flatten
 from promptbake.runs.session import read_prompt
 from promptbake.version import __version__
@@ -65,7 +65,7 @@ def plugins(
     registry = load()
     factories = [factory for factory in registry.factories if kind in (None, factory.kind)]
     if as_json:
-        _print_json(
+        console.print_json(
             {
                 "factories": [
                     {
@@ -99,7 +99,7 @@ def doctor(
         resolve(profile)  # refuses an unknown one
     health = examine()
     if as_json:
-        _print_json(health.as_json())
+        console.print_json(health.as_json())
     else:
         console.print_health(health)
     if profile is not None and health.profiles[profile]:
@@ -145,7 +145,7 @@ def config(
     resolved = resolve(profile, sidecar, config, settings or ())
     values = dict(flatten(resolved.config.model_dump(mode="json")))
     if as_json:
-        _print_json(
+        console.print_json(
             {key: {"value": values[key], "source": resolved.sources[key]} for key in values}
         )
         return
@@ -196,11 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(line: str) -> None:
-    Console(stderr=True, highlight=False, markup=False, emoji=False).print(
-        f"promptbake: {' '.join(line.splitlines())}", soft_wrap=True, style="red"
-    )
+    line = " ".join(redact(line).splitlines())
+    PlainConsole(stderr=True).print(f"promptbake: {line}", soft_wrap=True, style="red")
     raise SystemExit(2)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - no colours, ever

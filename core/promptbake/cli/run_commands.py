@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,9 +18,9 @@ from promptbake.cli import console
 from promptbake.cli.console import out
 from promptbake.commands import COMMANDS, Help
 from promptbake.plugins.attribution import attribute
+from promptbake.progress.terminal import RichReporter
 from promptbake.runs.session import Session, open_session
 from promptbake.stages.chat import Chat
-from promptbake.terminal import RichReporter
 
 PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
 Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
@@ -117,7 +116,7 @@ def _show(
 ) -> None:
     """Print a command's result; exit 1 where it is below the threshold."""
     if as_json:
-        print(json.dumps(result.as_json(), ensure_ascii=False, indent=2))  # noqa: T201
+        console.print_json(result.as_json())
     elif name == "chat":
         _talk(result, message)
     else:
@@ -142,8 +141,7 @@ def _talk(chat: Chat, message: str | None) -> None:
 
 def _stream(chat: Chat, text: str) -> None:
     for piece in chat.say(text):
-        out.out(piece, end="", highlight=False)
-        out.file.flush()
+        out.write(piece)
     out.print()
     if chat.stop_reason == "length" and sys.stdout.isatty():
         out.print("(stopped at --max-tokens)", style="dim")

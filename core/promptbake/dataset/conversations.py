@@ -9,6 +9,7 @@ from typing import Any
 
 from promptbake.errors import BakeError
 from promptbake.files import read_text
+from promptbake.redaction import excerpt
 from promptbake.types import Conversation, Message
 
 ROLES = ("system", "user", "assistant")
@@ -66,7 +67,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError as error:
             raise BakeError(f"{path}:{number}: is not JSON: {error}") from None
         if not isinstance(line, dict):
-            raise BakeError(f"{path}:{number}: expected a JSON object, found {text[:40]!r}")
+            raise BakeError(f"{path}:{number}: expected a JSON object, found {excerpt(text, 40)!r}")
         yield number, line
 
 
@@ -83,7 +84,7 @@ def check_messages(line: Mapping[str, Any], where: str) -> tuple[Message, ...]:
         if role not in ROLES or not isinstance(message.get("content"), str):
             raise BakeError(
                 f'{where}: expected turns {{"role": "user" or "assistant", "content": text}}, '
-                f"found {json.dumps(message, ensure_ascii=False)[:80]}"
+                f"found {excerpt(json.dumps(message, ensure_ascii=False), 80)}"
             )
         if role == "system":
             raise BakeError(

@@ -12,6 +12,7 @@ from promptbake.dataset.queries import ask
 from promptbake.errors import BakeError
 from promptbake.files import read_json_lines, write_atomic
 from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.redaction import holds_secret
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
 
 AT_ONCE = 20  # queries that one request asks for
@@ -32,7 +33,9 @@ LINE = re.compile(r"^\W*(?P<category>[^|\n]{1,40}?)\s*\|\s*(?P<text>\S.{3,500})$
 def write_queries(
     provider: DataProvider, job: GenerationJob, n: int
 ) -> tuple[tuple[Query, ...], int, int]:
-    """`n` different queries; and how many were left out as repeated, and as quoting the prompt.
+    """`n` different queries; and how many were left out as repeated, and as telling the prompt.
+
+    Those that hold a key count with the latter.
 
     Raises BakeError where the provider's model does not come up with as many.
     """
@@ -47,7 +50,7 @@ def write_queries(
                 f"written-{len(queries):03}", match["text"], match["category"].strip().lower()
             )
             key = re.sub(r"\W+", " ", match["text"]).casefold().strip()
-            if job.prompt.text.strip() in match["text"]:
+            if job.prompt.text.strip() in match["text"] or holds_secret(match["text"]):
                 quoting += 1
             elif key in queries:
                 repeated += 1

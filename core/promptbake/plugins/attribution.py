@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from promptbake.errors import BakeError, ContractError
+from promptbake.redaction import redact_error
 
 T = TypeVar("T")
 # Methods whose results call the plugin's code in turn, so they are wrapped, too.
@@ -36,18 +37,21 @@ def attributed(product: T, origin: str) -> T:
 def attribute(origin: str) -> Iterator[None]:
     """Note on an error that this is the plugin which raised it; the innermost plugin counts.
 
-    A BakeError speaks for itself. A SystemExit becomes a RuntimeError: a plugin does not end the
+    A BakeError speaks for itself. No error holds a key. A SystemExit becomes a RuntimeError: a plugin does not end the
     program.
     """
     try:
         yield
-    except BakeError:
+    except BakeError as error:
+        redact_error(error)
         raise
     except SystemExit as end:
-        error = RuntimeError(f"SystemExit: {end}").with_traceback(end.__traceback__)
-        note(error, origin)
-        raise error from None
+        failure = RuntimeError(f"SystemExit: {end}").with_traceback(end.__traceback__)
+        redact_error(failure)
+        note(failure, origin)
+        raise failure from None
     except Exception as error:
+        redact_error(error)
         note(error, origin)
         raise
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 import pluggy
 
 from promptbake.interfaces import Backend, DataProvider, Evaluator, Loss, Teacher, Tracker
+from promptbake.redaction import declare_secrets
 
 hookspec = pluggy.HookspecMarker("promptbake")
 hookimpl = pluggy.HookimplMarker("promptbake")
@@ -52,13 +53,16 @@ def requires(
     Args:
         modules: Modules that must be importable: the factory is not called while one is missing.
         install: What to `pip install` for them; the modules' names where it is not given.
-        keys: Environment variables that hold its keys; `promptbake doctor` shows which are set.
+        keys: Environment variables that hold its keys; `promptbake doctor` shows which are set,
+            and their values are redacted wherever they turn up.
         unless: Options with which no key is needed, such as `{"mode": "offline"}`.
 
     Example:
         @requires(modules=("acme",), install="promptbake-acme[client]", keys=("ACME_API_KEY",))
         def acme(*, model: str) -> DataProvider: ...
     """
+
+    declare_secrets(keys)
 
     def declare(factory: Factory) -> Factory:
         requirements = Requirements(modules, install or " ".join(modules), keys, unless or {})

@@ -22,6 +22,7 @@ from promptbake.errors import BakeError, nearest
 from promptbake.files import read_text
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import PluginChoice, Registry, load
+from promptbake.redaction import redact
 from promptbake.types import Tail
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -235,6 +236,7 @@ def resolve(
         _deep_update(values, layer.values)
         sources |= dict.fromkeys((key for key, _ in flatten(layer.values)), layer.source)
         sources = {key: sources[key] for key, _ in flatten(values)}  # without what was replaced
+    _refuse_secrets(values, sources)
     hints = _move_renamed(values, sources)
     try:
         config = Config.model_validate(values)
@@ -251,6 +253,17 @@ def resolve(
         key: sources.get(key, "default") for key, _ in flatten(config.model_dump(mode="json"))
     }
     return Resolved(config, resolved, hints)
+
+
+def _refuse_secrets(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Raise BakeError for a key or a password in a setting: settings are recorded and tracked."""
+    for key, value in flatten(values):
+        if any(redact(text) != text for text in (key, str(value))):
+            raise BakeError(
+                f"{redact(_source_of(key, sources))}: {redact(key)}: holds a key or a password, and "
+                "settings are recorded; put it into the environment variable that the plugin reads "
+                "(`promptbake doctor` lists them)"
+            )
 
 
 def _move_renamed(values: dict[str, Any], sources: dict[str, str]) -> tuple[str, ...]:

@@ -183,7 +183,7 @@ def _write_queries(
 ) -> tuple[Query, ...]:
     n = session.config.data.n_queries
     queries, repeated, quoting = write_queries(provider, job, n)
-    left_out = f"; left out {repeated} repeated and {quoting} that quote the prompt"
+    left_out = f"; left out {repeated} repeated and {quoting} that tell the prompt"
     session.reporter.say(
         f"data: {len(queries)} queries written for this prompt"
         + (left_out if repeated or quoting else "")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from promptbake.dataset import conversations
+from promptbake.dataset.acceptance import Acceptance
 from promptbake.dataset.query_generation import store_queries
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, read_json_lines
@@ -17,7 +18,7 @@ from promptbake.progress import Bar, DeferredBar
 from promptbake.runs.generation import PreparedData, data_inputs, prepare, query_record
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
-from promptbake.types import Conversation, Prompt, Rejection
+from promptbake.types import Conversation, Rejection
 
 
 def run(session: Session) -> None:
@@ -61,26 +62,12 @@ def run(session: Session) -> None:
     session.run.finish("data", time.monotonic() - started, **counts)
 
 
-def rejects(conversation: Conversation, prompts: list[Prompt]) -> str | None:
-    """Why a conversation cannot be trained on, or None where it can."""
-    if not conversation.response.strip():
-        return "the response is empty"
-    for prompt in prompts:
-        if any(_quotes(prompt, message.content) for message in conversation.messages):
-            return "it quotes the whole prompt"
-    return None
-
-
-def _quotes(prompt: Prompt, text: str) -> bool:
-    return _on_one_line(prompt.text) in _on_one_line(text)
-
-
 def _store(
     session: Session, prepared: PreparedData, answers: Iterator[Conversation | Rejection], bar: Bar
 ) -> dict[str, int]:
     run, reporter = session.run, session.reporter
     held_out = {query.id for query in prepared.held_out}
-    prompts = [target.teacher for target in session.targets if target.teacher.text]
+    acceptance = Acceptance(target.teacher for target in session.targets)
     reasons: Counter[str] = Counter()
     answered = 0
     with (
@@ -95,19 +82,18 @@ def _store(
             reporter.say(f"data: resuming after {len(prepared.completed_ids)} earlier responses")
         for item in answers:
             answered += 1
-            if isinstance(item, Conversation):
-                reason = rejects(item, prompts)
-                item = Rejection(item.id, item.query_id, reason) if reason else item
+            item = acceptance.check(item)
             if isinstance(item, Rejection):
                 reasons[item.reason] += 1
-                quotes = any(_quotes(prompt, item.text) for prompt in prompts)
-                rejected.append(vars(replace(item, text="" if quotes else item.text)))
+                rejected.append(vars(item))
             else:
                 file = test if item.query_id in held_out else training
                 file.append(conversations.to_line(item))
             bar.advance()
     for reason, count in reasons.items():
         reporter.say(f"data: left out {count} of {answered} responses: {reason}")
+    for name, count in acceptance.dropped_meta.items():
+        reporter.say(f"data: left out meta[{name!r}] of {count} responses: it may not be stored")
     return {
         "conversations": len(read_json_lines(run.data)),
         "held_out": len(read_json_lines(run.held_out)),
@@ -126,10 +112,6 @@ def _checked(
             if isinstance(item, Conversation) and target.name:
                 item = replace(item, target=target.name)
             yield item
-
-
-def _on_one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _stored(run: Run) -> frozenset[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,19 +18,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from promptbake.progress import Bar
+from promptbake.redaction import printable, redact
+
+
+class PlainConsole(Console):
+    """Shows text from outside as it is: no markup, and control characters spelt out.
+
+    Args:
+        stderr: Whether it is standard error.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string that is printed, alone or in a table, passes here."""
+        return super().render_str(printable(text), **options)
+
+    def write(self, piece: str) -> None:
+        """Write a piece of a text that is still being generated, at once."""
+        self.out(printable(piece), end="", highlight=False)
+        self.file.flush()
 
 
 class RichReporter:
     """Bars with an estimate of the time left, in colour on a terminal only."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, emoji=False)
+        self._console = PlainConsole(stderr=True)
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(redact(line), soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int | None, done: int = 0) -> Iterator[Bar]:
@@ -60,7 +84,7 @@ class _RichBar:
         self._show()
 
     def note(self, text: str) -> None:
-        self._progress.update(self._task, note=text)
+        self._progress.update(self._task, note=escape(printable(redact(text))))
 
     def advance_estimate(self, amount: float) -> None:
         self._foreseen += amount
