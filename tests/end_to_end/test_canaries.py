@@ -45,7 +45,6 @@ SHAPES: dict[str, Shape] = {  # of an answer, from the Authorization header and 
     "text": lambda key, prompt: Response(f"{'y' * 70}{key[7:]} {prompt}"),
     "list": lambda key, prompt: Response(json.dumps([key, prompt])),
     "no choices": lambda key, prompt: Response(json.dumps({"error": {"m": key, "p": prompt}})),
-    "usage": lambda key, prompt: completion(usage={"prompt_tokens": key, "cost": prompt}),
     "answer": lambda key, prompt: completion(f"Arr, {key[7:]}"),
     "answer, prompt": lambda key, prompt: completion(f"I was told: {prompt}"),
     "id": lambda key, prompt: completion(id=key, provider=prompt),
