@@ -8,6 +8,8 @@ their keys and values.
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,12 +63,36 @@ def shared_prefix(rows: Sequence[TokenIds], prefixes: Sequence[TokenIds]) -> Tok
     return shortest if shared else ()
 
 
+def run_module(module: Any, cache: Any, **arguments: Any) -> tuple[Tensor, Any]:
+    """Logits and the cache of a Hugging Face model, whatever its version calls the cache.
+
+    Args:
+        module: The model, or peft's wrapper around it.
+        cache: Keys and values of the tokens before; None for none.
+        arguments: Of the model's forward pass.
+    """
+    name = _cache_argument(type(without_peft(module)))
+    output = module(**{name: cache}, **arguments)
+    return output.logits, getattr(output, name)
+
+
+@functools.cache
+def _cache_argument(kind: type) -> str:
+    renamed = "cache" in inspect.signature(kind.forward).parameters  # transformers 5.24
+    return "cache" if renamed else "past_key_values"
+
+
+def without_peft(module: Any) -> Any:
+    """The model of transformers inside peft's wrapper, if there is one."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
+
+
 def prefix_cache(module: Any, prefix: TokenIds, device: torch.device) -> Any:
     """Keys and values of the prefix, for one row; None for an empty one."""
     if not prefix:
         return None
     ids = torch.tensor([prefix], device=device)
-    return module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    return run_module(module, None, input_ids=ids, use_cache=True, logits_to_keep=1)[1]
 
 
 def repeated(cache: Any, rows: int, *, keep: bool) -> Any:
@@ -86,8 +112,6 @@ def response_logits(module: Any, rows: Rows, cache: Any, n_last: int) -> Tensor:
     arguments["input_ids"] = rows.input_ids[:, :-1]
     arguments["position_ids"] = rows.position_ids[:, :-1]
     arguments["attention_mask"] = rows.attention_mask[:, :-1]
-    output = module(
-        **arguments, past_key_values=cache, use_cache=cache is not None, logits_to_keep=n_last
-    )
-    logits: Tensor = output.logits
+    use_cache = cache is not None
+    logits, _ = run_module(module, cache, **arguments, use_cache=use_cache, logits_to_keep=n_last)
     return logits.float()

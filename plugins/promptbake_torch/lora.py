@@ -181,7 +181,7 @@ def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, see
         r=rank,
         lora_alpha=settings.alpha or rank,
         target_modules="all-linear",
-        exclude_modules=_frozen_layers(_without_peft(engine.module), settings.frozen_share),
+        exclude_modules=_frozen_layers(forward.without_peft(engine.module), settings.frozen_share),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -204,10 +204,6 @@ def _frozen_layers(module: Any, share: float) -> str | None:
         if isinstance(part, torch.nn.ModuleList) and len(part) == n_layers
     )
     return rf".*{re.escape(stack)}\.({'|'.join(map(str, range(n_frozen)))})\..*"
-
-
-def _without_peft(module: Any) -> Any:
-    return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
 def _logprobs_on_support(logits: Tensor, example: Example) -> Tensor:

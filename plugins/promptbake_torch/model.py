@@ -229,13 +229,13 @@ class TorchModel:
         arguments = rows.arguments
         for step in range(max_tokens):
             with torch.inference_mode(), self.engine.using(self.adapter) as module:
-                output = module(
-                    **arguments, past_key_values=cache, use_cache=True, logits_to_keep=1
+                logits, cache = forward.run_module(
+                    module, cache, **arguments, use_cache=True, logits_to_keep=1
                 )
                 chosen = choose_tokens(
-                    output.logits[:, -1].float(), temperature, uniform_BL[:, step : step + 1]
+                    logits[:, -1].float(), temperature, uniform_BL[:, step : step + 1]
                 )
-                cache, mask = output.past_key_values, arguments["attention_mask"]
+                mask = arguments["attention_mask"]
                 arguments = {
                     "input_ids": chosen,
                     "attention_mask": torch.cat([mask, mask[:, -1:]], dim=1),
