@@ -112,6 +112,7 @@ def test_a_stop_ends_the_sequence_and_is_in_it(service: tinker.ServiceClient) ->
     [
         ({"max_tokens": 1, "top_p": 0.9}, "whole distribution"),
         ({"max_tokens": 1, "top_k": 5}, "whole distribution"),
+        ({"max_tokens": 1, "stop": ["."]}, "token ids only"),
         ({"max_tokens": 2048}, "do not fit"),
     ],
 )
@@ -156,8 +157,9 @@ def test_what_is_wrong_with_data_is_the_users_error_and_fails_all_behind_it(
     assert server.meter.executed == before.executed
 
 
-def test_what_the_prefix_cache_has(service: tinker.ServiceClient) -> None:
+def test_what_the_prefix_cache_has(server: TinkerLoopback, service: tinker.ServiceClient) -> None:
     """As much as an earlier prompt shares, up to the first position that is scored."""
+    before = server.meter
     client, text, n = base(service), TEXT[::-1], len(IDS)
     cells = torch.full((n + 1, 1), -1)
     cells[n, 0] = 65
@@ -175,6 +177,10 @@ def test_what_the_prefix_cache_has(service: tinker.ServiceClient) -> None:
         assert found.prompt_cache_hit_tokens == hit
     sampler = new_model(service).save_weights_and_get_sampling_client().result()
     assert sampler.sample(prompt(text), 1, ONE).result().prompt_cache_hit_tokens == 0
+    after, hits = server.meter, sum(hit for _, _, hit in asked)
+    assert after.cached_prefill_tokens - before.cached_prefill_tokens == hits
+    assert after.prefill_tokens - before.prefill_tokens == 8 * n + 5 * 2 - hits
+    assert (after.saves - before.saves, after.models_created - before.models_created) == (1, 1)
 
 
 def test_models_of_many_shapes_share_the_base(service: tinker.ServiceClient) -> None:
