@@ -103,6 +103,15 @@ class Catalogue:
             raise HttpError(404, f"the export has no {file}")
         return self._store.read(found, f"{FILES}/{file}")
 
+    def sampler(self, _: Json, sampler_id: str) -> Json:
+        """What a sampling session samples from."""
+        sampler = self._store.sampler(sampler_id)
+        return {
+            "sampler_id": sampler.id,
+            "base_model": sampler.base_model,
+            "model_path": sampler.model_path,
+        }
+
     def _find(self, path: str) -> Checkpoint:
         try:
             return self._store.find(path)

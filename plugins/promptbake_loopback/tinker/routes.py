@@ -107,6 +107,7 @@ class Routes:
             ("DELETE", CHECKPOINT, "delete_checkpoint", known.delete),
             ("PUT", CHECKPOINT + "/ttl", "ttl", known.set_ttl),
             ("GET", CHECKPOINT + "/external_weights_urls", "external_weights_urls", known.urls),
+            ("GET", "/samplers/{sampler_id}", "samplers", known.sampler),
         ]
 
     def _endpoint(self, name: str, handler: Handler) -> Callable[[Request], Any]:
