@@ -201,10 +201,11 @@ def _read_cells(body: Mapping[str, Any] | None, length: int, vocabulary: int) ->
         raise HttpError(
             400, f"target_prompt_logprobs: found shape {shape}, expected [{length - 1}, K]"
         )
-    if (crow := body.get("sparse_crow_indices")) is None:
-        raise HttpError(400, "target_prompt_logprobs: this server reads sparse ones only")
     ids = torch.tensor(body["data"], dtype=torch.long)
-    rows = torch.from_numpy(np.repeat(np.arange(length - 1), np.diff(crow)))
+    if (crow := body.get("sparse_crow_indices")) is not None:
+        rows = torch.from_numpy(np.repeat(np.arange(length - 1), np.diff(crow)))
+    else:  # as the SDK sends what is not smaller when it is sparse
+        rows = torch.arange(length - 1).repeat_interleave(shape[1])
     if len(ids) != len(rows) or not (ids >= 0).any() or (ids >= vocabulary).any():
         raise HttpError(400, "target_prompt_logprobs: ids are of the vocabulary, and at least one")
     return Cells(rows, ids)
@@ -225,6 +226,9 @@ def _check_sample_request(request: SampleRequest) -> None:
 def _cells(values: Tensor, body: Mapping[str, Any]) -> pb.Tensor:
     """In the layout of the request."""
     message = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=body["shape"])
+    if body.get("sparse_crow_indices") is None:
+        message.dense = _bytes(values, np.float32)
+        return message
     message.sparse_csr.values = _bytes(values, np.float32)
     for name in ("crow_indices", "col_indices"):
         setattr(message.sparse_csr, name, np.asarray(body[f"sparse_{name}"], np.int64).tobytes())
