@@ -8,11 +8,8 @@ the connections are; the best repeat counts, as other work on the machine only e
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +24,7 @@ from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
+from promptbake_loopback.child import ChildServer
 from promptbake_loopback.openai import KEY
 from promptbake_openai import ChatProvider, Endpoint
 
@@ -53,26 +51,9 @@ class Shape:
 def measure(shape: Shape) -> list[float]:
     """Seconds of each repeat. Raises BakeError where a conversation does not arrive."""
     os.environ[KEY_NAME] = KEY
-    with served(shape) as url:
-        return [once(shape, url, repeat) for repeat in range(shape.repeats)]
-
-
-@contextmanager
-def served(shape: Shape) -> Iterator[str]:
-    """The address of an endpoint of its own process, for as long as the block lasts."""
-    command = [sys.executable, "-m", "promptbake_loopback", "openai", "--exit-with-parent"]
-    with subprocess.Popen(
-        [*command, "--model", MODEL, "--latency", str(shape.latency)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.stdin.close()
+    options = ("--model", MODEL, "--latency", str(shape.latency))
+    with closing(ChildServer("openai", *options, subject=MODEL)) as server:
+        return [once(shape, server.url, repeat) for repeat in range(shape.repeats)]
 
 
 def once(shape: Shape, url: str, repeat: int) -> float:

@@ -9,58 +9,35 @@ and a profile that uses it.
 from __future__ import annotations
 
 from importlib.resources import files
-from math import inf
-from typing import Annotated, Literal
+from inspect import signature
+from typing import Any, get_type_hints
 
-from annotated_types import Ge, Gt, Lt
-
-from promptbake import RUNTIME_ONLY, Backend, Factories, hookimpl, requires
+from promptbake import Backend, Factories, hookimpl, requires
+from promptbake_tinker import tinker_backend
 
 PROMPTBAKE_API = 2
-Positive = Annotated[float, Gt(0)]
-Count = Annotated[int, Gt(0)]
-NotNegative = Annotated[float, Ge(0), Lt(inf)]
-Share = Annotated[float, Ge(0), Lt(1)]
 
 
 @requires(
     modules=("starlette", "uvicorn", "tinker", "tinker_cookbook"),
     install="promptbake[loopback,tinker]",
 )
-def tinker_local_backend(
-    *,
-    renderer: str = "auto",
-    steps_in_flight: Annotated[Count, RUNTIME_ONLY] = 2,
-    calls_in_flight: Annotated[Count, RUNTIME_ONLY] = 64,
-    deadline: Annotated[Positive, RUNTIME_ONLY] = 1800.0,
-    state_ttl: Annotated[float, Ge(3600), RUNTIME_ONLY] = 7 * 86400.0,
-    betas: tuple[Share, Share] = (0.9, 0.95),
-    eps: Positive = 1e-12,
-    max_grad_norm: NotNegative = 0.0,
-    train_unembed: bool = True,
-    datum_layout: Literal["wide", "per_token"] = "wide",
-    prices: Annotated[dict[str, NotNegative] | None, RUNTIME_ONLY] = None,
-) -> Backend:
+def tinker_local_backend(**options: Any) -> Backend:
     """Bake as the backend `tinker` does, on a server that is started on this machine.
 
     It needs no key, and nothing is billed. `model.name` is `tiny`, or a Hugging Face folder. The
-    options are those of `tinker`; `prices` are made up, to try a budget.
+    options are those of `tinker`, but for `base_url`; `prices` are made up, to try a budget.
     """
     from promptbake_loopback.backend import make_backend
 
-    return make_backend(
-        renderer=renderer,
-        steps_in_flight=steps_in_flight,
-        calls_in_flight=calls_in_flight,
-        deadline=deadline,
-        state_ttl=state_ttl,
-        betas=betas,
-        eps=eps,
-        max_grad_norm=max_grad_norm,
-        train_unembed=train_unembed,
-        datum_layout=datum_layout,
-        prices=prices,
-    )
+    return make_backend(**options)
+
+
+_OPTIONS = signature(tinker_backend)
+_SHARED = [each for each in _OPTIONS.parameters.values() if each.name != "base_url"]
+_TYPES = get_type_hints(tinker_backend, include_extras=True)
+vars(tinker_local_backend)["__signature__"] = _OPTIONS.replace(parameters=_SHARED)
+tinker_local_backend.__annotations__ = {each.name: _TYPES[each.name] for each in _SHARED}
 
 
 def tinker_local_profile() -> str:

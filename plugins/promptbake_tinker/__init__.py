@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from promptbake_tinker.prices import Prices
     from promptbake_tinker.settings import Settings
 
-__all__ = ["Connection", "LatencyModel", "Prices", "Settings", "TinkerBackend"]
+__all__ = [
+    "Connection",
+    "LatencyModel",
+    "Prices",
+    "Settings",
+    "TinkerBackend",
+    "tinker_backend",
+]
 
 PROMPTBAKE_API = 2
 _PUBLIC = {  # by module, imported at the first use of a name

@@ -28,15 +28,17 @@ DIALOGUES = {
 Rows = list[dict[str, Any] | None]
 
 
-@cache
-def torch_twin() -> TorchModel:
+def new_twin() -> TorchModel:
     """The same model in this process."""
     return TorchModel(make_engine(tiny_model(), tiny_tokenizer(), "tiny", "tiny"), None, 8)
 
 
-def datums() -> list[Datum]:
-    """c0 to c3; the last is the shortest."""
-    renderer = torch_twin().renderer
+torch_twin = cache(new_twin)
+
+
+def datums(model: Any = None) -> list[Datum]:
+    """c0 to c3, with and without the prompt; the last is the shortest."""
+    renderer = (model or torch_twin()).renderer
     return [
         Datum(
             f"c{number}",

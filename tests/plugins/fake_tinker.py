@@ -10,25 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from fake_openai import PROMPT, datums
 
 from promptbake.costs import Budget, NoBudget
 from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_queries, requests_for, split
 from promptbake.dataset.sampling import sample_responses
 from promptbake.interfaces import GenerationJob
-from promptbake.testing.tiny import save_tiny, tiny_model, tiny_tokenizer
-from promptbake.types import BakeTarget, Datum, Example, LossSupport, Message, Prompt
+from promptbake.testing.tiny import save_tiny
+from promptbake.types import BakeTarget, Datum, Example, LossSupport
 from promptbake_loopback.tinker import KEY, TinkerLoopback
 from promptbake_tinker.base import Base
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
-from promptbake_torch.loading import make_engine
 from promptbake_torch.model import TorchModel
 
-PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
 TARGETS = (BakeTarget("", PROMPT),)
-QUERIES = ("What is a tide?", "Who are you?", "How far is it to the sea?", "Say hm.")
-ANSWERS = ("Arr, the moon does it!", "A poor man, matey.", "Ten leagues or so.", "Hm!")
 
 
 @contextmanager
@@ -55,23 +52,6 @@ def opened(
     yield model
     if "service" in vars(model.base):
         model.base.service.close()
-
-
-def torch_twin() -> TorchModel:
-    """The same model in this process."""
-    return TorchModel(make_engine(tiny_model(), tiny_tokenizer(), "tiny", "tiny"), None, 8)
-
-
-def datums(model: Any) -> list[Datum]:
-    """Four short conversations, with and without the prompt."""
-    conversations = []
-    for number, (query, answer) in enumerate(zip(QUERIES, ANSWERS, strict=True)):
-        turns = (Message("user", query),)
-        response = model.renderer.response(answer, True)
-        student = model.renderer.prompt(turns) + response
-        teacher = model.renderer.prompt(turns, PROMPT.text) + response
-        conversations.append(Datum(f"c{number}", f"q{number}", student, teacher, len(response)))
-    return conversations
 
 
 def random_support(n: int, k: int, seed: int) -> LossSupport:

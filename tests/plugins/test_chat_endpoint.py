@@ -1,165 +1,101 @@
-"""The double of a chat service, as the real `openai` client and plain HTTP see it."""
+"""The fake chat endpoint, where the tests of the clients would not notice a fault."""
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
+import json
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
-import openai
 import pytest
-from chat_client import HELLO, ask, plain, said
 
-from promptbake_loopback.openai import ChatEndpoint, Prices, identity
+from promptbake_loopback.openai import KEY, KINDS, LASTING, TRANSIENT, ChatEndpoint, identity
 
-pytest_plugins = ["promptbake_loopback.fixtures"]
-
-
-def test_a_completion_has_openais_form(web: httpx.Client) -> None:
-    answer = web.post("/chat/completions", json={"model": "tiny-chat", "messages": HELLO})
-    assert answer.headers["content-type"] == "application/json"
-    found = answer.json()
-    text = found["choices"][0]["message"]["content"]
-    words = len(text.split())
-    assert 8 <= words <= 24
-    found.pop("created")
-    assert found == {
-        "id": "chatcmpl-0",
-        "object": "chat.completion",
-        "model": "tiny-chat",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": 2 + 1 + 2 * 3,
-            "completion_tokens": words,
-            "total_tokens": 9 + words,
-        },
-    }
+HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+ASKED = {"model": "tiny-chat", "messages": HELLO}
+STATUSES = {kind: int(kind[:3]) for kind in KINDS if kind[0].isdigit()}
+NO_ANSWER: dict[str, type[Exception]] = {
+    "drop": httpx.RemoteProtocolError,
+    "timeout": httpx.RemoteProtocolError,
+    "reset": httpx.ReadError,
+    "truncated": json.JSONDecodeError,
+    "html": json.JSONDecodeError,
+}
+SPOILT: dict[str, Callable[[Any], bool]] = {
+    "no_choices": lambda body: body["choices"] == [],
+    "null_content": lambda body: body["choices"][0]["message"]["content"] is None,
+    "error_body": lambda body: "choices" not in body and body["error"]["code"] == 502,
+}
+WHOLE = {"slow", "wrong_type"}
 
 
-def test_the_text_depends_on_the_request_alone(root: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"messages": HELLO, "temperature": 0.5, "seed": 1, "model": "a"}
+@pytest.fixture
+def endpoint() -> Iterator[ChatEndpoint]:
+    with ChatEndpoint(slow=0.05, retry_after=0.25) as endpoint:
+        yield endpoint
+
+
+def ask(endpoint: ChatEndpoint, timeout: float = 5.0, **fields: object) -> httpx.Response:
+    # Without the system's certificates, which take longer to read than all requests.
+    return httpx.post(
+        f"{endpoint.url}/chat/completions",
+        json=ASKED | fields,
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=timeout,
+        verify=False,
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_fault_happens_and_is_no_answer(endpoint: ChatEndpoint, kind: str) -> None:
+    endpoint.inject_fault(kind)
+    begin = time.monotonic()
+    if kind in NO_ANSWER:
+        with pytest.raises(NO_ANSWER[kind]):
+            ask(endpoint).json()
+    else:
+        answer = ask(endpoint)
+        assert answer.status_code == STATUSES.get(kind, 200)
+        assert kind not in SPOILT or SPOILT[kind](answer.json())
+        assert ("text/plain" in answer.headers["content-type"]) == (kind == "wrong_type")
+        wait = answer.headers.get("retry-after")
+        assert (wait is not None) == (kind in ("429", "429-date"))
+        if kind == "429-date":
+            assert 0.1 < parsedate_to_datetime(str(wait)).timestamp() - time.time() <= 1.5
+    assert (time.monotonic() - begin >= 0.05) or kind not in ("slow", "timeout")
+    meter, whole = endpoint.meter, kind in WHOLE
+    assert (meter.injected, meter.requests, meter.in_flight) == (((0, kind),), 1, 0)
+    assert (meter.answered, bool(meter.completion_tokens), bool(meter.dollars)) == (whole,) * 3
+    assert TRANSIENT | LASTING == KINDS == {*STATUSES, *NO_ANSWER, *SPOILT, *WHOLE}
+
+
+def test_the_text_depends_on_the_request_alone_and_repeats_are_counted() -> None:
     others: list[dict[str, Any]] = [
+        {},
         {"messages": HELLO[1:]},
-        {"messages": [*HELLO, {"role": "user", "content": "Hello"}]},
         {"temperature": 0.6},
         {"seed": 2},
         {"model": "b"},
     ]
     texts = []
     for _ in range(2):
-        with ChatEndpoint(models=("a", "b")) as endpoint:
-            create = root.with_options(base_url=endpoint.url).chat.completions.create
-            texts.append([said(create(**(asked | other))) for other in [{}, *others]])
-            assert endpoint.meter.answers[identity(asked)] == 1
-            assert said(create(**asked)) == texts[0][0]
-            assert (endpoint.meter.answers[identity(asked)], endpoint.meter.repeats) == (2, 1)
+        with ChatEndpoint(models=("tiny-chat", "b")) as endpoint:
+            found = [ask(endpoint, **other).json()["choices"][0] for other in [*others, {}]]
+            assert (endpoint.meter.answers[identity(ASKED)], endpoint.meter.repeats) == (2, 1)
+        texts.append([choice["message"]["content"] for choice in found])
     assert texts[0] == texts[1]
-    assert len(set(texts[0])) == len(texts[0])
+    assert texts[0][-1] == texts[0][0]
+    assert len(set(texts[0])) == len(others)
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_a_limit_cuts_the_text(client: openai.OpenAI, name: str) -> None:
-    whole = said(ask(client))
-    limit: dict[str, Any] = {name: 3}
-    cut = ask(client, **limit)
-    assert cut.choices[0].finish_reason == "length"
-    assert whole is not None
-    assert said(cut) == " ".join(whole.split()[:3])
-    assert cut.usage is not None
-    assert cut.usage.completion_tokens == 3
-
-
-def test_a_test_can_give_its_own_answers(root: openai.OpenAI) -> None:
-    answers: dict[str, Any] = {
-        "think": "<think>\nHm.\n</think>\n\nYes",
-        "empty": "",
-        "none": {"content": None, "refusal": "No."},
-        "filter": {"content": "I", "finish_reason": "content_filter"},
-        "reasoning": {"content": "Yes", "reasoning": "one two three"},
-    }
-    with ChatEndpoint(
-        answer=lambda request: answers[request["messages"][-1]["content"]]
-    ) as endpoint:
-        client = root.with_options(base_url=endpoint.url)
-        found = {name: ask(client, name) for name in answers}
-        assert said(ask(client, "think", max_tokens=2)) == "<think>\nHm."
-        assert endpoint.meter.answered == 6
-        with pytest.raises(openai.BadRequestError, match="KeyError"):
-            ask(client, "unforeseen")
-        assert (endpoint.meter.answered, endpoint.meter.refused) == (6, {"400": 1})
-    assert [said(found[name]) for name in answers] == [answers["think"], "", None, "I", "Yes"]
-    assert found["none"].choices[0].message.refusal == "No."
-    assert found["filter"].choices[0].finish_reason == "content_filter"
-    assert found["reasoning"].usage is not None
-    assert found["reasoning"].usage.completion_tokens == 4
-
-
-@pytest.mark.parametrize("extra", [{"usage": {"include": True}}, {"provider": {"order": ["x"]}}])
-def test_openrouter_tells_the_cost(root: openai.OpenAI, extra: dict[str, Any]) -> None:
-    with ChatEndpoint(prices=Prices(prompt=0.25, completion=2.0), credit=3.0) as endpoint:
-        client = root.with_options(base_url=endpoint.url)
-        found = ask(client, extra_body=extra, max_tokens=1)
-        assert found.usage is not None
-        assert found.usage.model_extra == {"cost": 4 * 0.25 + 2.0}
-        assert found.model_extra == {"provider": "Loopback"}
-        assert endpoint.meter.dollars == 3.0
-        with plain(endpoint) as web:
-            account = web.get("/key").json()["data"]
-        assert (account["usage"], account["limit_remaining"]) == (3.0, 0.0)
-        with pytest.raises(openai.APIStatusError) as caught:  # the credit is spent
-            ask(client)
-        assert caught.value.status_code == 402
-        assert endpoint.meter.refused == {"402": 1}
-
-
-def test_openai_tells_no_cost(client: openai.OpenAI) -> None:
-    found = ask(client)
-    assert not found.model_extra
-    assert found.usage is not None
-    assert not found.usage.model_extra
-
-
-def test_models(root: openai.OpenAI) -> None:
-    with ChatEndpoint(models=("tiny-chat", "maker/large"), parameters=("seed",)) as endpoint:
-        client = root.with_options(base_url=endpoint.url)
-        models = client.models.list().data
-        assert [model.id for model in models] == ["tiny-chat", "maker/large"]
-        shown = client.models.retrieve("maker/large").model_extra
-        with pytest.raises(openai.NotFoundError):
-            client.models.retrieve("other")
-        assert endpoint.meter.requests == 0
-        assert endpoint.meter.by_path["/v1/models"] == 1
-    assert shown is not None
-    assert shown["context_length"] == 8192
-    assert shown["supported_parameters"] == ["seed"]
-    assert shown["pricing"] == {"prompt": "0.00000015", "completion": "0.0000006"}
-    assert float(Decimal(shown["pricing"]["prompt"])) == Prices().prompt
-
-
-def test_what_openai_refuses_is_refused(client: openai.OpenAI, chat_endpoint: ChatEndpoint) -> None:
-    with pytest.raises(openai.AuthenticationError) as key:
-        ask(client.with_options(api_key="sk-other"))
-    assert key.value.code == "invalid_api_key"
-    with pytest.raises(openai.AuthenticationError):
-        client.with_options(api_key="sk-other").models.list()
-    with pytest.raises(openai.NotFoundError, match="`other` does not exist") as model:
-        client.chat.completions.create(model="other", messages=[])
-    assert (model.value.code, model.value.param) == ("model_not_found", "model")
-    with pytest.raises(openai.NotFoundError, match="no logprobs"):
-        client.completions.create(model="tiny-chat", prompt=[1])
-    with pytest.raises(openai.NotFoundError, match="Invalid URL"):
-        client.embeddings.create(model="tiny-chat", input="Hello")
-    meter = chat_endpoint.meter
-    assert (meter.answered, meter.in_flight) == (0, 0)
-    assert meter.refused == {"401": 1, "404": 2}
+def test_a_limit_cuts_the_text(endpoint: ChatEndpoint) -> None:
+    whole, cut = (ask(endpoint, max_tokens=limit).json() for limit in (99, 3))
+    (choice,) = cut["choices"]
+    text = whole["choices"][0]["message"]["content"]
+    assert choice["message"]["content"] == " ".join(text.split()[:3])
+    assert (choice["finish_reason"], cut["usage"]["completion_tokens"]) == ("length", 3)
 
 
 @pytest.mark.parametrize(
@@ -177,67 +113,35 @@ def test_what_openai_refuses_is_refused(client: openai.OpenAI, chat_endpoint: Ch
         ("model", None),
     ],
 )
-def test_a_bad_option_is_refused_by_name(web: httpx.Client, field: str, value: object) -> None:
-    asked = {"model": "tiny-chat", "messages": HELLO, field: value}
-    answer = web.post("/chat/completions", json=asked)
+def test_a_bad_option_is_refused_by_name(endpoint: ChatEndpoint, field: str, value: object) -> None:
+    answer = ask(endpoint, **{field: value})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+    assert endpoint.meter.refused == {"400": 1}
 
 
-# A vocabulary of three: row t is about the token that follows ids[: t + 1].
-ROWS = {
-    0: [math.log(0.5), math.log(0.3), math.log(0.2)],
-    1: [-math.inf, 0.0, -math.inf],
-    2: [math.log(0.1), math.log(0.2), math.log(0.7)],
-}
+def test_chance_is_reproducible() -> None:
+    def mix(seed: int, kinds: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+        with ChatEndpoint(seed=seed, faults=0.5, kinds=kinds) as endpoint:
+            for _ in range(12):
+                ask(endpoint)
+            return endpoint.meter.injected
+
+    first = mix(1, ("500", "429"))
+    assert first == mix(1, ("429", "500")) != mix(2, ("500", "429"))
+    assert 2 <= len(first) <= 10
+    with pytest.raises(ValueError, match="504"):
+        ChatEndpoint(script=("504",))
+    with pytest.raises(ValueError, match="share"):
+        ChatEndpoint(faults=1.5)
 
 
-def rows(ids: list[int]) -> list[list[float]]:
-    return [ROWS[token] for token in ids]
-
-
-def test_vllm_scores_token_ids(root: openai.OpenAI) -> None:
-    with ChatEndpoint(logprobs=rows, decode="abc".__getitem__) as endpoint:
-        client = root.with_options(base_url=endpoint.url)
-        found = client.completions.create(
-            model="tiny-chat",
-            prompt=[[0, 2, 2], [2, 1, 0]],
-            max_tokens=2,
-            extra_body={"prompt_logprobs": 1},
-        )
-        assert endpoint.meter.prompt_tokens == 6
-    assert [choice.text for choice in found.choices] == ["cc", "aa"]
-    scores = [(choice.model_extra or {})["prompt_logprobs"] for choice in found.choices]
-    a, b, c = ({"decoded_token": letter} for letter in "abc")
-    assert scores[0] == [
-        None,
-        {
-            "2": {"logprob": math.log(0.2), "rank": 3, **c},
-            "0": {"logprob": math.log(0.5), "rank": 1, **a},
-        },
-        {"2": {"logprob": math.log(0.7), "rank": 1, **c}},
-    ]
-    assert list(scores[0][1]) == ["2", "0"]  # the prompt's own token first
-    assert scores[1][2] == {
-        "0": {"logprob": -9999.0, "rank": 3, **a},  # as vLLM says minus infinity
-        "1": {"logprob": 0.0, "rank": 1, **b},
-    }
-    assert found.usage is not None
-    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (6, 4)
-
-
-def test_vllm_scores_the_whole_vocabulary_where_it_may() -> None:
-    with ChatEndpoint(logprobs=rows, max_logprobs=3) as endpoint, plain(endpoint) as web:
-        asked = {"model": "tiny-chat", "prompt": [0, 1], "max_tokens": 1}
-        found = web.post("/completions", json=asked).json()["choices"][0]
-        assert found["prompt_logprobs"] is None
-        for k in (-1, 3):
-            answer = web.post("/completions", json={**asked, "prompt_logprobs": k})
-            assert set(answer.json()["choices"][0]["prompt_logprobs"][1]) == {"0", "1", "2"}
-        none = web.post("/completions", json={**asked, "prompt_logprobs": 0})
-        assert set(none.json()["choices"][0]["prompt_logprobs"][1]) == {"1"}
-        refused = web.post("/completions", json={**asked, "prompt_logprobs": 4})
-        assert refused.status_code == 400
-        assert "greater than max allowed: 3" in refused.json()["error"]["message"]
-        wrong: list[object] = ["text", [], [[]], [-1]]
-        for prompt in wrong:
-            assert web.post("/completions", json={**asked, "prompt": prompt}).status_code == 400
+def test_a_client_that_hangs_up_has_no_answer_and_the_end_waits_for_none() -> None:
+    with ChatEndpoint(latency=60.0) as endpoint:
+        with pytest.raises(httpx.ReadTimeout):
+            ask(endpoint, timeout=0.05)
+        deadline = time.monotonic() + 5
+        while not endpoint.meter.abandoned and time.monotonic() < deadline:
+            time.sleep(0.002)
+        meter, begin = endpoint.meter, time.monotonic()
+    assert time.monotonic() - begin < 1.0
+    assert (meter.abandoned, meter.answered, meter.in_flight) == (1, 0, 0)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from fake_tinker import PROMPT, datums, opened, serving, torch_twin
+from fake_openai import PROMPT, datums
+from fake_tinker import opened
 
 from promptbake.costs import SampleWork, TopKWork, TrainWork, Usage
 from promptbake.distill.objective import TailedLoss, full_kl, rest
@@ -22,21 +23,10 @@ from promptbake_torch.model import TorchModel
 K = 6
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]:
-    with serving(tmp_path_factory.mktemp("model")) as server:
-        yield server
-
-
 @pytest.fixture
 def model(server: TinkerLoopback) -> Iterator[TinkerModel]:
     with opened(server) as model:
         yield model
-
-
-@pytest.fixture(scope="module")
-def twin() -> TorchModel:
-    return torch_twin()
 
 
 def spans(model: Any) -> list[Span]:

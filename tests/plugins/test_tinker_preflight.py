@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_tinker import opened, serving
+from fake_tinker import opened
 
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
@@ -25,12 +25,6 @@ from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
 
 QUESTION = (Message("user", "Is it far?"),)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TinkerLoopback]:
-    with serving(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture
@@ -51,16 +45,14 @@ def test_a_complete_service_gives_no_warning(model: TinkerModel) -> None:
 def test_a_service_that_drops_the_k_is_refused_with_the_layout_wide(
     server: TinkerLoopback, model: TinkerModel
 ) -> None:
-    server.inject_fault("no_k", "forward")
-    with pytest.raises(
-        BakeError, match=r"\(2,\) for targets of shape \(2, 2\).*tinker\.datum_layout=per_token"
-    ):
+    server.inject_fault("no_k", "forward", times=2)
+    says = r"\(2,\) for targets of shape \(2, 2\).*tinker\.datum_layout=per_token"
+    with pytest.raises(BakeError, match=says):
         trainer(model).preflight(k=5, draws=0)
-    server.inject_fault("no_k", "forward")
-    forward = server.meter.forward_calls
     with opened(server, datum_layout="per_token") as other:
         assert trainer(other).preflight(k=5, draws=0) == []
-    assert server.meter.forward_calls == forward  # it makes no forward call
+    with pytest.raises(BakeError, match=says):  # the fault is left: no forward call was made
+        trainer(model).preflight(k=5, draws=0)
 
 
 def test_a_service_that_draws_nothing_is_reported_and_worked_around(

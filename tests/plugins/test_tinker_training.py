@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from fake_tinker import examples, material, opened, serving, torch_twin
+from fake_openai import new_twin
+from fake_tinker import examples, material, opened
 from torch import Tensor
 
 from promptbake.distill.batches import StoredBatches
@@ -34,12 +34,6 @@ from promptbake_torch.lora import LoraSettings, LoraTrainer
 
 PROPORTIONAL = 1e6  # an eps so large that an AdamW step is proportional to the gradient
 RANK = 8
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerLoopback]:
-    with serving(tmp_path_factory.mktemp("training")) as server:
-        yield server
 
 
 def trainer(model: TinkerModel, start: Checkpoint | None = None) -> TinkerTrainer:
@@ -79,7 +73,7 @@ def test_every_route_has_the_gradient_that_autograd_has(
     server: TinkerLoopback, tmp_path: Path, loss: Any, tail: Tail
 ) -> None:
     objective = TailedLoss(loss, tail)
-    twin = torch_twin()
+    twin = new_twin()
     local = LoraTrainer(twin, "torch", LoraSettings(alpha=32, max_grad_norm=1e9), RANK, seed=1)
     expected = local.forward_backward(examples(twin), objective).result()
     gradients = {
@@ -106,7 +100,7 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
 ) -> None:
     """The same data, seed and loss: the same loss at every step, the same held-out KL."""
     objective = TailedLoss(ForwardKL(), "sampled")
-    twin = torch_twin()
+    twin = new_twin()
     data = material(twin)
     spans = [datum.teacher for datum in data.training]
     scores = dict(twin.top_k(spans, k=20, draws=4, seeds=range(len(spans))))

@@ -70,7 +70,7 @@ class MeterCounter:
         self._by_path: Counter[str] = Counter()
         self._arrivals: list[float] = []
         self._injected: list[tuple[int, str]] = []
-        self.dollars = 0.0  # that have been spent
+        self._dollars = 0.0
 
     def count_path(self, path: str) -> None:
         """Count an HTTP request."""
@@ -101,7 +101,7 @@ class MeterCounter:
             self._counts["answered"] += 1
             self._counts["prompt_tokens"] += usage.prompt_tokens
             self._counts["completion_tokens"] += usage.completion_tokens
-            self.dollars += usage.dollars
+            self._dollars += usage.dollars
 
     def count_fault(self, request: MeteredRequest, kind: str) -> None:
         """Count a fault."""
@@ -118,7 +118,7 @@ class MeterCounter:
         with self._lock:
             return Meter(
                 requests=len(self._arrivals),
-                dollars=self.dollars,
+                dollars=self._dollars,
                 answers=dict(self._answers),
                 refused=dict(self._refused),
                 by_path=dict(self._by_path),

@@ -24,7 +24,7 @@ from promptbake_loopback.server import LoopbackServer
 
 KEY = "sk-loopback"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-MODELS, ACCOUNT = "/v1/models", "/v1/key"
+MODELS = "/v1/models"
 
 
 class ChatEndpoint(LoopbackServer):
@@ -40,7 +40,7 @@ class ChatEndpoint(LoopbackServer):
     `seed` and the request's number; `script` gives the kinds (or None) of the first requests in
     order; `inject_fault` injects one, and see `openai.faults` for what they are. `slow` is in
     seconds, 5 times the latency where it is not given, and at least 0.25; a 429 asks for
-    `retry_after` seconds. Once `credit` dollars are spent, the status is 402.
+    `retry_after` seconds.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class ChatEndpoint(LoopbackServer):
         *,
         slow: float | None = None,
         retry_after: float = 0.2,
-        credit: float | None = None,
         context_length: int = 8192,
         parameters: Sequence[str] = PARAMETERS,
         logprobs: Logprobs | None = None,
@@ -66,7 +65,7 @@ class ChatEndpoint(LoopbackServer):
         port: int = 0,
     ) -> None:
         super().__init__(FaultQueue(KINDS), port)
-        self._key, self._credit = key, credit
+        self._key = key
         self._catalogue = Catalogue(models, prices, context_length, parameters)
         self._texts = answer or default_text
         self._scorer = Scorer(logprobs, decode, max_logprobs) if logprobs else None
@@ -93,13 +92,12 @@ class ChatEndpoint(LoopbackServer):
         return error_body(error)
 
     def routes(self) -> Sequence[BaseRoute]:
-        """Completions, which are metered, and to which faults happen; models; the account."""
+        """Completions, which are metered, and to which faults happen; models."""
         return [
             Route(CHAT, self._is_metered(self._chat), methods=["POST"]),
             Route(TEXT, self._is_metered(self._score), methods=["POST"]),
             Route(MODELS, self._shown(self._catalogue.listing)),
             Route(f"{MODELS}/{{model:path}}", self._shown(self._catalogue.find)),
-            Route(ACCOUNT, self._shown(self._account)),
         ]
 
     def _is_metered(self, completing: Complete) -> Callable[[Request], Any]:
@@ -108,8 +106,6 @@ class ChatEndpoint(LoopbackServer):
 
             def checked(body: dict[str, Any], number: int) -> tuple[dict[str, Any], Usage]:
                 self._check_key(request)
-                if self._credit is not None and self._counter.dollars >= self._credit:
-                    raise HttpError(402, "Insufficient credits. Add more and try again.", 402)
                 self._catalogue.find(body.get("model"))
                 return completing(body, number)
 
@@ -136,17 +132,3 @@ class ChatEndpoint(LoopbackServer):
         if self._scorer is None:
             raise HttpError(404, "this endpoint scores no tokens: it was given no logprobs")
         return self._scorer.complete(body, self._catalogue.prices, number)
-
-    def _account(self) -> dict[str, Any]:
-        """OpenRouter's, in dollars."""
-        spent, limit = self._counter.dollars, self._credit
-        left = None if limit is None else max(0.0, limit - spent)
-        return {
-            "data": {
-                "label": "loopback",
-                "usage": spent,
-                "limit": limit,
-                "limit_remaining": left,
-                "is_free_tier": False,
-            }
-        }

@@ -1,4 +1,4 @@
-"""The endpoints of the REST client: models, training runs, checkpoints, samplers, downloads."""
+"""The endpoints of the REST client: models, checkpoints, downloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from promptbake_loopback.errors import HttpError, UserError
-from promptbake_loopback.tinker.checkpoints import FILES, KINDS, Checkpoint, Run, Store
+from promptbake_loopback.tinker.checkpoints import FILES, Checkpoint, Store
 from promptbake_loopback.tinker.engine import Engine
 
 Json = Mapping[str, Any]
@@ -72,26 +72,6 @@ class Catalogue:
             "train_attn": shape.attn,
         }
 
-    def training_run(self, _: Json, run: str) -> Json:
-        """One training run."""
-        return self._run(self._store.run(run))
-
-    def training_runs(self, _: Json) -> Json:
-        """All of them, on one page."""
-        runs = [self._run(run) for run in self._store.runs()]
-        return {"training_runs": runs, "cursor": _cursor(len(runs))}
-
-    def checkpoints(self, _: Json, run: str) -> Json:
-        """One run's checkpoints."""
-        self._store.run(run)
-        return {"checkpoints": [_checkpoint(found) for found in self._store.checkpoints(run)]}
-
-    def all_checkpoints(self, _: Json) -> Json:
-        """Every run's, on one page."""
-        runs = self._store.runs()
-        found = [_checkpoint(one) for run in runs for one in self._store.checkpoints(run.id)]
-        return {"checkpoints": found, "cursor": _cursor(len(found))}
-
     def delete(self, _: Json, run: str, kind: str, name: str) -> None:
         """Delete a checkpoint."""
         self._store.delete(self._find(f"tinker://{run}/{kind}/{name}"))
@@ -111,7 +91,7 @@ class Catalogue:
         base = f"{self._url()}/loopback/files/{self._secret}/{run}/{name}"
         return {
             "urls": {file: f"{base}/{file}" for file in self._store.files(found)},
-            "expires": _time(self._clock() + URL_LIFE),
+            "expires": datetime.fromtimestamp(self._clock() + URL_LIFE, UTC).isoformat(),
         }
 
     def download(self, secret: str, run: str, name: str, file: str) -> bytes:
@@ -137,37 +117,3 @@ class Catalogue:
             return self._store.find(path)
         except UserError as error:
             raise HttpError(404, str(error)) from None
-
-    def _run(self, run: Run) -> Json:
-        by_kind = {found.kind: _checkpoint(found) for found in self._store.checkpoints(run.id)}
-        return {
-            "training_run_id": run.id,
-            "base_model": run.base_model,
-            "model_owner": "loopback",
-            "is_lora": True,
-            "lora_rank": run.shape.rank,
-            "last_request_time": _time(run.created),
-            "last_checkpoint": by_kind.get("weights"),
-            "last_sampler_checkpoint": by_kind.get("sampler_weights"),
-            "user_metadata": run.user_metadata,
-        }
-
-
-def _checkpoint(found: Checkpoint) -> Json:
-    return {
-        "checkpoint_id": f"{found.kind}/{found.name}",
-        "checkpoint_type": KINDS[found.kind],
-        "time": _time(found.created),
-        "tinker_path": found.path,
-        "size_bytes": found.size,
-        "user_metadata": found.user_metadata,
-        "expires_at": None if found.expires is None else _time(found.expires),
-    }
-
-
-def _cursor(count: int) -> Json:
-    return {"offset": 0, "limit": count, "total_count": count}
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()

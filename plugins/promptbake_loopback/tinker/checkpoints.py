@@ -7,10 +7,9 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import RLock
-from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -19,10 +18,9 @@ from promptbake import atomic_folder, write_atomic
 from promptbake_loopback.errors import HttpError, UserError
 from promptbake_loopback.tinker.lora import LoraShape
 
-# The middle part of an address, and what the SDK calls such a checkpoint. The unlisted ones are
-# what save_weights_and_get_sampling_client leaves.
-KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
-UNLISTED = "unlisted_weights"
+UNLISTED = "unlisted_weights"  # what save_weights_and_get_sampling_client leaves
+# The middle part of an address.
+KINDS = frozenset({"weights", "sampler_weights", "external_weights", UNLISTED})
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 PLAIN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"  # no path to another folder
 SHORTEST_TTL, LONGEST_TTL = 3600, 10 * 366 * 86400  # seconds
@@ -36,8 +34,6 @@ class Run:
     id: str
     base_model: str
     shape: LoraShape
-    user_metadata: Mapping[str, Any] | None
-    created: float  # seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,8 @@ class Checkpoint:
     kind: str
     name: str
     uid: str
-    created: float  # seconds since the epoch
-    expires: float | None
+    expires: float | None  # seconds since the epoch
     size: int  # bytes
-    user_metadata: Mapping[str, str] | None
 
     @property
     def path(self) -> str:
@@ -82,9 +76,9 @@ class Store:
             else:
                 partial.unlink()
 
-    def add_run(self, run_id: str, base_model: str, shape: LoraShape, metadata: Any) -> Run:
+    def add_run(self, run_id: str, base_model: str, shape: LoraShape) -> Run:
         """Record a new training run."""
-        run = Run(run_id, base_model, shape, metadata, self._clock())
+        run = Run(run_id, base_model, shape)
         write_atomic(self._run_folder(run_id) / RECORD, json.dumps(asdict(run)))
         return run
 
@@ -94,12 +88,7 @@ class Store:
         if not file.is_file():
             raise HttpError(404, f"there is no training run {run_id}")
         found = json.loads(file.read_bytes())
-        return Run(**found | {"shape": LoraShape(**found["shape"])})
-
-    def runs(self) -> list[Run]:
-        """All training runs, the latest first."""
-        ids = [file.parent.name for file in self._folder.glob(f"runs/*/{RECORD}")]
-        return sorted(map(self.run, ids), key=lambda run: run.created, reverse=True)
+        return Run(found["id"], found["base_model"], LoraShape(**found["shape"]))
 
     def save(
         self,
@@ -110,16 +99,14 @@ class Store:
         *,
         ttl: int | None = None,
         overwrite: bool = False,
-        metadata: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Write a checkpoint, whole or not at all. Raises UserError for a name that is taken."""
         if not re.fullmatch(NAME, name):
             raise UserError(f"a checkpoint's name has letters, digits and ._-, found {name!r}")
-        now = self._clock()
-        expires = None if ttl is None else now + _checked(ttl)
+        expires = None if ttl is None else self._clock() + _checked(ttl)
         size = sum(map(len, files.values()))
         uid = uuid.uuid4().hex
-        checkpoint = Checkpoint(run, kind, name, uid, now, expires, size, metadata)
+        checkpoint = Checkpoint(run, kind, name, uid, expires, size)
         with self._lock:
             if not overwrite and self._live(run, kind, name):
                 raise UserError(f"{checkpoint.path} exists; save with overwrite to replace it")
@@ -132,7 +119,7 @@ class Store:
     def find(self, path: str) -> Checkpoint:
         """A checkpoint by its address. Raises UserError for none, or one that has expired."""
         parts = re.fullmatch(rf"tinker://({PLAIN})/([a-z_]+)/({PLAIN})", path)
-        known = parts is not None and parts[2] in {*KINDS, UNLISTED}
+        known = parts is not None and parts[2] in KINDS
         found = self._live(*parts.groups()) if parts is not None and known else None
         if found is None:
             raise UserError(f"{path}: no such checkpoint, or it has expired")
@@ -149,13 +136,6 @@ class Store:
     def files(self, checkpoint: Checkpoint) -> list[str]:
         """The names of an export's files."""
         return sorted(file.name for file in (self._place(checkpoint) / FILES).iterdir())
-
-    def checkpoints(self, run: str) -> list[Checkpoint]:
-        """A run's checkpoints that are listed, the oldest first."""
-        places = self._run_folder(run).glob(f"*/*/{RECORD}")
-        found = [self._live(run, place.parent.parent.name, place.parent.name) for place in places]
-        listed = [checkpoint for checkpoint in found if checkpoint and checkpoint.kind in KINDS]
-        return sorted(listed, key=lambda checkpoint: checkpoint.created)
 
     def delete(self, checkpoint: Checkpoint) -> None:
         """Delete it for good."""
@@ -185,7 +165,8 @@ class Store:
             file = self._run_folder(run) / kind / _plain(name) / RECORD
             if not file.is_file():
                 return None
-            found = Checkpoint(**json.loads(file.read_bytes()))
+            record = json.loads(file.read_bytes())
+            found = Checkpoint(*(record[each.name] for each in fields(Checkpoint)))
             if found.expires is not None and found.expires <= self._clock():
                 self.delete(found)
                 return None

@@ -34,15 +34,13 @@ class SampleRequest:
     """What one sample request asks for. `stop`: None means the tokenizer's end of sequence."""
 
     prompt: tuple[int, ...]
-    num_samples: int
     max_tokens: int
     temperature: float
     seed: int
-    stop: tuple[int, ...] | tuple[str, ...] | None = None
+    stop: tuple[int, ...] | None = None
     prompt_logprobs: bool = False
     last_n: int | None = None
     topk_prompt: int = 0
-    topk_sample: int = 0
     cells: Cells | None = None
     alternatives: int = 0
 
@@ -76,19 +74,18 @@ class TopK:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """One sampled sequence of length T, with the token that ended it."""
+    """The sampled sequence of length T, with the token that ended it."""
 
     tokens: list[int]
     logprobs: list[float]
     stopped: bool
-    topk: TopK | None
 
 
 @dataclass(frozen=True, eq=False)
 class SampleResult:
     """The answer to a SampleRequest. For a prompt of N tokens, by position:"""
 
-    sequences: list[Sequence]
+    sequence: Sequence
     prompt_logprobs: Tensor | None  # [N], NaN where not scored
     topk_prompt: TopK | None  # [N, K]
     cells: Tensor | None  # [M]
@@ -106,10 +103,10 @@ def sample(engine: Engine, lora: Lora | None, request: SampleRequest) -> SampleR
             logits_to_keep=len(request.prompt) - first + 1,
         )
         logits = output.logits[0].float()  # row j predicts position first + j
-        sequences = _decode(engine, module, output.past_key_values, logits[-1:], request)
+        sequence = _decode(engine, module, output.past_key_values, logits[-1:], request)
     scores = logits[:-1].log_softmax(dim=1)
     return SampleResult(
-        sequences,
+        sequence,
         _prompt_logprobs(scores, first, request) if request.prompt_logprobs else None,
         _topk_prompt(scores, first, request)
         if request.prompt_logprobs and request.topk_prompt
@@ -170,57 +167,21 @@ def _alternatives(logits: Tensor, request: SampleRequest) -> TopK:
 
 def _decode(
     engine: Engine, module: Any, cache: Any, logits: Tensor, request: SampleRequest
-) -> list[Sequence]:
-    """Sample all sequences side by side; a row that has ended continues, unused."""
-    count, k = request.num_samples, request.topk_sample
-    uniform = torch.stack([_uniform(request, row) for row in range(count)])
-    rows = [_Row([], [], []) for _ in range(count)]
-    logits = logits.expand(count, -1)
-    if count > 1:
-        cache.batch_repeat_interleave(count)
-    for step in range(request.max_tokens):
-        chosen = _choose(logits, request.temperature, uniform[:, step : step + 1])
-        scores = logits.log_softmax(dim=1)
-        for index, row in enumerate(rows):
-            if not row.stopped:
-                token = int(chosen[index])
-                row.tokens.append(token)
-                row.logprobs.append(float(scores[index, token]))
-                row.topk.append(_topk(scores[index : index + 1], k))
-                row.stopped = _ended(engine, row.tokens, request.stop)
-        if all(row.stopped for row in rows) or step + 1 == request.max_tokens:
-            break
+) -> Sequence:
+    """Sample. The torch backend draws the same numbers, one a step, for the same seed."""
+    ends = (engine.tokenizer.eos_token_id,) if request.stop is None else request.stop
+    generator = torch.Generator().manual_seed(request.seed)
+    uniform = torch.rand(request.max_tokens, generator=generator, dtype=torch.float32)
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    while True:
+        chosen = _choose(logits, request.temperature, uniform[len(tokens)])
+        tokens.append(int(chosen))
+        logprobs.append(float(logits.log_softmax(dim=1)[0, tokens[-1]]))
+        if tokens[-1] in ends or len(tokens) == request.max_tokens:
+            return Sequence(tokens, logprobs, tokens[-1] in ends)
         output = module(input_ids=chosen, past_key_values=cache, use_cache=True)
         logits, cache = output.logits[:, -1].float(), output.past_key_values
-    return [row.sequence(k) for row in rows]
-
-
-@dataclass
-class _Row:
-    tokens: list[int]
-    logprobs: list[float]
-    topk: list[TopK]
-    stopped: bool = False
-
-    def sequence(self, k: int) -> Sequence:
-        ids = torch.cat([step.ids for step in self.topk])
-        table = TopK(ids, torch.cat([step.logprobs for step in self.topk])) if k else None
-        return Sequence(self.tokens, self.logprobs, self.stopped, table)
-
-
-def _ended(engine: Engine, tokens: list[int], stop: tuple[Any, ...] | None) -> bool:
-    if stop is None:
-        return tokens[-1] == int(engine.tokenizer.eos_token_id)
-    if stop and isinstance(stop[0], str):
-        text = engine.tokenizer.decode(tokens)
-        return any(string in text for string in stop)
-    return tokens[-1] in stop
-
-
-def _uniform(request: SampleRequest, row: int) -> Tensor:
-    """One number a step. The torch backend draws the same ones for the same seed."""
-    generator = torch.Generator().manual_seed(request.seed + row)
-    return torch.rand(request.max_tokens, generator=generator, dtype=torch.float32)
 
 
 def _choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import safetensors.torch
 
-from promptbake_loopback.errors import UserError
 from promptbake_loopback.tinker.lora import Lora
 
 PREFIX = "base_model.model."
@@ -38,17 +36,7 @@ def exported(
     }
     if not recipients:
         return files
-    keys = [_recipient(text) for text in recipients]
     import pyrage  # type: ignore[import-untyped]  # it ships no types
 
+    keys = [pyrage.x25519.Recipient.from_str(text) for text in recipients]
     return {f"{name}.age": pyrage.encrypt(content, keys) for name, content in files.items()}
-
-
-def _recipient(text: str) -> Any:
-    import pyrage
-
-    kind = pyrage.x25519 if text.startswith("age1") else pyrage.ssh
-    try:
-        return kind.Recipient.from_str(text)
-    except pyrage.RecipientError as error:
-        raise UserError(f"age_encryption_recipients: {text!r}: {error}") from None

@@ -84,7 +84,6 @@ class Operations:
         self._known: dict[str, Operation] = {}
         self._fetched: deque[Operation] = deque()
         self._executor = ThreadPoolExecutor(1, "tinker-loopback")
-        self.log: list[tuple[str, str]] = []  # name and request id of all submits, repeats included
 
     def close(self) -> None:
         """Finish what is being executed, and end."""
@@ -113,7 +112,6 @@ class Operations:
                 while sequencer.next in sequencer.waiting:
                     self._executor.submit(self._execute, sequencer.waiting.pop(sequencer.next))
                     sequencer.next += 1
-        self.log.append((name, request_id))
 
     def find(self, request_id: str) -> Operation:
         """An operation by its request id. Raises HttpError 410."""

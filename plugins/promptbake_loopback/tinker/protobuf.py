@@ -98,6 +98,11 @@ def read_sample_request(
     prompt = _read_prompt(body["prompt"])
     if params.get("top_k", -1) != -1 or params.get("top_p", 1.0) != 1.0:
         raise HttpError(400, "this server samples from the whole distribution: no top_k, top_p")
+    if body.get("topk_sample_logprobs") or body.get("num_samples", 1) != 1:
+        raise HttpError(400, "this server gives one sample a request, and no topk_sample_logprobs")
+    stop = params.get("stop")
+    if not all(isinstance(token, int) for token in stop or ()):
+        raise HttpError(400, f"stop: this server stops at token ids only, found {stop!r}")
     left = context_tokens - len(prompt)
     max_tokens = left if params.get("max_tokens") is None else int(params["max_tokens"])
     if not prompt or max_tokens < 1 or max_tokens > left:
@@ -113,15 +118,13 @@ def read_sample_request(
     seed = params.get("seed")
     request = SampleRequest(
         prompt=prompt,
-        num_samples=int(body.get("num_samples", 1)),
         max_tokens=max_tokens,
         temperature=float(params.get("temperature", 1.0)),
         seed=secrets.randbelow(2**62) if seed is None else int(seed) % (2**63 - 1),
-        stop=_read_stop(params.get("stop")),
+        stop=None if stop is None else tuple(stop),
         prompt_logprobs=bool(body.get("prompt_logprobs")),
         last_n=body.get("prompt_logprobs_last_n"),
         topk_prompt=int(body.get("topk_prompt_logprobs", 0)),
-        topk_sample=int(body.get("topk_sample_logprobs", 0)),
         cells=_read_cells(body.get("target_prompt_logprobs"), len(prompt), vocabulary),
         alternatives=int(body.get("prompt_alt_tokens_k", 0)),
     )
@@ -135,14 +138,12 @@ def write_sample_result(
     """A SampleResponse; `fault` names the fault that befalls it."""
     end = -1 if fault == "short" else None
     message = pb.SampleResponse(prompt_cache_hit_tokens=hit_tokens)
-    for sequence in result.sequences:
-        added = message.sequences.add(
-            stop_reason=pb.STOP_REASON_STOP if sequence.stopped else pb.STOP_REASON_LENGTH,
-            tokens=np.asarray(sequence.tokens, np.int32).tobytes(),
-            logprobs=np.asarray(sequence.logprobs, np.float32).tobytes(),
-        )
-        if sequence.topk is not None:
-            added.topk_sampled_logprobs.CopyFrom(_topk(sequence.topk))
+    sequence = result.sequence
+    message.sequences.add(
+        stop_reason=pb.STOP_REASON_STOP if sequence.stopped else pb.STOP_REASON_LENGTH,
+        tokens=np.asarray(sequence.tokens, np.int32).tobytes(),
+        logprobs=np.asarray(sequence.logprobs, np.float32).tobytes(),
+    )
     if result.prompt_logprobs is not None:
         message.prompt_logprobs = _bytes(result.prompt_logprobs[:end], np.float32)
     if result.topk_prompt is not None and fault != "no_topk":
@@ -154,19 +155,8 @@ def write_sample_result(
         )
     if result.alternatives is not None and fault != "no_alt":
         drawn = message.prompt_alt_tokens
-        shape = list(result.alternatives.ids.shape)
-        drawn.tokens.CopyFrom(
-            pb.Tensor(
-                dense=_bytes(result.alternatives.ids, np.int32), dtype=pb.DTYPE_INT32, shape=shape
-            )
-        )
-        drawn.logprobs.CopyFrom(
-            pb.Tensor(
-                dense=_bytes(result.alternatives.logprobs, np.float32),
-                dtype=pb.DTYPE_FLOAT32,
-                shape=shape,
-            )
-        )
+        drawn.tokens.CopyFrom(_dense(result.alternatives.ids, np.int32, pb.DTYPE_INT32))
+        drawn.logprobs.CopyFrom(_dense(result.alternatives.logprobs, np.float32, pb.DTYPE_FLOAT32))
     return bytes(message.SerializeToString())
 
 
@@ -203,12 +193,6 @@ def _read_prompt(body: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(tokens)
 
 
-def _read_stop(stop: Any) -> tuple[int, ...] | tuple[str, ...] | None:
-    if stop is None:
-        return None
-    return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
 def _read_cells(body: Mapping[str, Any] | None, length: int, vocabulary: int) -> Cells | None:
     if body is None:
         return None
@@ -220,7 +204,7 @@ def _read_cells(body: Mapping[str, Any] | None, length: int, vocabulary: int) ->
     ids = torch.tensor(body["data"], dtype=torch.long)
     if (crow := body.get("sparse_crow_indices")) is not None:
         rows = torch.from_numpy(np.repeat(np.arange(length - 1), np.diff(crow)))
-    else:
+    else:  # as the SDK sends what is not smaller when it is sparse
         rows = torch.arange(length - 1).repeat_interleave(shape[1])
     if len(ids) != len(rows) or not (ids >= 0).any() or (ids >= vocabulary).any():
         raise HttpError(400, "target_prompt_logprobs: ids are of the vocabulary, and at least one")
@@ -229,34 +213,30 @@ def _read_cells(body: Mapping[str, Any] | None, length: int, vocabulary: int) ->
 
 def _check_sample_request(request: SampleRequest) -> None:
     length = len(request.prompt)
-    if request.num_samples < 1:
-        raise HttpError(400, "num_samples is at least 1")
     if request.last_n is not None and not (
         request.prompt_logprobs and 1 <= request.last_n <= length - 1
     ):
         raise HttpError(
             400, f"prompt_logprobs_last_n is 1 to {length - 1} and goes with prompt_logprobs"
         )
-    for width in (request.topk_prompt, request.topk_sample):
-        if width > 20 and request.max_tokens * width > 1000:
-            raise HttpError(
-                400, "topk_prompt_logprobs must be <= 20, or max_tokens times it <= 1000"
-            )
+    if request.topk_prompt > 20 and request.max_tokens * request.topk_prompt > 1000:
+        raise HttpError(400, "topk_prompt_logprobs must be <= 20, or max_tokens times it <= 1000")
 
 
 def _cells(values: Tensor, body: Mapping[str, Any]) -> pb.Tensor:
     """In the layout of the request."""
     message = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=body["shape"])
-    data = _bytes(values, np.float32)
     if body.get("sparse_crow_indices") is None:
-        message.dense = data
-    else:
-        message.sparse_csr.values = data
-        message.sparse_csr.crow_indices = np.asarray(
-            body["sparse_crow_indices"], np.int64
-        ).tobytes()
-        message.sparse_csr.col_indices = np.asarray(body["sparse_col_indices"], np.int64).tobytes()
+        message.dense = _bytes(values, np.float32)
+        return message
+    message.sparse_csr.values = _bytes(values, np.float32)
+    for name in ("crow_indices", "col_indices"):
+        setattr(message.sparse_csr, name, np.asarray(body[f"sparse_{name}"], np.int64).tobytes())
     return message
+
+
+def _dense(values: Tensor, kind: Any, dtype: int) -> pb.Tensor:
+    return pb.Tensor(dense=_bytes(values, kind), dtype=dtype, shape=list(values.shape))
 
 
 def _topk(table: TopK) -> pb.TopkLogprobs:

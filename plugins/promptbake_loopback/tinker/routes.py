@@ -28,8 +28,7 @@ API = "/api/v1"
 POLL_SECONDS = 3.0  # that retrieve_future waits for a result
 # What this server does not speak: the SDK's other transport, compressed bodies.
 CLIENT_CONFIG = {"use_pyqwest_transport": False, "proto_compress_fwdbwd": False}
-RUN = "/training_runs/{run}"
-CHECKPOINT = RUN + "/checkpoints/{kind}/{name}"
+CHECKPOINT = "/training_runs/{run}/checkpoints/{kind}/{name}"
 FILE = "/loopback/files/{secret}/{run}/{name}/{file}"
 
 Json = Mapping[str, Any]
@@ -105,10 +104,6 @@ class Routes:
             ("GET", "/get_server_capabilities", "get_server_capabilities", known.capabilities),
             ("POST", "/get_info", "get_info", known.info),
             ("POST", "/weights_info", "weights_info", known.weights_info),
-            ("GET", "/training_runs", "training_runs", known.training_runs),
-            ("GET", RUN, "training_run", known.training_run),
-            ("GET", "/checkpoints", "checkpoints", known.all_checkpoints),
-            ("GET", RUN + "/checkpoints", "checkpoints", known.checkpoints),
             ("DELETE", CHECKPOINT, "delete_checkpoint", known.delete),
             ("PUT", CHECKPOINT + "/ttl", "ttl", known.set_ttl),
             ("GET", CHECKPOINT + "/external_weights_urls", "external_weights_urls", known.urls),

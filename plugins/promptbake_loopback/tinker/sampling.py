@@ -61,8 +61,7 @@ class Sampling:
             return self._sample(sampler, request, body, fault)
 
         self._operations.submit(key, "asample", work)
-        ids = [f"{key}:{index}" for index in range(request.num_samples)]
-        return {"request_id": key, "sample_sequence_ids": ids}
+        return {"request_id": key, "sample_sequence_ids": [f"{key}:0"]}
 
     def _sample(
         self, sampler: Sampler, request: SampleRequest, body: Json, fault: str | None
@@ -70,13 +69,11 @@ class Sampling:
         weights, lora = self._weights(sampler)
         hit = self._prefixes.hit(weights, request.prompt, request.cacheable)
         result = sample(self._engine, lora, request)
-        length = len(request.prompt)
         amounts = {
             "sample_calls": 1,
-            "prefill_tokens": length - hit,
-            # The further samples of a request find their whole prompt in the cache.
-            "cached_prefill_tokens": hit + length * (request.num_samples - 1),
-            "sampled_tokens": sum(len(sequence.tokens) for sequence in result.sequences),
+            "prefill_tokens": len(request.prompt) - hit,
+            "cached_prefill_tokens": hit,
+            "sampled_tokens": len(result.sequence.tokens),
         }
         return Outcome(protobuf.write_sample_result(result, body, hit, fault), amounts)
 

@@ -66,11 +66,6 @@ class TinkerLoopback(LoopbackServer):
         """What has been done so far."""
         return self._counter.snapshot()
 
-    @property
-    def requests(self) -> list[tuple[str, str]]:
-        """(name, request id) of all operations that were submitted, repeats included."""
-        return list(self._operations.log)
-
     def error_body(self, error: HttpError) -> Any:
         """As the SDK expects it."""
         return {"detail": error.detail}

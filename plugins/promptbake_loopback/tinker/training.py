@@ -76,16 +76,14 @@ class Training:
             weights = self._engine.new_lora(
                 shape, secrets.randbelow(2**63) if seed is None else seed
             )
-            self._begin(model, weights, body)
+            self._begin(model, weights)
             return Outcome({"model_id": model.id, "type": "create_model"}, {"models_created": 1})
 
         self._operations.submit(f"{model.id}:0", "create_model", work)
         return {"request_id": f"{model.id}:0", "model_id": model.id}
 
     def load_weights(self, body: Json) -> Json:
-        """A model from a checkpoint: a new one, or into one that is there."""
-        if body.get("session_id") is None:
-            return self._submit(body, "load_weights", lambda model: self._load(model, body))
+        """A new model from a checkpoint."""
         self._check_base(body.get("base_model") or self._engine.name)
         _check_adam(body.get("optimizer_config"))
         model = self._new(body)
@@ -174,9 +172,8 @@ class Training:
         model_id = f"{body['session_id']}:train:{body['model_seq_id']}"
         return self._models.setdefault(model_id, Model(model_id))
 
-    def _begin(self, model: Model, lora: Lora, body: Json) -> None:
-        metadata = body.get("user_metadata")
-        model.begin(self._store.add_run(model.id, self._engine.name, lora.shape, metadata), lora)
+    def _begin(self, model: Model, lora: Lora) -> None:
+        model.begin(self._store.add_run(model.id, self._engine.name, lora.shape), lora)
 
     def _submit(self, body: Json, name: str, work: Callable[[Model], Outcome]) -> Json:
         model = self.model(body["model_id"])
@@ -192,12 +189,7 @@ class Training:
             raise UserError(f"{body['path']}: training resumes from tinker://RUN/weights/NAME only")
         shape = self._store.run(checkpoint.run).shape
         lora = self._engine.load_lora(shape, self._store.tensors(checkpoint))
-        if model.run is None:
-            self._begin(model, lora, body)
-        else:
-            if model.run.shape != shape:
-                raise UserError(f"{body['path']}: is another kind of LoRA than {model.id}")
-            model.begin(model.run, lora)
+        self._begin(model, lora)
         if body["optimizer"]:
             model.parts()[1].load(self._store.tensors(checkpoint, OPTIMIZER))
         return Outcome({"path": body["path"], "model_id": model.id, "type": "load_weights"})
@@ -210,7 +202,6 @@ class Training:
             files,
             ttl=body.get("ttl_seconds"),
             overwrite=bool(body.get("overwrite")),
-            metadata=body.get("user_metadata"),
         )
         return Outcome({"path": saved.path, "size_bytes": saved.size}, {"saves": 1})
 
