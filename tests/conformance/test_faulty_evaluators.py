@@ -187,8 +187,8 @@ FAULTS: Faults = {
         "has_no_unit": each(unit="''"),
         "has_no_name": each(name="None"),
         "unknown_direction": each(better="'up'"),
+        "one_name_for_both": each(name="'toy'"),
     },
-    "test_no_two_measurements_have_one_name": {"one_name_for_both": each(name="'toy'")},
     "test_an_arm_that_did_not_answer_has_no_score": {
         "nan_without_answers": each(scores=FILLED.format(NAN)),
         "nothing_is_zero": each(scores=FILLED.format(0.0)),

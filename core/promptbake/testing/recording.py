@@ -72,36 +72,23 @@ class RecordingModel:
             progress=progress,
         )
         for index, response in reversed(list(responses)) if self._backwards else responses:
-            temperature, seed = temperatures[index], seeds[index]
-            yield index, self._kept(prompts[index], max_tokens, temperature, seed, response)
+            if self._fails_after is not None and len(self.sampled) >= self._fails_after:
+                raise BakeError(FAILURE)
+            end = self._ends_after
+            if end is not None and len(response.tokens) > end:
+                response = Completion(response.tokens[:end], complete=True)
+            how = max_tokens, temperatures[index], seeds[index]
+            self.sampled.append(Sampled(prompts[index], *how, response))
+            yield index, response
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[StreamChunk]:
-        """The other model's response, recorded and given in one chunk."""
-        chunks = list(
-            self._model.stream(prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        """Such a response in one chunk."""
+        ((_, whole),) = self.sample(
+            [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
         )
-        tokens = tuple(token for chunk in chunks for token in chunk.tokens)
-        whole = Completion(tokens, complete=chunks[-1].stop_reason == "stop")
-        kept = self._kept(prompt, max_tokens, temperature, seed, whole)
-        yield StreamChunk(kept.tokens, "stop" if kept.complete else "length")
-
-    def _kept(
-        self,
-        prompt: TokenIds,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        completion: Completion,
-    ) -> Completion:
-        if self._fails_after is not None and len(self.sampled) >= self._fails_after:
-            raise BakeError(FAILURE)
-        end = self._ends_after
-        if end is not None and len(completion.tokens) > end:
-            completion = Completion(completion.tokens[:end], complete=True)
-        self.sampled.append(Sampled(prompt, max_tokens, temperature, seed, completion))
-        return completion
+        yield StreamChunk(whole.tokens, "stop" if whole.complete else "length")
 
 
 @dataclass
