@@ -30,6 +30,8 @@ def pytest_runtest_makereport(
     report = yield
     if _caught_by(item) is None or call.when == "setup":
         return report
+    if call.excinfo is not None and call.excinfo.errisinstance((NameError, SyntaxError)):
+        return report  # the mistake itself is misspelt
     failed = report.failed
     if call.when == "teardown" and failed and LEFT_BEHIND not in str(call.excinfo):
         return report  # a fixture that could not be torn down catches nothing

@@ -7,62 +7,59 @@ whole; of a faulty one's suite, conftest.py runs the one test that it names, and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from promptbake.testing.suite import NotCollected, Suite
 
+# By the test that must fail, with its parameter's id in brackets where it has one, and by what the
+# mistake is: texts of the good plugin's source, each followed by what replaces it, and then what
+# replaces members of the suite, such as capability flags.
+Faults = Mapping[str, Mapping[str, tuple[Any, ...]]]
 
-class around:  # noqa: N801  # used as a function
-    """A method that is given the good class's own, bound to its object, as the first argument.
 
-    With `with_self`, the object comes before it.
+def template(kind: str) -> str:
+    """The source of a good plugin: the one that `promptbake new-plugin` writes."""
+    file = files("promptbake") / "templates" / "plugin" / f"{kind}.py.j2"
+    return file.read_text("utf-8").replace("{{ name }}", "toy").replace("{{ Name }}", "Toy")
+
+
+def changed(source: str, edits: tuple[str, ...]) -> str:
+    for old, new in zip(edits[::2], edits[1::2], strict=True):
+        assert source.count(old) == 1, f"{source.count(old)} times in the source: {old!r}"
+        source = source.replace(old, new)
+    return source
+
+
+def edited(source: str, edits: tuple[str, ...], **known: Any) -> dict[str, Any]:
+    """The names of a module whose source is changed; `known` are names that it may use, too."""
+    names = {"__name__": __name__, **known}
+    exec(changed(source, edits), names)
+    return names
+
+
+def suites_for(
+    suite: type[Suite], fixture: str, make: Callable[..., Any], faults: Faults, **members: Any
+) -> dict[str, type[Suite]]:
+    """A module's tests: a class for each fault. For `globals().update(...)`.
+
+    `make` makes the fixture's value, and is given the edits.
     """
-
-    def __init__(self, change: Callable[..., Any], with_self: bool = False) -> None:
-        self._change, self._with_self = change, with_self
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._owner, self._name = owner, name
-
-    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
-        good = getattr(super(self._owner, instance), self._name)
-        return partial(self._change, *([instance] if self._with_self else []), good)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One mistake: members that replace those of the good plugin's class, and who catches it.
-
-    Attributes:
-        name: What the mistake is, in snake case.
-        caught_by: The test that must fail, with its parameter's id in brackets where it has one.
-        members: What replaces the good class's members.
-        flags: What replaces the suite's members: capability flags and fixtures.
-        base: The good class, where it is another than the module's.
-    """
-
-    name: str
-    caught_by: str
-    members: Mapping[str, Any] = field(default_factory=dict)
-    flags: Mapping[str, Any] = field(default_factory=dict)
-    base: type | None = None
-
-
-def fault(
-    name: str,
-    caught_by: str,
-    *,
-    flags: Mapping[str, Any] | None = None,
-    base: type | None = None,
-    **members: Any,
-) -> Fault:
-    """A Fault with its members as keyword arguments."""
-    return Fault(name, caught_by, members, flags or {}, base)
+    suites = dict[str, type[Suite]]()
+    for caught_by, by_name in faults.items():
+        for name, parts in by_name.items():
+            edits = [part for part in parts if isinstance(part, str)]
+            flags = [part for part in parts if isinstance(part, dict)]
+            title = "Test" + "".join(map(str.capitalize, name.split("_")))
+            assert title not in suites, name
+            suites[title] = suite_for(
+                suite, fixture, lambda edits=edits: make(*edits), caught_by,
+                **members | (flags[0] if flags else {}),
+            )  # fmt: skip
+    return suites
 
 
 def suite_for(
@@ -92,28 +89,3 @@ def suite_for(
 
 def _not_collected(suite: type[Suite], name: str) -> NotCollected:
     return NotCollected(inspect.getattr_static(suite, name), {"caught_by": False})
-
-
-def suites_for(
-    suite: type[Suite],
-    fixture: str,
-    good: type,
-    faults: Iterable[Fault],
-    make: Callable[[type], Any] = lambda plugin: plugin(),
-    **members: Any,
-) -> dict[str, type[Suite]]:
-    """A module's tests: `TestGood`, and one class for each fault. For `globals().update(...)`.
-
-    `make` makes the fixture's value of a plugin's class.
-    """
-    suites = {"TestGood": suite_for(suite, fixture, lambda: make(good), **members)}
-    for each in faults:
-        assert hasattr(suite, each.caught_by.partition("[")[0]), each
-        plugin = type(each.name, (each.base or good,), dict(each.members))
-        name = "Test" + "".join(map(str.capitalize, each.name.split("_")))
-        assert name not in suites, each
-        suites[name] = suite_for(
-            suite, fixture, lambda plugin=plugin: make(plugin), each.caught_by,
-            **{**members, **each.flags},
-        )  # fmt: skip
-    return suites

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from faulty_suites import Fault, fault, suites_for
+from faulty_suites import changed, suite_for
 
 from promptbake.testing import PluginSuite
 
@@ -29,45 +29,43 @@ def promptbake_register_losses() -> Factories[Loss]:
     return {"NAME": NAME}
 '''
 IMPORTS = "from promptbake import Factories, Loss, hookimpl\n"
-LOADS = "test_it_loads"
-
-
-class Good:
-    """A distribution: what is replaced in SOURCE, and its entry points; none is not installed."""
-
-    changes: tuple[tuple[str, str], ...] = ()
-    points: tuple[str, ...] = ("",)  # a distribution for each, with this after the module's name
-
-
-def changed(name: str, caught_by: str, *changes: tuple[str, str]) -> Fault:
-    return fault(name, caught_by, changes=changes)
-
-
-FAULTS = [
-    fault("not_installed", "test_it_is_installed", points=()),
-    fault("installed_twice", "test_it_is_installed", points=("", "_again")),
-    changed("broken", LOADS, (IMPORTS, "import no_such_module\n")),
-    changed("of_api_1", LOADS, ("PROMPTBAKE_API = 2", "PROMPTBAKE_API = 1")),
-    changed("newer", LOADS, ("PROMPTBAKE_API = 2", "PROMPTBAKE_API = 3")),
-    changed("without_an_api", LOADS, ("PROMPTBAKE_API = 2\n", "")),
-    changed("unmarked", LOADS, ("@hookimpl\n", "")),
-    changed("misspelt", LOADS, ("register_losses", "register_loses")),
-    changed("listing", LOADS, ('{"NAME": NAME}', "[NAME]")),
-    changed("heavy", "test_its_module_is_light", (IMPORTS, IMPORTS + "import jax\n")),
-    changed("loud", "test_importing_it_prints_nothing", (IMPORTS, IMPORTS + "print('Hello!')\n")),
-    changed("conflict", "test_no_other_plugin_offers_its_names", ('"NAME":', '"needy":')),
-    changed("undocumented", "test_its_factories_are_documented", ('"""Nothing at all."""', "...")),
-    changed("untyped", "test_its_options_are_annotated", ("weight: float = 1.0", "weight=1.0")),
-    changed("mistyped", "test_the_defaults_of_its_options_are_of_their_types",
-            ("weight: float = 1.0", "weight: float = 'heavy'")),
-    changed("unknown_setting", "test_its_profiles_are_settings",
-            ("promptbake_register_losses() -> Factories[Loss]",
-             "promptbake_register_profiles() -> Factories[str]"),
-            ('{"NAME": NAME}', '{"NAME": lambda: "no_such.setting = 1"}')),
-    changed("needy", "test_what_it_requires_is_installed",
-            (IMPORTS, IMPORTS.replace("hookimpl", "hookimpl, requires")),
-            ("def NAME", '@requires(modules=("no_such_sdk",))\ndef NAME')),
-]  # fmt: skip
+POINTS: dict[str, tuple[str, ...]] = {  # a distribution for each, with this after its name
+    "not_installed": (), "installed_twice": ("", "_again"),
+}  # fmt: skip
+WEIGHT = "weight: float = 1.0"
+FAULTS = {
+    "test_it_is_installed": {"not_installed": (), "installed_twice": ()},
+    "test_it_loads": {
+        "broken": (IMPORTS, "import no_such_module\n"),
+        "of_api_1": ("PROMPTBAKE_API = 2", "PROMPTBAKE_API = 1"),
+        "newer": ("PROMPTBAKE_API = 2", "PROMPTBAKE_API = 3"),
+        "without_an_api": ("PROMPTBAKE_API = 2\n", ""),
+        "unmarked": ("@hookimpl\n", ""),
+        "misspelt": ("register_losses", "register_loses"),
+        "listing": ('{"NAME": NAME}', "[NAME]"),
+    },
+    "test_its_module_is_light": {"heavy": (IMPORTS, IMPORTS + "import jax\n")},
+    "test_importing_it_prints_nothing": {"loud": (IMPORTS, IMPORTS + "print('Hello!')\n")},
+    "test_no_other_plugin_offers_its_names": {"conflict": ('"NAME":', '"needy":')},
+    "test_its_factories_are_documented": {"undocumented": ('"""Nothing at all."""', "...")},
+    "test_its_options_are_annotated": {"untyped": (WEIGHT, "weight=1.0")},
+    "test_the_defaults_of_its_options_are_of_their_types": {
+        "mistyped": (WEIGHT, "weight: float = 'heavy'"),
+    },
+    "test_its_profiles_are_settings": {
+        "unknown_setting": (
+            "losses() -> Factories[Loss]", "profiles() -> Factories[str]",
+            '{"NAME": NAME}', '{"NAME": lambda: "no_such.setting = 1"}'),
+    },
+    "test_what_it_requires_is_installed": {
+        "needy": (
+            IMPORTS, IMPORTS.replace("hookimpl", "hookimpl, requires"),
+            "def NAME", '@requires(modules=("no_such_sdk",))\ndef NAME'),
+    },
+}  # fmt: skip
+SOURCES = {"good": SOURCE} | {
+    name: changed(SOURCE, edits) for faults in FAULTS.values() for name, edits in faults.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +73,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of installed distributions: the good one, all faulty ones, and one named jax."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "jax.py").touch()
-    for each in (Fault("good", ""), *FAULTS):
-        source = SOURCE
-        for old, new in each.members.get("changes", ()):
-            assert old in source
-            source = source.replace(old, new)
-        for suffix in each.members.get("points", Good.points):
-            install(folder, each.name, suffix, source)
+    for name, source in SOURCES.items():
+        for suffix in POINTS.get(name, ("",)):
+            install(folder, name, suffix, source)
     return folder
 
 
@@ -100,11 +94,11 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
-def name_of(plugin: type) -> str:
-    return "good" if plugin is Good else plugin.__name__
-
-
-globals().update(suites_for(PluginSuite, "plugin", Good, FAULTS, make=name_of))
+TestGood = suite_for(PluginSuite, "plugin", lambda: "good")
+for caught_by, faults in FAULTS.items():
+    for name in faults:
+        suite = suite_for(PluginSuite, "plugin", lambda name=name: name, caught_by)
+        globals()[f"Test_{name}"] = suite
 
 
 def test_there_are_faulty_plugins_of_each_kind() -> None:

@@ -2,229 +2,274 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import pytest
-from faulty_suites import Fault, around, suite_for
-from provider_faults import (
-    CALLS,
-    DEPENDS,
-    FLAGS,
-    FREE,
-    LIMIT,
-    NO_PROMPT,
-    ONE_TURN,
-    RESERVES,
-    SEED,
-    TURNS,
-    Members,
-    as_if,
-    asks,
-    each,
-    first,
-    items,
-    late,
-    messages,
-    meta,
-    provider_suites,
-    queries,
-    rejects_what_failed,
-    requests,
-    samples,
-    says,
-    swallows,
-)
-from toy_providers import Good, GoodAndTidy, GoodBestOfTwo, GoodShelf, GoodStream, Items, left
+from faulty_suites import suite_for, suites_for
+from toy_providers import BASE, SHELF, provider
 
-from promptbake.errors import BakeError
-from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.interfaces import DataProvider
 from promptbake.testing import DataProviderSuite
-from promptbake.types import Conversation, Message, Prompt, Rejection
+
+SAMPLE, EACH, RETURN = "sample_responses(job)", "(item for", "return (item for item in items)"
+WHOLE = f"items = {SAMPLE}\n        {RETURN}"
 
 
-def pasted(turns: tuple[Message, ...], job: GenerationJob) -> tuple[Message, ...]:
-    return (*turns[:-1], Message("user", f"{job.prompt.text}\n\n{turns[-1].content}"))
+def as_if(changes: str) -> tuple[str, str]:
+    """Works as if the job were another."""
+    return SAMPLE, f"sample_responses(replace(job, {changes}))"
 
 
-def keeps_the_first_prompt(by: Callable[[GenerationJob], object]) -> Members:
-    prompts = dict[object, Any]()
-    return as_if(lambda job: {"prompt": prompts.setdefault(by(job), job.prompt)})
+def requests(changes: str) -> tuple[str, str]:
+    """Works as if the requests were others."""
+    return as_if(f"requests=tuple(replace(each, {changes}) for each in job.requests)")
 
 
-def finds_the_query_by_its_words(item: Conversation, job: GenerationJob) -> Conversation:
-    by_words = {request.query.messages: request.query.id for request in job.requests}
-    return replace(item, query_id=by_words[item.messages[:-1]])
+def asks(turns: str) -> tuple[str, str]:
+    """Works as if the queries had other turns."""
+    changed = turns.replace("turns", "each.query.messages")
+    return requests(f"query=replace(each.query, messages={changed})")
 
 
-def ignores_the_index(good: Any, prompts: Any, **options: Any) -> Any:
-    return ((place, last) for place, (_, last) in enumerate(good(prompts, **options)))
+def samples(arguments: str, change: str) -> tuple[str, str]:
+    """With a base model that samples otherwise."""
+    change = f"lambda good, prompts, {arguments}: {change}"
+    return as_if(f"open_model=lambda: Sampler(job.open_model(), {change})")
 
 
-def seeds_by_the_place(good: Any, job: GenerationJob) -> Items:
-    places = {request.id: str(place) for place, request in enumerate(left(job))}
-    ids = {place: id_ for id_, place in places.items()}
-    renamed = tuple(replace(request, id=places[request.id]) for request in left(job))
-    for item in good(replace(job, requests=renamed)):
-        yield replace(item, id=ids[item.id])
+def each(change: str) -> tuple[str, str]:
+    """With something else in the place of each item."""
+    return EACH, f"({change} for"
 
 
-def samples_what_is_completed(good: Any, job: GenerationJob) -> Items:
-    whole = good(replace(job, completed_ids=frozenset()))
-    return (item for item in whole if item.id not in job.completed_ids)
+def messages(turns: str) -> tuple[str, str]:
+    """With other turns of each conversation."""
+    return each(f"replace(item, messages={turns.replace('turns', 'item.messages')})")
 
 
-def rejects_without_a_reason(item: Conversation, job: object) -> Conversation | Rejection:
-    return item if item.query_id != "q0" else Rejection(item.id, item.query_id, "")
+def says(text: str) -> tuple[str, str]:
+    """With another text of each answer."""
+    changed = text.replace("text", "turns[-1].content")
+    return messages(f"(*turns[:-1], Message('assistant', {changed}))")
 
 
-def rejects_what_it_saw(item: Conversation, job: object) -> Conversation | Rejection:
-    if item.messages in SEEN:
-        return Rejection(item.id, item.query_id, "it is identical to an earlier one")
-    SEEN.add(item.messages)
-    return item
+def meta(more: str) -> tuple[str, str]:
+    """With more in meta."""
+    return each(f"replace(item, meta={{**item.meta, {more}}})")
 
 
-def prints(item: Conversation, job: object) -> Conversation:
-    print(item.id)  # noqa: T201
-    return item
+def queries(changes: str) -> tuple[str, str]:
+    """With other queries of its own."""
+    return "return queries", f"return [replace(query, {changes}) for query in queries]"
 
 
-def reports_percent(good: Any, job: GenerationJob) -> Items:
-    for number, item in enumerate(good(job)):
-        job.progress(100 * number / len(job.requests))
-        yield item
-
-
-SEEN = set[tuple[Message, ...]]()
-QUERIES, STORED = iter(GoodShelf().queries()), iter(GoodShelf().stored())  # read once
-
-LEAK = "test_the_prompt_is_in_nothing_that_it_yields"
-ONCE = "test_it_answers_every_request_once"
-NAMES = "test_an_answer_names_its_query"
-QUERY = "test_a_conversation_is_its_query_and_an_answer"
-READS = "test_the_base_model_reads_the_prompt_and_the_query"
-SAID = "test_an_answer_is_what_the_model_said"
-HEAT = "test_the_base_model_samples_at_each_requests_temperature"
-COMPLETE = "test_complete_is_that_of_the_completion"
-READY = "test_it_yields_each_answer_as_it_is_ready"
-ERROR = "test_an_error_of_the_base_model_is_not_swallowed"
-FLAT = "test_its_meta_is_flat"
-TYPES = "test_its_items_are_of_the_interfaces_types"
-AGAIN = "test_it_can_be_called_again"
-ENDS = "test_its_queries_end_with_the_users_turn"
-SAME = "test_it_brings_the_same_queries_again"
-BRINGS = "test_it_brings_queries_as_the_flag_says"
-
-BASE = (
-    Fault("saves_the_system_message", LEAK, messages(
-        lambda turns, job: (Message("system", job.prompt.text), *turns))),
-    Fault("saves_the_prompt_in_the_users_turn", LEAK, messages(
-        lambda turns, job: (*pasted(turns[:-1], job), turns[-1]))),
-    Fault("saves_a_part_of_the_prompt_in_meta", LEAK, meta(
-        lambda job: {"system": job.prompt.text[:30]})),
-    Fault("leaves_out_the_last", ONCE, items(lambda found: found[:-1])),
-    Fault("yields_one_twice", ONCE, items(lambda found: [*found, found[2]])),
-    Fault("takes_the_querys_id", ONCE, each(lambda item, job: replace(item, id=item.query_id))),
-    Fault("finds_queries_by_their_words", NAMES, each(finds_the_query_by_its_words)),
-    Fault("strips_the_users_words", QUERY, messages(lambda turns, job: tuple(
-        Message(turn.role, turn.content.strip()) for turn in turns))),
-    Fault("saves_the_last_turn_alone", QUERY, messages(lambda turns, job: turns[-2:])),
-    Fault("ends_with_the_user", QUERY, messages(
-        lambda turns, job: (*turns, Message("user", "Thank you.")))),
-    Fault("reads_the_last_turn_alone", READS, asks(lambda turns, job: turns[-1:])),
-    Fault("ignores_the_prompt", READS, as_if(lambda job: {"prompt": NO_PROMPT})),
-    Fault("keeps_the_first_prompt", READS, keeps_the_first_prompt(lambda job: None)),
-    Fault("keeps_prompts_by_their_names", READS, keeps_the_first_prompt(
-        lambda job: job.prompt.name)),
-    Fault("pastes_the_prompt_into_the_users_turn", READS, asks(pasted)),
-    Fault("sends_an_empty_system_message", READS, as_if(
-        lambda job: {"prompt": Prompt("", job.prompt.text or " ")})),
-    Fault("ignores_the_prompts_text", DEPENDS, as_if(lambda job: {"prompt": NO_PROMPT})),
-    Fault("strips", SAID, says(str.strip)),
-    Fault("lowers", SAID, says(str.lower)),
-    Fault("joins_lines", SAID, says(lambda text: text.replace("\n", " "))),
-    Fault("one_temperature", HEAT, requests(lambda each: {"temperature": 1.0})),
-    Fault("takes_zero_for_nothing", HEAT, requests(
-        lambda each: {"temperature": each.temperature or 1.0})),
-    Fault("omits_the_temperature", "test_meta_has_the_temperature", each(
-        lambda item, job: replace(item, meta={"category": item.meta["category"]}))),
-    Fault("a_limit_of_its_own", LIMIT, as_if(lambda job: {"max_tokens": 12})),
-    Fault("short_responses_alone", "test_an_answer_may_have_max_tokens", as_if(
-        lambda job: {"max_tokens": min(job.max_tokens, 8)})),
-    Fault("always_complete", COMPLETE, each(lambda item, job: replace(item, complete=True))),
-    Fault("never_complete", COMPLETE, each(lambda item, job: replace(item, complete=False))),
-    Fault("ignores_the_index", "test_each_answer_is_that_of_its_own_request", samples(
-        ignores_the_index)),
-    Fault("unseeded", SEED, as_if(lambda job: {"seed": random.getrandbits(62)})),
-    Fault("ignores_the_seed", SEED, as_if(lambda job: {"seed": 0})),
-    Fault("one_seed_for_all", "test_each_request_has_a_seed_of_its_own", samples(
-        lambda good, prompts, **options: good(prompts, **options | {"seeds": [0] * len(prompts)}))),
-    Fault("seeds_by_the_place", "test_an_answer_does_not_depend_on_what_is_completed", {
-        "generate": around(seeds_by_the_place)}),
-    Fault("yields_what_is_completed", "test_what_is_completed_is_not_yielded_again", as_if(
-        lambda job: {"completed_ids": frozenset()})),
-    Fault("samples_what_is_completed", "test_where_all_is_completed_nothing_is_asked_for", {
-        "generate": around(samples_what_is_completed)}),
-    Fault("collects_all", READY, items(lambda found: found)),
-    Fault("gives_a_list", READY, {"generate": around(lambda good, job: list(good(job)))}),
-    Fault("opens_the_model_late", "test_it_refuses_at_once_where_there_is_no_base_model", {
-        "generate": around(late)}),
-    Fault("swallows_errors", ERROR, swallows(Exception)),
-    Fault("wraps_errors", ERROR, swallows(BakeError, RuntimeError("generation has failed"))),
-    Fault("rejects_what_failed", ERROR, rejects_what_failed(raises=True)),
-    Fault("ignores_turns", ONE_TURN, as_if(lambda job: {"turns": 1})),
-    Fault("nests_its_meta", FLAT, meta(lambda job: {"usage": {"tokens": 3}})),
-    Fault("not_a_number_in_meta", FLAT, meta(lambda job: {"logprob": float("nan")})),
-    Fault("turns_as_dicts", TYPES, messages(lambda turns, job: tuple(map(vars, turns)))),
-    Fault("turns_as_a_list", TYPES, messages(lambda turns, job: list(turns))),
-    Fault("rejects_without_a_reason", TYPES, each(rejects_without_a_reason)),
-    Fault("half_a_character", "test_its_conversations_can_be_stored_and_read", says(
-        lambda text: text + "\ud83c")),
-    Fault("rejects_what_it_saw", AGAIN, each(rejects_what_it_saw)),
-    Fault("prints", "test_it_prints_nothing", each(prints)),
-    Fault("reports_percent", "test_it_reports_its_progress_in_responses", {
-        "generate": around(reports_percent)}),
-    Fault("samples_to_estimate", FREE, first("estimate_cost", lambda self, job: list(
-        self.generate(replace(job, requests=job.requests[:1]))))),
-    Fault("estimates_what_is_completed", "test_an_estimate_is_for_what_is_not_completed", as_if(
-        lambda job: {"completed_ids": frozenset()}, "estimate_cost")),
-    Fault("estimates_short_responses", "test_an_estimate_covers_what_is_sampled", as_if(
-        lambda job: {"max_tokens": job.max_tokens // 2}, "estimate_cost")),
-    Fault("does_not_use_the_base_model", FLAGS, flags={"uses_base_model": False}),
-    Fault("does_not_sample", FLAGS, flags={"samples": False}),
-    Fault("is_not_seeded", SEED, flags={"seeded": False}),
-    Fault("is_paid", RESERVES, flags={"paid": True}),
-    Fault("has_several_turns", TURNS, flags={"several_turns": True}),
-    Fault("has_queries", BRINGS, flags={"brings_queries": True}),
+BEST_OF_TWO = (  # samples two responses a request, and keeps the longer one
+    "return estimate_responses(job)", "return estimate_responses(job) + estimate_responses(job)",
+    WHOLE, """job = replace(job, progress=no_progress)
+        both = sample_responses(job), sample_responses(replace(job, seed=derive(job.seed)))
+        return (max(pair, key=lambda each: len(each.response)) for pair in zip(*both))""",
 )  # fmt: skip
-SHELF = (
-    Fault("two_queries_of_one_id", "test_its_queries_have_ids_of_their_own", queries(
-        lambda query: {"id": "shelf"})),
-    Fault("one_query", "test_it_brings_enough_queries_for_a_split", {
-        "queries": around(lambda good: good()[:1])}),
-    Fault("answered_queries", ENDS, queries(
-        lambda query: {"messages": (*query.messages, Message("assistant", "Hm."))})),
-    Fault("queries_with_a_system_message", ENDS, queries(
-        lambda query: {"messages": (Message("system", "Be kind."), *query.messages)})),
-    Fault("new_ids_each_time", SAME, queries(
-        lambda query: {"id": f"{query.id}-{random.random()}"})),
-    Fault("used_up_queries", SAME, {"queries": lambda self: list(QUERIES)}),
-    Fault("reads_its_file_once", AGAIN, {"stored": lambda self: STORED}),
-    Fault("query_ids_of_its_own", NAMES, each(
-        lambda item, job: replace(item, query_id="file.jsonl"))),
-    Fault("leaves_a_query_out", ONCE, items(
-        lambda found: [item for item in found if not item.id.startswith("shelf-1")])),
-    Fault("other_answers_each_time", FLAGS, says(lambda text: f"Arr, {next(CALLS)} of them.")),
-    Fault("depends_on_the_seed", FLAGS, messages(
-        lambda turns, job: (*turns[:-1], Message("assistant", f"Arr, {job.seed}.")))),
-    Fault("opens_a_model_in_vain", FLAGS, first("generate", lambda self, job: job.open_model())),
-    Fault("two_answers_in_a_row", QUERY, messages(lambda turns, job: (*turns, turns[-1]))),
-    Fault("samples", DEPENDS, flags={"samples": True}),
-    Fault("has_no_queries", BRINGS, flags={"brings_queries": False}),
+STREAM = (  # takes the tokens as they come
+    WHOLE, """model = job.open_model()
+
+        def streamed(good, prompts, max_tokens, temperatures, seeds, progress):
+            for index, row in enumerate(zip(prompts, temperatures, seeds)):
+                how = dict(zip(("temperature", "seed"), row[1:]), max_tokens=max_tokens)
+                chunks = list(model.stream(row[0], **how))
+                tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+                yield index, Completion(tokens, chunks[-1].stop_reason == "stop")
+
+        return sample_responses(replace(job, open_model=lambda: Sampler(model, streamed)))""",
 )  # fmt: skip
+TIDY = (
+    EACH,
+    """(  # strips its answers, and leaves out what is too short
+            replace(item, messages=(*item.messages[:-1], Message("assistant", text)))
+            if len(text := item.response.strip()) > 1
+            else Rejection(item.id, item.query_id, "it is too short", item.response) for""",
+)
+FAULTS = {
+    "test_the_prompt_is_in_nothing_that_it_yields": {
+        "saves_the_system_message": messages("(Message('system', job.prompt.text), *turns)"),
+        "saves_the_prompt_in_the_users_turn": messages("(*pasted(turns[:-1], job), turns[-1])"),
+        "saves_a_part_of_the_prompt_in_meta": meta("'system': job.prompt.text[:30]"),
+    },
+    "test_it_answers_every_request_once": {
+        "leaves_out_the_last": (RETURN, "return iter(list(items)[:-1])"),
+        "yields_one_twice": (RETURN, "return iter((items := list(items)) + items[2:3])"),
+        "takes_the_querys_id": each("replace(item, id=item.query_id)"),
+    },
+    "test_an_answer_names_its_query": {
+        "finds_queries_by_their_words": each(
+            "replace(item, query_id={each.query.messages: each.query.id for each in job.requests}"
+            "[item.messages[:-1]])"),
+    },
+    "test_a_conversation_is_its_query_and_an_answer": {
+        "strips_the_users_words": messages(
+            "tuple(Message(each.role, each.content.strip()) for each in turns)"),
+        "saves_the_last_turn_alone": messages("turns[-2:]"),
+        "ends_with_the_user": messages("(*turns, Message('user', 'Thank you.'))"),
+    },
+    "test_the_base_model_reads_the_prompt_and_the_query": {
+        "reads_the_last_turn_alone": asks("turns[-1:]"),
+        "ignores_the_prompt": as_if("prompt=NO_PROMPT"),
+        "keeps_the_first_prompt": as_if("prompt=KEPT.setdefault('', job.prompt)"),
+        "keeps_prompts_by_their_names": as_if(
+            "prompt=KEPT.setdefault(job.prompt.name, job.prompt)"),
+        "pastes_the_prompt_into_the_users_turn": asks("pasted(turns, job)"),
+        "sends_an_empty_system_message": as_if("prompt=Prompt('', job.prompt.text or ' ')"),
+    },
+    "test_the_answers_depend_on_the_prompt": {
+        "ignores_the_prompts_text": as_if("prompt=NO_PROMPT"),
+    },
+    "test_an_answer_is_what_the_model_said": {
+        "strips": says("text.strip()"),
+        "lowers": says("text.lower()"),
+        "joins_lines": says(r"text.replace('\n', ' ')"),
+    },
+    "test_the_base_model_samples_at_each_requests_temperature": {
+        "one_temperature": requests("temperature=1.0"),
+        "takes_zero_for_nothing": requests("temperature=each.temperature or 1.0"),
+    },
+    "test_meta_has_the_temperature": {
+        "omits_the_temperature": each("replace(item, meta={'category': item.meta['category']})"),
+    },
+    "test_an_answer_has_no_more_than_max_tokens": {"a_limit_of_its_own": as_if("max_tokens=12")},
+    "test_an_answer_may_have_max_tokens": {
+        "short_responses_alone": as_if("max_tokens=min(job.max_tokens, 8)"),
+    },
+    "test_complete_is_that_of_the_completion": {
+        "always_complete": each("replace(item, complete=True)"),
+        "never_complete": each("replace(item, complete=False)"),
+    },
+    "test_each_answer_is_that_of_its_own_request": {
+        "ignores_the_index": samples(
+            "**how", "((n, last) for n, (_, last) in enumerate(good(prompts, **how)))"),
+    },
+    "test_the_answers_follow_the_seed_as_the_flag_says": {
+        "unseeded": as_if("seed=NEXT()"),
+        "ignores_the_seed": as_if("seed=0"),
+        "is_not_seeded": ({"seeded": False},),
+    },
+    "test_each_request_has_a_seed_of_its_own": {
+        "one_seed_for_all": samples(
+            "seeds, **how", "good(prompts, seeds=[0] * len(prompts), **how)"),
+    },
+    "test_an_answer_does_not_depend_on_what_is_completed": {
+        "seeds_by_the_place": (SAMPLE, "seeds_by_the_place(job)"),
+    },
+    "test_what_is_completed_is_not_yielded_again": {
+        "yields_what_is_completed": as_if("completed_ids=frozenset()"),
+    },
+    "test_where_all_is_completed_nothing_is_asked_for": {
+        "samples_what_is_completed": (
+            *as_if("completed_ids=frozenset()"),
+            "in items)", "in items if item.id not in job.completed_ids)"),
+    },
+    "test_it_yields_each_answer_as_it_is_ready": {
+        "collects_all": (RETURN, "yield from list(items)"),
+        "gives_a_list": (RETURN, "return list(items)"),
+    },
+    "test_it_refuses_at_once_where_there_is_no_base_model": {
+        "opens_the_model_late": (RETURN, "yield from items"),
+    },
+    "test_an_error_of_the_base_model_is_not_swallowed": {
+        "swallows_errors": (
+            WHOLE, f"try:\n            yield from {SAMPLE}\n        except Exception:\n"
+            "            return"),
+        "wraps_errors": (
+            WHOLE, f"try:\n            yield from {SAMPLE}\n        except BakeError:\n"
+            "            raise RuntimeError('generation has failed') from None"),
+        "rejects_what_failed": (
+            WHOLE, f"""missing = {{each.id: each for each in left(job)}}
+        try:
+            for item in {SAMPLE}:
+                missing.pop(item.id)
+                yield item
+        except BakeError as error:
+            for each in missing.values():
+                yield Rejection(each.id, each.query.id, str(error))
+            raise"""),
+    },
+    "test_it_refuses_several_turns": {"ignores_turns": as_if("turns=1")},
+    "test_its_meta_is_flat": {
+        "nests_its_meta": meta("'usage': {'tokens': 3}"),
+        "not_a_number_in_meta": meta("'logprob': math.nan"),
+    },
+    "test_its_items_are_of_the_interfaces_types": {
+        "turns_as_dicts": messages("tuple(map(vars, turns))"),
+        "turns_as_a_list": messages("list(turns)"),
+        "rejects_without_a_reason": each(
+            "Rejection(item.id, item.query_id, '') if item.query_id == 'q0' else item"),
+    },
+    "test_its_conversations_can_be_stored_and_read": {
+        "half_a_character": says(r"text + '\ud83c'"),
+    },
+    "test_it_can_be_called_again": {
+        "rejects_what_it_saw": each(
+            "Rejection(item.id, item.query_id, 'it is identical to an earlier one') "
+            "if KEPT.setdefault(item.messages, job) is not job else item"),
+    },
+    "test_it_prints_nothing": {"prints": each("print(item.id) or item")},
+    "test_it_reports_its_progress_in_responses": {
+        "reports_percent": each("job.progress(50) or item"),
+    },
+    "test_an_estimate_is_in_numbers_and_sends_nothing": {
+        "samples_to_estimate": (
+            "return estimate", "list(self.generate(replace(job, requests=job.requests[:1])))\n"
+            "        return estimate"),
+    },
+    "test_an_estimate_is_for_what_is_not_completed": {
+        "estimates_what_is_completed": (
+            "estimate_responses(job)", "estimate_responses(replace(job, completed_ids=()))"),
+    },
+    "test_an_estimate_covers_what_is_sampled": {
+        "estimates_short_responses": (
+            "estimate_responses(job)",
+            "estimate_responses(replace(job, max_tokens=job.max_tokens // 2))"),
+    },
+    "test_it_samples_as_the_flags_say": {
+        "does_not_use_the_base_model": ({"uses_base_model": False},),
+        "does_not_sample": ({"samples": False},),
+    },
+    "test_it_reserves_money_as_the_flag_says": {"is_paid": ({"paid": True},)},
+    "test_it_gives_as_many_answers_as_turns": {"has_several_turns": ({"several_turns": True},)},
+    "test_it_brings_queries_as_the_flag_says": {"has_queries": ({"brings_queries": True},)},
+}  # fmt: skip
+SHELF_FAULTS = {
+    "test_its_queries_have_ids_of_their_own": {"two_queries_of_one_id": queries("id='shelf'")},
+    "test_it_brings_enough_queries_for_a_split": {
+        "one_query": ("return queries", "return queries[:1]"),
+    },
+    "test_its_queries_end_with_the_users_turn": {
+        "answered_queries": queries("messages=(*query.messages, Message('assistant', 'Hm.'))"),
+        "queries_with_a_system_message": queries(
+            "messages=(Message('system', 'Be kind.'), *query.messages)"),
+    },
+    "test_it_brings_the_same_queries_again": {
+        "new_ids_each_time": queries("id=f'{query.id}-{NEXT()}'"),
+        "used_up_queries": ("return queries", "return list(KEPT.setdefault('', iter(queries)))"),
+    },
+    "test_it_can_be_called_again": {
+        "reads_its_file_once": ("return stored", "return KEPT.setdefault('', iter(stored))"),
+    },
+    "test_an_answer_names_its_query": {
+        "query_ids_of_its_own": each("replace(item, query_id='file.jsonl')"),
+    },
+    "test_it_answers_every_request_once": {
+        "leaves_a_query_out": ("in items)", "in items if not item.id.startswith('shelf-1'))"),
+    },
+    "test_it_samples_as_the_flags_say": {
+        "other_answers_each_time": says("f'Arr, {NEXT()} of them.'"),
+        "depends_on_the_seed": says("f'Arr, {job.seed}.'"),
+        "opens_a_model_in_vain": ("items = [", "job.open_model()\n        items = ["),
+    },
+    "test_a_conversation_is_its_query_and_an_answer": {
+        "two_answers_in_a_row": messages("(*turns, turns[-1])"),
+    },
+    "test_the_answers_depend_on_the_prompt": {"samples": ({"samples": True},)},
+    "test_it_brings_queries_as_the_flag_says": {"has_no_queries": ({"brings_queries": False},)},
+}  # fmt: skip
 
 
 @pytest.mark.xfail(reason="it strips its answers on purpose", strict=True)
@@ -234,14 +279,18 @@ def strips_on_purpose(self: DataProviderSuite, provider: DataProvider) -> None:
 
 USES_BASE_MODEL = {"uses_base_model": True}
 IS_SHELF = {"samples": False, "brings_queries": True}
+STRIPS = {"test_an_answer_is_what_the_model_said": strips_on_purpose}
 GOOD = {
-    GoodBestOfTwo: USES_BASE_MODEL,
-    GoodStream: USES_BASE_MODEL,
-    GoodAndTidy: USES_BASE_MODEL | {SAID: strips_on_purpose},
-    GoodShelf: IS_SHELF,
+    "": (BASE, (), USES_BASE_MODEL),
+    "BestOfTwo": (BASE, BEST_OF_TWO, USES_BASE_MODEL),
+    "Stream": (BASE, STREAM, USES_BASE_MODEL),
+    "AndTidy": (BASE, TIDY, USES_BASE_MODEL | STRIPS),
+    "Shelf": (SHELF, (), IS_SHELF),
 }
 
-for faults, good, members in ((SHELF, GoodShelf, IS_SHELF), (BASE, Good, USES_BASE_MODEL)):
-    globals().update(provider_suites(good, faults, members))
-for good, members in GOOD.items():
-    globals()[f"Test{good.__name__}"] = suite_for(DataProviderSuite, "provider", good, **members)
+for source, faults, flags in ((BASE, FAULTS, USES_BASE_MODEL), (SHELF, SHELF_FAULTS, IS_SHELF)):
+    make = partial(provider, source)
+    globals().update(suites_for(DataProviderSuite, "provider", make, faults, **flags))
+for name, (source, edits, flags) in GOOD.items():
+    make = partial(provider, source, *edits)
+    globals()[f"TestGood{name}"] = suite_for(DataProviderSuite, "provider", make, **flags)

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
-from types import ModuleType
+import itertools
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from faulty_suites import Fault
+from faulty_suites import Faults, edited, suites_for, template
 
-from promptbake.testing import BackendSuite
+from promptbake.costs import NoBudget
+from promptbake.errors import BudgetError
+from promptbake.testing import BackendSuite, Suite
 
-TEMPLATE = files("promptbake") / "templates" / "plugin" / "backends.py.j2"
+SOURCE = template("backends")
 
-toy = sys.modules["toy"] = ModuleType("toy")
-exec(
-    TEMPLATE.read_text("utf-8").replace("{{ name }}", "toy").replace("{{ Name }}", "Toy"), vars(toy)
-)
-
-Toy, Model, Trainer, Renderer = toy.Toy, toy.ByteModel, toy.ByteTrainer, toy.ByteRenderer
-DOWN, UP, END = toy.DOWN, toy.UP, toy.END
-
-
-class SamplesWell(Model):
-    """Samples as the good model does, whatever its stream is."""
-
-    def sample(self, *arguments: Any, **options: Any) -> Any:
-        return Model().with_lora(self.delta).sample(*arguments, **options)
+SCORES = "self.scores(span).detach()"
+LOADS = "weights = _read(checkpoint)\n        return"
+LOADED = "return _ours(base).with_lora(lambda: strength * _delta(weights))"
 
 
 @dataclass(frozen=True)
@@ -44,50 +35,14 @@ class ToySuite(BackendSuite):
     lr = 0.1
 
 
-def backend_with(part: type) -> Any:
-    """A toy backend with models, renderers or trainers of this class; or one of this class."""
-    if issubclass(part, Toy):
-        return part()
-    if issubclass(part, Renderer):
-        part = type("Rendered", (Model,), {"renderer": part()})
-    backend = Toy()
-    if issubclass(part, Trainer):
-        backend.new_lora = lambda base, *, rank, seed, start=None: part(base, rank, seed, start)
-    else:
-        backend.open_model = lambda name, budget: part()
-    return backend
+KNOWN = (torch, os, replace, suppress, Late, NoBudget, BudgetError)  # to the edits
 
 
-def faults(caught_by: str, **members_by_name: Mapping[str, Any]) -> list[Fault]:
-    """Mistakes that one test catches: what replaces the good class's members, by their names."""
-    return [Fault(name, caught_by, members) for name, members in members_by_name.items()]
+def backend(*edits: str, text: str = "") -> Any:
+    """The toy backend with some texts of its source, and of what follows it, replaced."""
+    known = {each.__name__: each for each in KNOWN}
+    return edited(SOURCE + text, edits, NEXT=itertools.count().__next__, **known)["Toy"]()
 
 
-def after(method: Callable[..., Any], change: Callable[..., Any]) -> Callable[..., Any]:
-    """The method with another result: `change` is called with self and the good one."""
-
-    def member(self: Any, *arguments: Any, **options: Any) -> Any:
-        return change(self, method(self, *arguments, **options))
-
-    return member
-
-
-def same(value: Any) -> Any:
-    return value
-
-
-def passing(method: Callable[..., Any], **changes: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The method, called with other keyword arguments: each a function of the good one."""
-
-    def member(self: Any, *arguments: Any, **options: Any) -> Any:
-        changed = {name: changes.get(name, same)(value) for name, value in options.items()}
-        return method(self, *arguments, **changed)
-
-    return member
-
-
-def add_to_the_weights(trainer: Any, much: float) -> Sequence[str]:
-    with torch.no_grad():
-        for weight in trainer.weights.values():
-            weight.add_(much * torch.randn(weight.shape))
-    return ()
+def backend_suites(faults: Faults, **flags: Any) -> dict[str, type[Suite]]:
+    return suites_for(ToySuite, "backend", backend, faults, **flags)

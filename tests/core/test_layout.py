@@ -131,7 +131,7 @@ def plugin_imports(root: Path) -> Iterator[str]:
     """A plugin imports public names alone: promptbake's, and what other plugins publish."""
     published = {
         "promptbake": public_names(root / "core/promptbake/__init__.pyi"),
-        "promptbake.testing": public_names(root / "core/promptbake/testing/__init__.py"),
+        "promptbake.testing": public_names(root / "core/promptbake/testing/__init__.pyi"),
     }
     packages = {path.parent.name: path for path in (root / "plugins").glob("*/__init__.py")}
     published |= {name: public_names(path) for name, path in packages.items()}
@@ -210,7 +210,7 @@ def tree(root: Path) -> None:
     (core / "types.py").write_text("import dataclasses")
     (core / "files.py").write_text("import promptbake.types")
     (core / "stages/data.py").write_text("from promptbake.files import write_json")
-    (core / "testing/__init__.py").write_text("__all__ = []")
+    (core / "testing/__init__.pyi").write_text("__all__ = []")
     (root / "plugins/promptbake_a/x.py").write_text("from promptbake_b import Seen")
 
 

@@ -67,7 +67,8 @@ class EvaluatorSuite(InputTests):
             )
 
     def test_each_measurement_has_a_name_and_a_unit(self, evaluator: Evaluator) -> None:
-        for each in evaluator.evaluate(self._mixed()):
+        measurements = evaluator.evaluate(self._mixed())
+        for each in measurements:
             for what, text in (("name", each.name), ("unit", each.unit)):
                 assert isinstance(text, str), f"{each}: its {what} is {text!r}: expected text"
                 assert text.strip(), (
@@ -77,9 +78,7 @@ class EvaluatorSuite(InputTests):
             assert each.better in ("higher", "lower", None), (
                 f"{each.name}: `better` is {each.better!r}: 'higher', 'lower', or None for neither"
             )
-
-    def test_no_two_measurements_have_one_name(self, evaluator: Evaluator) -> None:
-        names = [each.name for each in evaluator.evaluate(self._mixed())]
+        names = [each.name for each in measurements]
         assert len(set(names)) == len(names), f"{names}: verify.json has one entry for a name"
 
     def test_every_score_is_a_finite_number(self, evaluator: Evaluator) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from promptbake.costs import CostEstimate, Usage, WorkItem
+from promptbake.costs import Usage
 from promptbake.errors import BakeError, BudgetError
-from promptbake.interfaces import Model, Renderer, no_progress
-from promptbake.types import Completion, Span, StreamChunk, TeacherLogprobs, TokenIds
+from promptbake.interfaces import Model, no_progress
+from promptbake.types import Completion, StreamChunk, TokenIds
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 FAILURE = "the model has failed, as its `fails_after` says"
 
@@ -45,37 +45,14 @@ class RecordingModel:
         ends_after: int | None = None,
         fails_after: int | None = None,
     ) -> None:
-        self._model, self._sample_batch = model, sample_batch or model.sample_batch
+        self._model, self.sample_batch = model, sample_batch or model.sample_batch
         self._backwards, self._ends_after, self._fails_after = backwards, ends_after, fails_after
+        self.name, self.digest, self.context_tokens = model.name, model.digest, model.context_tokens
+        self.renderer, self.warnings = model.renderer, model.warnings
+        self.full_vocabulary = model.full_vocabulary
+        self.top_k, self.logprobs = model.top_k, model.logprobs
+        self.estimate_cost = model.estimate_cost
         self.sampled: list[Sampled] = []
-
-    @property
-    def name(self) -> str:
-        return self._model.name
-
-    @property
-    def digest(self) -> str:
-        return self._model.digest
-
-    @property
-    def context_tokens(self) -> int:
-        return self._model.context_tokens
-
-    @property
-    def renderer(self) -> Renderer:
-        return self._model.renderer
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        return self._model.warnings
-
-    @property
-    def full_vocabulary(self) -> bool:
-        return self._model.full_vocabulary
-
-    @property
-    def sample_batch(self) -> int | None:
-        return self._sample_batch
 
     def sample(
         self,
@@ -95,49 +72,23 @@ class RecordingModel:
             progress=progress,
         )
         for index, response in reversed(list(responses)) if self._backwards else responses:
-            temperature, seed = temperatures[index], seeds[index]
-            yield index, self._kept(prompts[index], max_tokens, temperature, seed, response)
+            if self._fails_after is not None and len(self.sampled) >= self._fails_after:
+                raise BakeError(FAILURE)
+            end = self._ends_after
+            if end is not None and len(response.tokens) > end:
+                response = Completion(response.tokens[:end], complete=True)
+            how = max_tokens, temperatures[index], seeds[index]
+            self.sampled.append(Sampled(prompts[index], *how, response))
+            yield index, response
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[StreamChunk]:
-        """The other model's response, recorded and given in one chunk."""
-        chunks = list(
-            self._model.stream(prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        """Such a response in one chunk."""
+        ((_, whole),) = self.sample(
+            [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
         )
-        tokens = tuple(token for chunk in chunks for token in chunk.tokens)
-        whole = Completion(tokens, complete=chunks[-1].stop_reason == "stop")
-        kept = self._kept(prompt, max_tokens, temperature, seed, whole)
-        yield StreamChunk(kept.tokens, "stop" if kept.complete else "length")
-
-    def top_k(
-        self, spans: Sequence[Span], *, k: int, draws: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        return self._model.top_k(spans, k=k, draws=draws, seeds=seeds)
-
-    def logprobs(
-        self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
-    ) -> Iterator[Tensor]:
-        return self._model.logprobs(spans, ids)
-
-    def estimate_cost(self, work: WorkItem) -> CostEstimate:
-        return self._model.estimate_cost(work)
-
-    def _kept(
-        self,
-        prompt: TokenIds,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        completion: Completion,
-    ) -> Completion:
-        if self._fails_after is not None and len(self.sampled) >= self._fails_after:
-            raise BakeError(FAILURE)
-        end = self._ends_after
-        if end is not None and len(completion.tokens) > end:
-            completion = Completion(completion.tokens[:end], complete=True)
-        self.sampled.append(Sampled(prompt, max_tokens, temperature, seed, completion))
-        return completion
+        yield StreamChunk(whole.tokens, "stop" if whole.complete else "length")
 
 
 @dataclass

@@ -29,6 +29,7 @@ from promptbake.testing.suite import noted, only_if
 from promptbake.types import StepMetrics
 
 MakeTracker = Callable[[], Tracker]
+Followed = Callable[..., Path]
 Rows = Sequence[Mapping[str, object]]
 POLL = 0.05  # seconds
 
@@ -78,6 +79,17 @@ class TrackerSuite(InputTests):
         with noted("the config holds tables in tables, lists and None"):
             follow(make_tracker, run_folder(folder / "pirate"), steps(0, 2), settings=given)
 
+    @pytest.fixture
+    def followed(self, make_tracker: MakeTracker, tmp_path: Path) -> Followed:
+        """Lets a tracker follow a run, from its first step or after one; the run's folder."""
+
+        def follow_on(logged: Sequence[StepMetrics], after: int = 0) -> Path:
+            folder = tmp_path / "pirate"
+            follow(make_tracker, folder if folder.exists() else run_folder(folder), logged, after)
+            return folder
+
+        return follow_on
+
     def test_what_it_recorded_can_be_read_back(self) -> None:
         supplied = type(self).recorded is not TrackerSuite.recorded
         assert supplied == self.reads_back, (
@@ -90,28 +102,20 @@ class TrackerSuite(InputTests):
         assert {"step", "loss"} <= set(self.records), "`records` has step and loss at the least"
 
     @only_if("reads_back")
-    def test_every_step_is_recorded_once_and_in_order(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, LAST))
+    def test_every_step_is_recorded_once_and_in_order(self, followed: Followed) -> None:
         with noted("look at step 0, at the last step, and at steps that are counted anew"):
-            check_steps(self.recorded(folder), steps(0, LAST))
+            check_steps(self.recorded(followed(steps(0, LAST))), steps(0, LAST))
 
     @only_if("reads_back")
-    def test_every_value_is_recorded_as_it_was_logged(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, LAST))
-        by_step = {row["step"]: row for row in self.recorded(folder)}
+    def test_every_value_is_recorded_as_it_was_logged(self, followed: Followed) -> None:
+        by_step = {row["step"]: row for row in self.recorded(followed(steps(0, LAST)))}
         logged = [metrics for metrics in steps(0, LAST) if metrics.step in by_step]
         assert logged, "no step is recorded"
         check_values([by_step[each.step] for each in logged], logged, self.records)
 
     @only_if("reads_back")
-    def test_what_was_not_measured_is_not_recorded(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, LAST))
+    def test_what_was_not_measured_is_not_recorded(self, followed: Followed) -> None:
+        folder = followed(steps(0, LAST))
         logged: dict[object, StepMetrics] = {each.step: each for each in steps(0, LAST)}
         for row in self.recorded(folder):
             for name in FIELDS:
@@ -122,20 +126,18 @@ class TrackerSuite(InputTests):
                     )
 
     @only_if("reads_back")
-    def test_a_run_that_resumes_keeps_its_steps(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, 3))
-        follow(make_tracker, folder, steps(4, LAST), after=3)
+    def test_a_run_that_resumes_keeps_its_steps(self, followed: Followed) -> None:
+        folder = followed(steps(0, 3))
+        followed(steps(4, LAST), after=3)
         with noted("a run resumed after step 3, which was the last: all before it is kept"):
             self._check(folder, steps(0, LAST))
 
     @only_if("reads_back")
     def test_steps_after_the_one_that_it_resumes_from_are_discarded(
-        self, make_tracker: MakeTracker, tmp_path: Path
+        self, followed: Followed
     ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, 4))
-        follow(make_tracker, folder, steps(3, LAST, shift=0.5), after=2)
+        folder = followed(steps(0, 4))
+        followed(steps(3, LAST, shift=0.5), after=2)
         logged = [*steps(0, 2), *steps(3, LAST, shift=0.5)]
         if self.truncates_on_resume:
             with noted("a run that had got to step 4 resumed after step 2: discard what is later"):
@@ -152,27 +154,23 @@ class TrackerSuite(InputTests):
         assert not agrees, "it does discard them: leave `truncates_on_resume` as True"
 
     @only_if("reads_back")
-    def test_a_run_may_resume_whose_start_it_did_not_see(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
+    def test_a_run_may_resume_whose_start_it_did_not_see(self, followed: Followed) -> None:
         with noted("a tracker may be added to a run that was started without it"):
-            folder = self._followed(make_tracker, tmp_path, steps(4, LAST), after=3)
+            folder = followed(steps(4, LAST), after=3)
             check_steps(self.recorded(folder), steps(4, LAST))
 
     @only_if("reads_back")
     def test_a_run_that_starts_again_has_nothing_of_the_earlier_one(
-        self, make_tracker: MakeTracker, tmp_path: Path
+        self, followed: Followed
     ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, LAST))
-        follow(make_tracker, folder, steps(0, 2, shift=0.5))
+        folder = followed(steps(0, LAST))
+        followed(steps(0, 2, shift=0.5))
         with noted("a run starts anew where `step` is 0: what is there is an earlier one's"):
             self._check(folder, steps(0, 2, shift=0.5))
 
-    def test_a_run_may_end_before_its_first_step(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
+    def test_a_run_may_end_before_its_first_step(self, followed: Followed) -> None:
         with noted("a run was started and finished, and nothing was logged"):
-            folder = self._followed(make_tracker, tmp_path, [])
+            folder = followed([])
             self._check_if_readable(folder, [])
 
     def test_an_interrupted_run_keeps_its_steps(
@@ -239,10 +237,8 @@ class TrackerSuite(InputTests):
         )
 
     @only_if("metrics_file")
-    def test_the_report_can_read_its_metrics(
-        self, make_tracker: MakeTracker, tmp_path: Path
-    ) -> None:
-        folder = self._followed(make_tracker, tmp_path, steps(0, LAST))
+    def test_the_report_can_read_its_metrics(self, followed: Followed) -> None:
+        folder = followed(steps(0, LAST))
         path = Run(folder).metrics
         assert path.is_file(), f"`metrics_file` is True, and there is no {path.name}"
         with noted(f"{path.name} has a JSON object for each step, with the fields of StepMetrics"):
@@ -283,18 +279,6 @@ class TrackerSuite(InputTests):
             "suppress OSError; where nothing is written there, set `in_folder = False`"
         )
         assert folder.is_file(), f"{raised!r} was raised, and the file in the way is deleted"
-
-    def _followed(
-        self,
-        make_tracker: MakeTracker,
-        parent: Path,
-        logged: Sequence[StepMetrics],
-        after: int = 0,
-    ) -> Path:
-        """The folder of a new run that a tracker followed."""
-        folder = run_folder(parent / "pirate")
-        follow(make_tracker, folder, logged, after)
-        return folder
 
     def _check(self, folder: Path, logged: Sequence[StepMetrics]) -> None:
         rows = self.recorded(folder)

@@ -45,20 +45,15 @@ class TopKTests(BackendTests):
                 "a token is twice in a top K"
             )
             (scored,) = score(base, [span], [top.ids])
-            self._check_same(top.logprobs, scored, "`top_k` and `logprobs` disagree")
+            self._check_same(
+                top.logprobs,
+                scored,
+                f"`top_k` of span {index} among others, and `logprobs` of it alone: look at the "
+                "index that comes with a result",
+            )
             best = _best_outside(base, span, top)
             assert bool((best <= scored[:, -1] + self.tolerance).all()), (
                 "a token outside the top K is likelier than the last one in it"
-            )
-
-    def test_a_spans_top_k_do_not_depend_on_the_others(self, base: Model) -> None:
-        spans = response_spans(base)
-        together = top_k(base, spans, K)
-        for index, span in enumerate(spans):
-            self._check_same(
-                together[index].logprobs,
-                top_k(base, [span], K)[0].logprobs,
-                f"span {index} among others; look at the index that comes with a result",
             )
 
     def test_the_draws_stand_for_what_is_outside_the_top_k(

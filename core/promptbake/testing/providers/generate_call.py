@@ -23,7 +23,6 @@ from promptbake.types import (
     Prompt,
     Query,
     Rejection,
-    StreamChunk,
     TokenIds,
 )
 
@@ -219,15 +218,6 @@ class CachedModel(RecordingModel):
                 tokens = (*before, *whole.tokens, *after)
                 whole = Completion(tokens[:max_tokens], len(tokens) < max_tokens)
             yield index, whole
-
-    def stream(
-        self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
-    ) -> Iterator[StreamChunk]:
-        """Such a response in one chunk."""
-        ((_, whole),) = self.sample(
-            [prompt], max_tokens=max_tokens, temperatures=[temperature], seeds=[seed]
-        )
-        yield StreamChunk(whole.tokens, "stop" if whole.complete else "length")
 
 
 def recorded(*, framed: bool = False, **options: Any) -> RecordingModel:
