@@ -37,8 +37,8 @@ def attributed(product: T, origin: str) -> T:
 def attribute(origin: str) -> Iterator[None]:
     """Note on an error that this is the plugin which raised it; the innermost plugin counts.
 
-    A BakeError speaks for itself. No error holds a key. A SystemExit becomes a RuntimeError: a plugin does not end the
-    program.
+    A BakeError speaks for itself. No error holds a key. A SystemExit becomes a RuntimeError: a
+    plugin does not end the program.
     """
     try:
         yield
