@@ -261,8 +261,8 @@ def _refuse_secrets(values: Mapping[str, Any], sources: Mapping[str, str]) -> No
         if any(redact(text) != text for text in (key, str(value))):
             raise BakeError(
                 f"{redact(_source_of(key, sources))}: {redact(key)}: holds a key or a password, "
-                "and settings are recorded; put it into the environment variable that the plugin reads "
-                "(`promptbake doctor` lists them)"
+                "and settings are recorded; put it into the environment variable that the plugin "
+                "reads (`promptbake doctor` lists them)"
             )
 
 
