@@ -12,7 +12,6 @@ import torch
 from faulty_suites import Fault, suite_for, suites_for
 from toy_backend import Model, SamplesWell, Toy, ToySuite, after, backend_with, faults, passing
 
-from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
 from promptbake.types import Span, TeacherLogprobs
 
 COUNT = itertools.count()
@@ -30,21 +29,6 @@ class Named(Model):
 
     def top_k(self, *arguments: Any, **options: Any) -> Any:
         return Model().with_lora(self.delta).top_k(*arguments, **options)
-
-
-class DrawsNothing(Model):
-    """The response stands for the tail."""
-
-    def top_k(self, spans: Any, *, k: int, draws: int, seeds: Any) -> Any:
-        for index, top in super().top_k(spans, k=k, draws=0, seeds=seeds):
-            if draws:
-                span = spans[index]
-                own = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-                (logprobs,) = self.logprobs([span], [own])
-                drawn = response_token_as_draw(span, logprobs.squeeze(1), top.logprobs)
-                drawn = mask_top_k_draws(top.ids, *drawn)
-                top = TeacherLogprobs(top.ids, top.logprobs, *drawn)
-            yield index, top
 
 
 # --- scoring
@@ -261,23 +245,9 @@ TOP_K = [
             )
         },
     ),
-    Fault(
-        "draws_another_token_than_the_response",
-        "test_each_spans_draws_have_their_own_seed",
-        {
-            "top_k": after(
-                DrawsNothing.top_k,
-                lambda self, good: ((i, replace(t, drawn_ids=t.drawn_ids + 1)) for i, t in good),
-            )
-        },
-        base=DrawsNothing,
-    ),
 ]
 
 FAULTS = [replace(fault, base=fault.base or Model) for fault in SCORING + TOP_K]
 
 globals().update(suites_for(ToySuite, "backend", Toy, FAULTS, backend_with))
-TestGood, TestGoodDrawsNothing = (
-    suite_for(ToySuite, "backend", lambda kind=kind: backend_with(kind))
-    for kind in (Named, DrawsNothing)
-)
+TestGood = suite_for(ToySuite, "backend", lambda: backend_with(Named))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from faulty_suites import Fault, around, suite_for, suites_for
 from torch import Tensor
-from toy_teachers import Draws, Good, NoTail, OwnModel, Response, Results
+from toy_teachers import Draws, Good, NoTail, OwnModel, Results
 
 from promptbake.distill.objective import mask_top_k_draws
 from promptbake.errors import BakeError
@@ -74,11 +74,11 @@ def reads(change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Mapping[str, 
     return {"whole": around(whole)}
 
 
-def drawn(draws: Callable[[int], int] = int, at: float | None = None) -> Mapping[str, Any]:
-    """With another number of draws, or as if the response was sampled at a temperature."""
+def drawn(draws: Callable[[int], int]) -> Mapping[str, Any]:
+    """With another number of draws."""
 
     def changed(good: Any, whole: Tensor, top: Tensor, span: Span, m: int, seed: int) -> Draws:
-        return good(whole, top, replace(span, temperature=at or span.temperature), draws(m), seed)
+        return good(whole, top, span, draws(m), seed)
 
     return {"drawn": around(changed)}
 
@@ -272,12 +272,12 @@ FLAGS = "test_the_flags_are_strict_enough"
 OPENS = "test_it_opens_the_base_model_as_the_flag_says"
 
 OTHER_SEED = "test_another_seed_gives_other_draws"
+SAYS = "test_it_says_whether_it_draws"
 NONE = "test_it_draws_nothing_where_draws_is_0"
 DRAWN = "test_draws_have_the_models_log_probabilities"
-WEIGHTED = "test_the_response_is_weighted_for_its_temperature"
 REFUSES = "test_it_refuses_draws_that_it_cannot_make"
 
-RESPONSE, OWN = {"samples_tail": False}, {"uses_base_model": False}
+NO_TAIL, OWN = {"samples_tail": False}, {"uses_base_model": False}
 FAULTS = (
     Fault("leaves_out_the_last", ONCE, results(lambda pairs: pairs[:-1])),
     Fault("scores_twice", ONCE, results(lambda pairs: pairs * 2)),
@@ -328,7 +328,7 @@ FAULTS = (
     ),
     Fault("draws_where_none_is_requested", NONE, drawn(draws=lambda draws: max(draws, 1))),
     Fault("one_draw_for_all", DRAWS, drawn(draws=lambda draws: min(draws, 1))),
-    Fault("says_that_it_draws_nothing", DRAWS, flags=RESPONSE),
+    Fault("says_that_it_draws", SAYS, {"samples_tail": True}, NO_TAIL, NoTail),
     Fault("log_probabilities_given_the_tail", DRAWN, {"drawn": around(logprobs_given_the_tail)}),
     Fault("counts_the_top_k_twice", INSIDE, {"tail": from_all}),
     Fault(
@@ -339,15 +339,7 @@ FAULTS = (
     Fault("divided_by_m_twice", UNBIASED, weights(lambda p: p * p.shape[1])),
     Fault("without_replacement", UNBIASED, {"replacement": False}),
     Fault("draws_at_the_responses_temperature", UNBIASED, {"probabilities": hot}),
-    Fault("weighted_as_if_sampled_at_1", WEIGHTED, drawn(at=1.0), RESPONSE, Response),
-    Fault(
-        "counts_the_response_twice",
-        INSIDE,
-        {"weighted": lambda self, ids, *draw: draw},
-        RESPONSE,
-        Response,
-    ),
-    Fault("ignores_draws", REFUSES, score(ignores_draws), {"covers_tail": False}),
+    Fault("ignores_draws", REFUSES, score(ignores_draws), NO_TAIL, NoTail),
     Fault("swallows_errors", ERROR, score(swallows_errors)),
     Fault("hides_the_reason", ERROR, score(hides_the_reason)),
     Fault("prints", "test_it_prints_nothing", first(lambda how: print("scoring"))),  # noqa: T201
@@ -359,6 +351,5 @@ FAULTS = (
 )
 
 globals().update(suites_for(TeacherSuite, "teacher", Good, FAULTS, keys=(KEY,)))
-TestResponse = suite_for(TeacherSuite, "teacher", Response, **RESPONSE)
-TestNoTail = suite_for(TeacherSuite, "teacher", NoTail, covers_tail=False)
+TestNoTail = suite_for(TeacherSuite, "teacher", NoTail, **NO_TAIL)
 TestOwnModel = suite_for(TeacherSuite, "teacher", OwnModel, **OWN)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake.distill.objective import mask_top_k_draws, response_token_as_draw
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.testing.teachers.spans import tiny_logprobs
@@ -20,6 +19,8 @@ Draws = tuple[Tensor, Tensor, Tensor]  # ids, log-probabilities, importance weig
 
 class Good:
     """The base model's top K, and draws from its tail."""
+
+    samples_tail = True
 
     def score(
         self,
@@ -73,23 +74,10 @@ class Good:
         return whole.exp().scatter(1, top, 0.0)
 
 
-class Response(Good):
-    """Draws nothing: the response's own token stands for the tail."""
-
-    def drawn(self, whole: Tensor, top: Tensor, span: Span, draws: int, seed: int) -> Draws:
-        if not draws:
-            return super().drawn(whole, top, span, draws, seed)
-        own = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-        logprobs = whole.gather(1, own).squeeze(1)
-        draw = response_token_as_draw(span, logprobs, whole.gather(1, top))
-        return self.weighted(top, *draw)
-
-    def weighted(self, top: Tensor, *draw: Tensor) -> Draws:
-        return mask_top_k_draws(top, *draw)
-
-
 class NoTail(Good):
     """Knows nothing of the tail."""
+
+    samples_tail = False
 
     def score(self, spans: Sequence[Span], **options: Any) -> Results:
         if options["draws"]:
