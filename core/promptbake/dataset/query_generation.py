@@ -18,7 +18,7 @@ from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Q
 
 AT_ONCE = 20  # queries that one request asks for
 ROUNDS = 3  # as many requests as should do, at most so many times
-MAX_TOKENS = 1024
+MAX_TOKENS = 1024  # or data.max_tokens, where that is more
 SHOWN = 120  # characters of what the model said, in a message
 TASK = (
     "You write realistic test messages for chat assistants. You answer with the messages alone, "
@@ -113,7 +113,7 @@ def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str
             requests=requests,
             completed_ids=frozenset(),
             seen_responses=frozenset(),
-            max_tokens=MAX_TOKENS,
+            max_tokens=max(MAX_TOKENS, job.max_tokens),
             turns=1,
         )
         answers = {

@@ -38,7 +38,7 @@ def choose_tail(session: Session) -> TailChoice:
         reason = f"the loss is evaluated on the {support} and needs no draws of a teacher"
         return TailChoice("sampled" if tail == "auto" else tail, reason)
     teacher = f"teacher.source = {config.teacher.source!r}"
-    if tail not in ("auto", "sampled"):
+    if tail != "auto" and tail != "sampled":
         return TailChoice(tail, "it is set")
     if session.teacher().samples_tail:
         return TailChoice("sampled", f"{teacher} draws tokens from the tail")
