@@ -67,7 +67,7 @@ def once(shape: Shape, url: str, repeat: int) -> float:
         connections=shape.in_flight,
     )
     provider = ChatProvider(
-        [endpoint], lambda: None, concurrency=shape.in_flight, allow_truncated=False
+        [endpoint], lambda: None, options="options", concurrency=shape.in_flight
     )
     job = job_of(shape, seed=repeat)
     _ = endpoint.client  # built before the clock starts

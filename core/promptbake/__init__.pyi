@@ -20,7 +20,7 @@ from .dataset.chat_template import ChatRenderer
 from .dataset.conversations import check_messages, read_objects
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
-from .distill.objective import mask_top_k_draws, response_token_as_draw, tail_importance_weights
+from .distill.objective import mask_top_k_draws, tail_importance_weights
 from .errors import BakeError, BudgetError, nearest
 from .files import (
     JsonLines,
@@ -182,7 +182,6 @@ __all__ = [
     "read_objects",
     "redact",
     "requires",
-    "response_token_as_draw",
     "run_in_thread",
     "sample_responses",
     "tail_importance_weights",

@@ -36,7 +36,7 @@ def gather(
     failed: Callable[[int, BaseException], Exception | None],
     late: Callable[[int], Exception],
     *,
-    limit: int,
+    limit: int | Callable[[], int],
     deadline: float | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, T]]:
@@ -53,7 +53,7 @@ def gather(
         failed: Is given each failure: returns None to send the call again, or the error that ends
             the work.
         late: Gives the error for a call without an answer within the deadline.
-        limit: The most calls in flight.
+        limit: The most calls in flight; a function is asked before each call.
         deadline: Seconds without any answer after which the work ends; None for no end.
         alive: Called now and then; raises where there is no use in waiting.
 
@@ -62,8 +62,9 @@ def gather(
     """
     waiting, in_flight = list(range(calls))[::-1], dict[Future[A], int]()
     failure: Exception | None = None
+    most = limit if callable(limit) else lambda: limit
     while in_flight or (waiting and failure is None):
-        while waiting and failure is None and len(in_flight) < limit:
+        while waiting and failure is None and len(in_flight) < most():
             index = waiting.pop()
             try:
                 in_flight[submit(index)] = index

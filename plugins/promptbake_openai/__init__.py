@@ -34,6 +34,7 @@ PROMPTBAKE_API = 2
 Count = Annotated[int, Gt(0), RUNTIME_ONLY]
 Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://api.openai.com/v1"
+PROVIDER = "options.data_providers.openai"
 _PUBLIC = {  # by the module, which is imported at the first use of a name
     "chat": ["max_usage"],
     "endpoint": ["Endpoint"],
@@ -53,7 +54,8 @@ def openai_provider(
     concurrency: Count = 20,
     timeout: Seconds = 120.0,
     max_retries: Annotated[int, Ge(0), RUNTIME_ONLY] = 6,
-    allow_truncated: bool = False,
+    drop_truncated: bool = False,
+    same_model: bool = False,
     prices: Annotated[dict[str, Annotated[float, Ge(0)]] | None, RUNTIME_ONLY] = None,
     body: dict[str, Any] | None = None,
 ) -> DataProvider:
@@ -65,19 +67,27 @@ def openai_provider(
         model: The model's name at the endpoint.
         base_url: The endpoint's address; OPENAI_BASE_URL, or OpenAI's own, where it is not given.
             Several, in a list or separated by commas, share the requests.
-        concurrency: The most requests in flight, over all endpoints.
+        concurrency: The most requests in flight, over all endpoints: fewer where that is as fast.
         timeout: Seconds without a response after which a request is sent again.
         max_retries: How often a request that is lost or rate-limited is sent again.
-        allow_truncated: Keep responses that data.max_tokens cut.
+        drop_truncated: Leave out responses that data.max_tokens cut. Otherwise they are kept
+            without an end of turn.
+        same_model: The endpoint's model is the one that is baked, by another name.
         prices: `prompt` and `completion`, in dollars per million tokens.
-        body: Fields that are added to each request.
+        body: Fields that are added to each request. Neutral values of top_p, top_k, min_p and
+            repetition_penalty are there already, where the endpoint accepts them.
     """
     from promptbake_openai.provider import ChatProvider
 
     known_prices = _prices(prices)
     endpoints = _endpoints(model, base_url, concurrency, timeout, max_retries, body)
     return ChatProvider(
-        endpoints, lambda: known_prices, concurrency=concurrency, allow_truncated=allow_truncated
+        endpoints,
+        lambda: known_prices,
+        options=PROVIDER,
+        concurrency=concurrency,
+        drop_truncated=drop_truncated,
+        same_model=same_model,
     )
 
 
@@ -111,8 +121,16 @@ def _endpoints(
 ) -> list[Endpoint]:
     from promptbake_openai.endpoint import Endpoint
 
-    addresses = base_url or os.environ.get("OPENAI_BASE_URL") or HOSTED
+    variable = os.environ.get("OPENAI_BASE_URL")
+    if base_url is None and variable is not None and not variable.strip():
+        raise BakeError(
+            "OPENAI_BASE_URL: is set and empty; set it to the endpoint's address, or unset it for "
+            f"{HOSTED}"
+        )
+    addresses = base_url if base_url is not None else variable or HOSTED
     urls = addresses.split(",") if isinstance(addresses, str) else addresses
+    if not urls:
+        raise BakeError("base_url = []: expected at least one address")
     return [
         Endpoint(
             model,
@@ -133,7 +151,7 @@ def _prices(option: dict[str, float] | None) -> Prices | None:
 
     if option is None:
         return None
-    source = "options.data_providers.openai.prices"
+    source = f"{PROVIDER}.prices"
     if set(option) != {"prompt", "completion"}:
         raise BakeError(
             f"{source}: expected prompt and completion; found {', '.join(option) or 'nothing'}"

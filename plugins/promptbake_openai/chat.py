@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import openai
 
 from promptbake import GenerationJob, GenerationRequest, Message, Role, Usage, derive
 from promptbake_openai.completions import (
+    USER,
     ChatCompletion,
     InvalidResponseError,
     parse_completion,
+    rejection_reason,
     strip_thinking,
 )
 from promptbake_openai.endpoint import Endpoint
@@ -29,59 +31,101 @@ SIMULATED_USER = Message(
 
 @dataclass(frozen=True)
 class ChatOutcome:
-    """The result of one request: the whole conversation, or the reason why there is none."""
+    """The result of one request: the conversation, or the reason why there is none."""
 
     turns: tuple[Message, ...] = ()
     completions: tuple[ChatCompletion, ...] = ()  # of a failed request, too: they are billed
     seconds: float = 0.0
     retries: int = 0  # of responses without a completion
-    problem: str = ""
+    rejection: str = ""  # why the last completion is not kept
+    problem: str = ""  # why there is no completion
     permanent: bool = False  # whether every other request would fail, too
 
-    @property
-    def responses(self) -> tuple[ChatCompletion, ...]:
-        """The assistant's completions; between them are the simulated user's."""
-        return self.completions[::2]
 
+@dataclass
+class Conversing:
+    """One request to an endpoint, under way.
 
-def converse(request: GenerationRequest, job: GenerationJob, endpoint: Endpoint) -> ChatOutcome:
-    """Request one response, and in longer conversations the simulated user's next turn."""
-    began = time.monotonic()
-    turns, completions, retries = list(request.query.messages), list[ChatCompletion](), 0
+    Args:
+        request: What is requested.
+        job: What it belongs to.
+        endpoint: Where it is sent.
+        drop_truncated: Whether a response that max_tokens cut is rejected.
+        ask: How often it was requested before, with other seeds.
+    """
 
-    def complete(messages: Sequence[Message], temperature: float, seed: int) -> str:
-        nonlocal retries
+    request: GenerationRequest
+    job: GenerationJob
+    endpoint: Endpoint
+    drop_truncated: bool = False
+    ask: int = 0
+    _completions: list[ChatCompletion] = field(default_factory=list)
+    _retries: int = 0
+
+    def run(self) -> ChatOutcome:
+        """Request one response, and in longer conversations the simulated user's next turn."""
+        began = time.monotonic()
+        problem, permanent = "", False
+        turns, rejection = list(self.request.query.messages), ""
+        try:
+            rejection = self._converse(turns)
+        except InvalidResponseError as error:
+            problem = f"{self.endpoint.url}: responded with {error}"
+        except openai.OpenAIError as error:
+            problem, permanent = self.endpoint.explain(error)
+        return ChatOutcome(
+            tuple(turns),
+            tuple(self._completions),
+            time.monotonic() - began,
+            self._retries,
+            rejection,
+            problem,
+            permanent,
+        )
+
+    def _converse(self, turns: list[Message]) -> str:
+        """Add the turns; the reason why the last one is not kept, or an empty text.
+
+        A response that max_tokens cut ends the conversation: what follows it would answer half of
+        a turn.
+        """
+        system = Message("system", self.job.prompt.text)
+        for turn in range(self.job.turns):
+            if turn:
+                user = (SIMULATED_USER, *swap_roles(turns))
+                completion = self._complete(user, USER_TEMPERATURE, self._seed("user", turn))
+                if reason := rejection_reason(completion, drop_truncated=True):
+                    return USER + reason
+                turns.append(Message("user", strip_thinking(completion.text) or ""))
+            messages, seed = (system, *turns), self._seed("response", turn)
+            completion = self._complete(messages, self.request.temperature, seed)
+            if reason := rejection_reason(completion, self.drop_truncated):
+                return reason
+            turns.append(Message("assistant", strip_thinking(completion.text) or ""))
+            if completion.finish_reason == "length":
+                break
+        return ""
+
+    def _seed(self, role: str, turn: int) -> int:
+        again = (self.ask,) if self.ask else ()
+        return derive(self.job.seed, role, self.request.id, turn, *again)
+
+    def _complete(
+        self, messages: Sequence[Message], temperature: float, seed: int
+    ) -> ChatCompletion:
+        """A completion; the request is sent again where the response holds none."""
         for attempt in range(ATTEMPTS):
-            body = endpoint.chat(messages, temperature, job.max_tokens, seed)
+            body = self.endpoint.chat(messages, temperature, self.job.max_tokens, seed)
             try:
-                completions.append(parse_completion(body))
-                return strip_thinking(completions[-1].text) or ""
+                completion = parse_completion(body)
             except InvalidResponseError:
                 if attempt == ATTEMPTS - 1:
                     raise
-                retries += 1
+                self._retries += 1
+                continue
+            self._completions.append(completion)
+            return completion
         raise AssertionError("unreachable")
-
-    try:
-        for turn in range(job.turns):
-            if turn:
-                seed = derive(job.seed, "user", request.id, turn)
-                text = complete((SIMULATED_USER, *swap_roles(turns)), USER_TEMPERATURE, seed)
-                turns.append(Message("user", text or "Go on."))
-            system = Message("system", job.prompt.text)
-            seed = derive(job.seed, "response", request.id, turn)
-            text = complete((system, *turns), request.temperature, seed)
-            turns.append(Message("assistant", text))
-    except InvalidResponseError as error:
-        problem, permanent = f"{endpoint.url}: responded with {error}", False
-    except openai.OpenAIError as error:
-        problem, permanent = endpoint.explain(error)
-    else:
-        seconds = time.monotonic() - began
-        return ChatOutcome(tuple(turns), tuple(completions), seconds, retries)
-    return ChatOutcome(
-        completions=tuple(completions), retries=retries, problem=problem, permanent=permanent
-    )
 
 
 def swap_roles(turns: Sequence[Message]) -> list[Message]:

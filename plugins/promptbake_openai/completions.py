@@ -11,6 +11,16 @@ from promptbake import excerpt
 
 THINKING = re.compile(r"<think>.*?</think>\s*", flags=re.DOTALL)
 
+# Why a completion is not kept.
+CUT = "it was cut by data.max_tokens"
+EMPTY = "the response is empty"
+FILTERED = "a filter refused it"
+REASONING = "data.max_tokens cut it before its reasoning ended"
+UNCLOSED = "a think block is not closed"
+USER = "in the simulated user's turn: "  # before one of these
+# How often such a completion is requested, each time with another seed; the others once.
+ASKS = {EMPTY: 3, UNCLOSED: 3, REASONING: 2, USER + CUT: 3, USER + EMPTY: 3, USER + UNCLOSED: 3}
+
 
 class InvalidResponseError(Exception):
     """The endpoint's response holds no completion; the request is sent again."""
@@ -53,7 +63,8 @@ def parse_completion(body: str) -> ChatCompletion:
     response, choice = parse_choice(body)
     message = choice.get("message") or {}
     finish_reason = choice.get("finish_reason") or ""
-    if message.get("content") is None and finish_reason != "content_filter":
+    # Where reasoning takes all tokens, there is no content to send, and a service bills it.
+    if message.get("content") is None and finish_reason not in ("content_filter", "length"):
         raise InvalidResponseError("no content")
     usage = response.get("usage") or {}
     return ChatCompletion(
@@ -76,16 +87,19 @@ def strip_thinking(text: str) -> str | None:
     return stripped.rpartition("</think>")[2].strip()
 
 
-def rejection_reason(completion: ChatCompletion, allow_truncated: bool) -> str | None:
+def rejection_reason(completion: ChatCompletion, drop_truncated: bool) -> str | None:
     """Why a completion is not kept, or None where it is."""
     if completion.finish_reason == "content_filter":
-        return "a filter refused it"
+        return FILTERED
     text = strip_thinking(completion.text)
+    is_cut = completion.finish_reason == "length"
+    if not text and is_cut:
+        return REASONING
     if text is None:
-        return "a think block is not closed"
-    if completion.finish_reason == "length" and not allow_truncated:
-        return "it was cut by data.max_tokens"
-    return None if text else "the response is empty"
+        return UNCLOSED
+    if is_cut and drop_truncated:
+        return CUT
+    return None if text else EMPTY
 
 
 def _start(text: str) -> str:

@@ -11,9 +11,12 @@ import httpx2
 import openai
 
 from promptbake import BakeError, Message, excerpt
+from promptbake_openai.neutral_sampling import Fields, NeutralSampling
 from promptbake_openai.rate_limit import RateLimitGate
+from promptbake_openai.reasons import connection_reason, is_lasting, reason_of
 
 SEEDS = 2**31  # an endpoint's seed is a small integer
+PROBE_TIMEOUT = 10.0  # seconds
 
 
 class Endpoint:
@@ -31,7 +34,10 @@ class Endpoint:
         connections: The most that are open at a time.
         key_hint: Ends the error message where the key is not set.
         headers: Added to each request.
-        body: Fields that are added to each request's body.
+        body: Fields that are added to each request's body, in place of neutral ones too.
+
+    Raises:
+        BakeError: The address is none.
     """
 
     def __init__(
@@ -47,11 +53,17 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise BakeError(
+                f"base_url = {url!r}: expected the endpoint's address, http://... or https://..., "
+                "up to /v1"
+            )
         self.model, self.url, self._key_name = model, url, key_name
         self._timeout, self._max_retries, self._connections = timeout, max_retries, connections
         self._key_hint = key_hint
         self._headers, self._body = dict(headers or {}), dict(body or {})
         self._gate = RateLimitGate()
+        self._neutral = NeutralSampling.at(url)
         self._attempts = 0  # HTTP requests, the client's retries among them
         self.requests = 0
 
@@ -59,6 +71,11 @@ class Endpoint:
     def retries(self) -> int:
         """How many requests the client has sent again."""
         return max(self._attempts - self.requests, 0)
+
+    @property
+    def congestion(self) -> int:
+        """How many rate-limited responses and timeouts there were."""
+        return self._gate.congestion
 
     def check_key(self) -> None:
         """Raise BakeError where the key is not set, or cannot be sent."""
@@ -81,7 +98,7 @@ class Endpoint:
             "request": [self._count_attempt, self._gate.wait],
             "response": [self._gate.update],
         }
-        http = httpx2.Client(timeout=self._timeout, limits=limits, event_hooks=hooks)
+        http = _HttpClient(self._gate, timeout=self._timeout, limits=limits, event_hooks=hooks)
         return openai.OpenAI(
             api_key=os.environ[self._key_name],
             base_url=self.url,
@@ -102,17 +119,18 @@ class Endpoint:
         Raises:
             openai.OpenAIError: There is no response.
         """
-        return self._post(
-            "/chat/completions",
-            {
-                "model": self.model,
-                "messages": [{"role": each.role, "content": each.content} for each in messages],
-                "temperature": temperature,
-                "max_tokens": max_tokens,
-                "seed": seed % SEEDS,
-                **self._body,
-            },
-        )
+        request = {
+            "model": self.model,
+            "messages": [{"role": each.role, "content": each.content} for each in messages],
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed % SEEDS,
+        }
+
+        def post(neutral: Fields) -> str:
+            return self._post("/chat/completions", {**request, **neutral, **self._body})
+
+        return self._neutral.send(post, temperature)
 
     def complete(self, prompt: Sequence[int], body: Mapping[str, Any]) -> str:
         """Request one greedy token after a prompt of token ids, with more fields in the body.
@@ -143,7 +161,7 @@ class Endpoint:
 
     def explain(self, error: openai.OpenAIError) -> tuple[str, bool]:
         """The error in plain words, and whether every other request would fail, too."""
-        reason = _reason(error)
+        reason = excerpt(reason_of(error))
         if isinstance(error, openai.AuthenticationError):
             return f"{self._key_name}: {self.url} refuses it: {reason}", True
         if isinstance(error, openai.APIStatusError) and error.status_code == 402:
@@ -153,12 +171,36 @@ class Endpoint:
         if isinstance(error, openai.PermissionDeniedError):
             return f"{self.url}: permission denied: {reason}", True
         if isinstance(error, openai.NotFoundError):
-            return f"{self.url}: has no model {self.model!r}: {reason}; set another", True
+            return self._not_found(error, reason), True
         if isinstance(error, openai.APITimeoutError):
             return f"{self.url}: no response in {self._timeout:g} seconds", False
         if isinstance(error, openai.APIConnectionError):
-            return f"{self.url}: cannot be reached: {error.__cause__ or reason}", False
+            reason = excerpt(connection_reason(error))
+            return f"{self.url}: cannot be reached: {reason}", is_lasting(error)
         return f"{self.url}: {reason}", False
+
+    def _not_found(self, error: openai.NotFoundError, reason: str) -> str:
+        """Whether the model or the address is not found, by what the body says."""
+        words = reason.casefold()
+        if "model" in words or self.model.casefold() in words:
+            return f"{self.url}: has no model {self.model!r}: {reason}; set another"
+        path = error.request.url.path
+        problem = f"{self.url}: has no {path}: {reason}"
+        versioned = f"{self.url.rstrip('/')}/v1"
+        if not self.url.rstrip("/").endswith("/v1") and self._answers(versioned):
+            return f"{problem}; {versioned} answers: set base_url to it"
+        return f"{problem}; set base_url to the address up to /v1"
+
+    def _answers(self, url: str) -> bool:
+        """Whether there is an API at another address, which its list of models shows."""
+        client = self.client.with_options(base_url=url, max_retries=0, timeout=PROBE_TIMEOUT)
+        try:
+            client.get("/models", cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            return error.status_code != 404
+        except openai.OpenAIError:
+            return False
+        return True
 
     def _post(self, path: str, body: Mapping[str, Any]) -> str:
         self.requests += 1
@@ -169,8 +211,25 @@ class Endpoint:
         self._attempts += 1
 
 
-def _reason(error: openai.OpenAIError) -> str:
-    body = getattr(error, "body", None)
-    if isinstance(body, dict) and body.get("message"):
-        return excerpt(str(body["message"]))
-    return excerpt(str(error))
+class _HttpClient(httpx2.Client):
+    """Lets an error pass the openai client's retries where they are of no use.
+
+    A server that was reached before may be restarting, so its refused port is tried again.
+    """
+
+    def __init__(self, gate: RateLimitGate, **options: Any) -> None:
+        super().__init__(**options)
+        self._gate, self._reached = gate, False
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            response = super().send(request, **options)
+        except httpx2.ConnectError as error:
+            if not self._reached and is_lasting(error):
+                raise openai.APIConnectionError(request=request) from error
+            raise
+        except httpx2.TimeoutException:
+            self._gate.congestion += 1
+            raise
+        self._reached = True
+        return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -20,10 +21,11 @@ from promptbake import (
     gather,
     run_in_thread,
 )
-from promptbake_openai.chat import ChatOutcome, converse, max_usage
-from promptbake_openai.completions import rejection_reason
+from promptbake_openai.adaptive_limit import AdaptiveLimit
+from promptbake_openai.chat import ChatOutcome, Conversing, max_usage
+from promptbake_openai.completions import ASKS, REASONING
 from promptbake_openai.endpoint import Endpoint
-from promptbake_openai.failures import RESUME, RequestFailures
+from promptbake_openai.failures import MAX_IN_A_ROW, RESUME, RequestFailures
 from promptbake_openai.prices import Prices
 
 DEADLINE = 1800.0  # seconds in which at least one request must end
@@ -35,8 +37,10 @@ class ChatProvider:
     Args:
         endpoints: At least one.
         prices: The model's prices, None where they are unknown; called before the first request.
+        options: Where the provider's options are set, such as `options.data_providers.openai`.
         concurrency: The most requests in flight, over all endpoints.
-        allow_truncated: Whether responses that max_tokens cut are kept.
+        drop_truncated: Whether responses that max_tokens cut are left out.
+        same_model: Whether the endpoints' model is the baked one, whatever its name is.
         check: Raises BakeError for a job that cannot be done, before anything is sent.
     """
 
@@ -45,12 +49,15 @@ class ChatProvider:
         endpoints: Sequence[Endpoint],
         prices: Callable[[], Prices | None],
         *,
+        options: str,
         concurrency: int,
-        allow_truncated: bool,
+        drop_truncated: bool = False,
+        same_model: bool = False,
         check: Callable[[GenerationJob], None] = lambda job: None,
     ) -> None:
         self._endpoints, self._prices, self._check = endpoints, prices, check
-        self._concurrency, self._allow_truncated = concurrency, allow_truncated
+        self._concurrency, self._drop_truncated = concurrency, drop_truncated
+        self._options, self._same_model = options, same_model
 
     def queries(self) -> Sequence[Query]:
         """None of its own."""
@@ -68,10 +75,12 @@ class ChatProvider:
         """Yield each response as it is received.
 
         Raises:
-            BakeError: At once, where there is no key, or a budget without known prices.
+            BakeError: At once, where there is no key, another model than the baked one, or a
+                budget without known prices.
         """
         for endpoint in self._endpoints:
             endpoint.check_key()
+        self._check_model(job.model_name)
         self._check(job)
         prices = self._prices()
         if prices is None and job.budget.capped:
@@ -81,8 +90,20 @@ class ChatProvider:
                 "million tokens"
             )
         return _Generation(
-            job, self._endpoints, prices, self._concurrency, self._allow_truncated
+            job, self._endpoints, prices, self._concurrency, self._drop_truncated
         ).results()
+
+    def _check_model(self, baked: str) -> None:
+        """Refuse a model with another name than the baked one's; owners and paths may differ."""
+        model = self._endpoints[0].model
+        names = {name.rstrip("/").rpartition("/")[2].casefold() for name in (model, baked)}
+        if self._same_model or not baked or len(names) == 1:
+            return
+        raise BakeError(
+            f"{self._options}.model = {model!r}: another model is baked (model.name = {baked!r}), "
+            "which would learn this one's responses; set one of the two to the other, or, where "
+            f"both name the same model, set {self._options}.same_model=true"
+        )
 
 
 @dataclass
@@ -107,6 +128,14 @@ class ProgressStats:
         return ", ".join(parts)
 
 
+class _RejectedError(Exception):
+    """A completion is not kept, and the request is to be sent again."""
+
+    def __init__(self, outcome: ChatOutcome) -> None:
+        super().__init__(outcome.rejection)
+        self.outcome = outcome
+
+
 class _Generation:
     """One call of `generate`."""
 
@@ -116,15 +145,17 @@ class _Generation:
         endpoints: Sequence[Endpoint],
         prices: Prices | None,
         concurrency: int,
-        allow_truncated: bool,
+        drop_truncated: bool,
     ) -> None:
         self._job, self._endpoints, self._prices = job, endpoints, prices
-        self._concurrency, self._allow_truncated = concurrency, allow_truncated
+        self._limit, self._drop_truncated = AdaptiveLimit(concurrency), drop_truncated
         self._requests = _missing(job)
         self._reservations: dict[int, Reservation] = {}
         self._seen_responses = set(job.seen_responses)
         self._stats = ProgressStats()
         self._failures = RequestFailures("requests", "failed")
+        self._asks = Counter[int]()  # by the request's index: how often it was asked again
+        self._only_reasoning = 0  # responses in a row
 
     def results(self) -> Iterator[Conversation | Rejection]:
         """The result of each request that is not completed."""
@@ -134,9 +165,9 @@ class _Generation:
             len(self._requests),
             self._submit,
             self._read,
-            lambda _, error: error if isinstance(error, Exception) else BakeError(str(error)),
+            self._failed,
             self._no_response,
-            limit=self._concurrency,
+            limit=self._limit,
             deadline=DEADLINE,
         )
         try:
@@ -161,18 +192,44 @@ class _Generation:
         self._reservations[index] = self._job.budget.reserve("sample", usage)
         self._stats.in_flight += 1
         self._show_stats()
-        return run_in_thread(lambda: converse(request, self._job, endpoint))
+        ask = self._asks[index]
+        exchange = Conversing(request, self._job, endpoint, self._drop_truncated, ask)
 
-    def _read(self, index: int, outcome: ChatOutcome) -> Conversation | Rejection | None:
+        def run() -> ChatOutcome:
+            outcome = exchange.run()
+            if not outcome.problem and ask + 1 < ASKS.get(outcome.rejection, 1):
+                raise _RejectedError(outcome)
+            return outcome
+
+        return run_in_thread(run)
+
+    def _failed(self, index: int, error: BaseException) -> Exception | None:
+        """None where the request is to be sent again, with another seed."""
+        if not isinstance(error, _RejectedError):
+            return error if isinstance(error, Exception) else BakeError(str(error))
+        self._commit(index, error.outcome)
+        self._asks[index] += 1
+        self._stats.retries += 1
+        return None
+
+    def _commit(self, index: int, outcome: ChatOutcome) -> Usage:
         usage = self._billed(outcome)
         self._reservations[index].commit(usage)
         self._stats.in_flight -= 1
         self._stats.retries += outcome.retries
         self._stats.tokens += usage.output_tokens
         self._stats.dollars += usage.dollars
+        congestion = sum(endpoint.congestion for endpoint in self._endpoints)
+        seconds = 0.0 if outcome.problem else outcome.seconds
+        self._limit.record(seconds, usage.output_tokens, congestion)
+        return usage
+
+    def _read(self, index: int, outcome: ChatOutcome) -> Conversation | Rejection | None:
+        usage = self._commit(index, outcome)
         if outcome.problem:
             self._failures.add(outcome.problem, outcome.permanent)
             return None
+        self._check_reasoning(outcome)
         self._failures.reset()
         result = self._result(self._requests[index], outcome, usage)
         self._stats.rejected += isinstance(result, Rejection)
@@ -182,13 +239,12 @@ class _Generation:
     def _result(
         self, request: GenerationRequest, outcome: ChatOutcome, usage: Usage
     ) -> Conversation | Rejection:
-        reasons = [rejection_reason(each, self._allow_truncated) for each in outcome.responses]
-        reason = next((reason for reason in reasons if reason), None)
-        last, text = outcome.responses[-1], outcome.turns[-1].content
-        if reason is None and (request.query.id, text) in self._seen_responses:
+        last, text = outcome.completions[-1], outcome.turns[-1].content
+        if outcome.rejection:
+            return Rejection(request.id, request.query.id, outcome.rejection, last.text)
+        if (request.query.id, text) in self._seen_responses:
             reason = "it is identical to an earlier one"
-        if reason is not None:
-            return Rejection(request.id, request.query.id, reason, last.text)
+            return Rejection(request.id, request.query.id, reason, text)
         self._seen_responses.add((request.query.id, text))
         meta = {
             "model": self._endpoints[0].model,
@@ -202,6 +258,17 @@ class _Generation:
         }
         complete = last.finish_reason != "length"
         return Conversation(request.id, request.query.id, outcome.turns, complete, meta)
+
+    def _check_reasoning(self, outcome: ChatOutcome) -> None:
+        """Stop where nothing but reasoning is received: more of it would cost and give nothing."""
+        self._only_reasoning = self._only_reasoning + 1 if outcome.rejection == REASONING else 0
+        if self._only_reasoning >= MAX_IN_A_ROW:
+            raise BakeError(
+                f"{self._only_reasoning} responses in a row are reasoning alone: data.max_tokens = "
+                f"{self._job.max_tokens} cuts them before an answer begins; raise it, or switch "
+                "reasoning off by the provider's option body, such as "
+                "body={chat_template_kwargs={enable_thinking=false}}"
+            )
 
     def _billed(self, outcome: ChatOutcome) -> Usage:
         """The usage of all completions, at the cost that the endpoint reports, or by the prices."""

@@ -29,6 +29,7 @@ class RateLimitGate:
         self._clock, self._sleep = clock, sleep
         self._lock = Lock()
         self._opens_at = 0.0
+        self.congestion = 0  # rate-limited responses and timeouts
 
     def wait(self, request: httpx2.Request) -> None:
         """Wait until the gate is open."""
@@ -44,6 +45,7 @@ class RateLimitGate:
         with self._lock:
             pause = PAUSE if seconds is None else seconds
             self._opens_at = max(self._opens_at, self._clock() + pause)
+            self.congestion += 1
 
 
 def parse_retry_after(header: str | None, now: datetime | None = None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,10 +17,9 @@ from promptbake import (
     Span,
     TeacherLogprobs,
     gather,
-    mask_top_k_draws,
-    response_token_as_draw,
     run_in_thread,
 )
+from promptbake_openai.adaptive_limit import AdaptiveLimit
 from promptbake_openai.chat import ATTEMPTS
 from promptbake_openai.completions import InvalidResponseError, parse_choice
 from promptbake_openai.endpoint import Endpoint
@@ -37,6 +37,8 @@ class OpenAITeacher:
     The first request to each endpoint is sent alone, so that what cannot work costs one.
     """
 
+    samples_tail = False
+
     def __init__(self, endpoints: Sequence[Endpoint], *, concurrency: int) -> None:
         self._endpoints, self._concurrency = endpoints, concurrency
 
@@ -49,14 +51,14 @@ class OpenAITeacher:
         seeds: Sequence[int],
         open_model: Callable[[], Model],
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
-        """Yield each span's log-probabilities as they are received.
-
-        The endpoint draws nothing, so that `seeds` are not used: where draws are wanted, the
-        response's own token is the one draw.
-        """
+        """Yield each span's log-probabilities as they are received; there are no draws."""
+        if draws:
+            raise BakeError(
+                "teacher.source = 'openai': draws no tokens from the tail; set train.tail=bucket"
+            )
         for endpoint in self._endpoints:
             endpoint.check_key()
-        return self._results(LogprobRequest(spans, k, draws > 0, Vocabulary(open_model())))
+        return self._results(LogprobRequest(spans, k, Vocabulary(open_model())))
 
     def _results(self, request: LogprobRequest) -> Iterator[tuple[int, TeacherLogprobs]]:
         if not request.spans:
@@ -80,12 +82,16 @@ class OpenAITeacher:
     def _others(self, request: LogprobRequest, probe: int) -> Iterator[tuple[int, TeacherLogprobs]]:
         indices = [index for index in range(len(request.spans)) if index != probe]
         failures = RequestFailures("conversations", "were not scored")
+        limit = AdaptiveLimit(self._concurrency)
 
         def submit(number: int) -> Future[LogprobResponse]:
             endpoint = self._endpoints[number % len(self._endpoints)]
             return run_in_thread(lambda: request.send(indices[number], endpoint))
 
         def read(number: int, response: LogprobResponse) -> TeacherLogprobs | None:
+            tokens = len(request.spans[indices[number]].tokens)
+            congestion = sum(endpoint.congestion for endpoint in self._endpoints)
+            limit.record(0.0 if response.problem else response.seconds, tokens, congestion)
             try:
                 scores = request.parse(indices[number], response)
             except TokenizerError:
@@ -102,7 +108,7 @@ class OpenAITeacher:
             read,
             lambda _, error: error if isinstance(error, Exception) else BakeError(str(error)),
             lambda number: BakeError(f"{request.label(indices[number])}: no response"),
-            limit=self._concurrency,
+            limit=limit,
         )
         yield from ((indices[number], scores) for number, scores in results if scores is not None)
         failures.check(len(request.spans))
@@ -123,6 +129,7 @@ class LogprobResponse:
 
     url: str
     rows: Any = None
+    seconds: float = 0.0  # that the request took
     problem: str = ""
     permanent: bool = False  # whether every other request would fail, too
     unsupported: bool = False  # whether the endpoint may not know the request
@@ -134,7 +141,6 @@ class LogprobRequest:
 
     spans: Sequence[Span]
     k: int
-    with_draw: bool  # whether the response's own token stands for the tail
     vocabulary: Vocabulary
 
     def probe_index(self) -> int:
@@ -157,12 +163,13 @@ class LogprobRequest:
 
     def send(self, index: int, endpoint: Endpoint) -> LogprobResponse:
         """Request a span's prompt_logprobs; again, where the response holds no completion."""
-        problem = ""
+        began, problem = time.monotonic(), ""
         for _ in range(ATTEMPTS):
             try:
                 body = endpoint.complete(self.spans[index].tokens, {"prompt_logprobs": self.k})
                 _, choice = parse_choice(body)
-                return LogprobResponse(endpoint.url, choice.get("prompt_logprobs"))
+                seconds = time.monotonic() - began
+                return LogprobResponse(endpoint.url, choice.get("prompt_logprobs"), seconds)
             except openai.OpenAIError as error:
                 problem, permanent = endpoint.explain(error)
                 status = error.status_code if isinstance(error, openai.APIStatusError) else None
@@ -198,13 +205,8 @@ class LogprobRequest:
                 f"{source} returns numbers that are no log-probabilities; from vLLM, "
                 "--logprobs-mode raw_logprobs returns them"
             )
-        if self.with_draw:
-            own = torch.tensor([position.logprob for position in positions])
-            draws = response_token_as_draw(span, own, logprobs)
-        else:
-            nothing = torch.zeros(len(ids), 0)
-            draws = nothing.long(), nothing, nothing
-        return TeacherLogprobs(ids, logprobs, *mask_top_k_draws(ids, *draws))
+        nothing = torch.zeros(len(ids), 0)
+        return TeacherLogprobs(ids, logprobs, nothing.long(), nothing, nothing)
 
     def _check_texts(self, span: Span, positions: Sequence[PositionLogprobs], url: str) -> None:
         self.vocabulary.check(span, [position.text for position in positions], url)

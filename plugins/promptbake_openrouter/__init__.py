@@ -23,7 +23,8 @@ def openrouter_provider(
     concurrency: Count = 20,
     timeout: Seconds = 120.0,
     max_retries: Annotated[int, Ge(0), RUNTIME_ONLY] = 6,
-    allow_truncated: bool = False,
+    drop_truncated: bool = False,
+    same_model: bool = False,
     referer: Annotated[str | None, RUNTIME_ONLY] = None,
     title: Annotated[str, RUNTIME_ONLY] = "promptbake",
     body: dict[str, Any] | None = None,
@@ -64,8 +65,10 @@ def openrouter_provider(
     return ChatProvider(
         [endpoint],
         listed.prices,
+        options="options.data_providers.openrouter",
         concurrency=concurrency,
-        allow_truncated=allow_truncated,
+        drop_truncated=drop_truncated,
+        same_model=same_model,
         check=listed.check,
     )
 

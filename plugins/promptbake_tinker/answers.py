@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbake import BakeError, Span, response_token_as_draw
+from promptbake import BakeError, Span
 
 NOT_SCORED = -1e4  # nats: the SDK fills cells without a log-probability with -99999
 
@@ -43,14 +43,6 @@ def alternatives(answer: Any, span: Span) -> tuple[Tensor, Tensor, Tensor]:
     if bool((logprobs < NOT_SCORED).any()):
         raise bad_field("prompt_alt_tokens", span, logprobs)
     return ids, logprobs, (-logprobs).exp() / ids.shape[1]
-
-
-def response_draw(answer: Any, span: Span, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The response's own token [N, 1] as the one draw, where the service draws none."""
-    if answer.prompt_logprobs_np is None or len(answer.prompt_logprobs_np) != len(span.tokens):
-        raise bad_field("prompt_logprobs", span)
-    logprobs = torch.from_numpy(answer.prompt_logprobs_np).float()[-span.n_response :]
-    return response_token_as_draw(span, logprobs, top)
 
 
 def describe(span: Span) -> str:

@@ -37,7 +37,6 @@ class Base:
                 f"{settings.key}.prices={{prefill=...,sample=...,train=...}}, in dollars "
                 "per million tokens"
             )
-        self.drawn_by_service = True  # whether it has prompt_alt_tokens_k; set by preflight
 
     @cached_property
     def service(self) -> Service:

@@ -125,11 +125,8 @@ class TinkerModel:
     ) -> Iterator[tuple[int, TeacherLogprobs]]:
         """Score the top K and the draws, by one call a span.
 
-        `prompt_alt_tokens_k` draws `draws` tokens from the whole distribution. If the service does
-        not support it, the response's own token is the draw for the tail, weighted for the
-        temperature that it was sampled at.
+        `prompt_alt_tokens_k` draws `draws` tokens from the whole distribution.
         """
-        service_draws = draws if self.base.drawn_by_service else 0
 
         def submit(index: int) -> Any:
             return self._sampler.sample(
@@ -138,17 +135,15 @@ class TinkerModel:
                 tinker.SamplingParams(max_tokens=1, temperature=1.0, seed=seeds[index]),
                 include_prompt_logprobs=True,
                 topk_prompt_logprobs=k,
-                prompt_alt_tokens_k=service_draws,
+                prompt_alt_tokens_k=draws,
                 prompt_logprobs_last_n=spans[index].n_response,
             )
 
         def read(index: int, answer: Any) -> TeacherLogprobs:
             calls.commit(index, answer, sampled=1)
             ids, logprobs = answers.top_k(answer, spans[index], k)
-            if service_draws:
+            if draws:
                 drawn = answers.alternatives(answer, spans[index])
-            elif draws:
-                drawn = answers.response_draw(answer, spans[index], logprobs)
             else:
                 nothing = torch.zeros(len(ids), 0)
                 drawn = nothing.long(), nothing, nothing

@@ -86,21 +86,20 @@ class TinkerTrainer:
 
     def preflight(self, *, k: int, draws: int) -> Sequence[str]:
         """Request K log-probabilities and draws at one token, and (N, K) of one datum."""
-        base, lines = self._base, list[str]()
+        base = self._base
         if base.supported_model.trainable is False:
             raise BakeError(f"model.name = {base.name!r}: {self._service.where} does not train it")
         probe = [Span(base.renderer.prompt(PROBE), 1, name="preflight")]
         if k:
             list(self._model.top_k(probe, k=k, draws=0, seeds=[0]))
         if draws and not self._model.draws_alternatives(probe[0], draws):
-            base.drawn_by_service = False
-            lines.append(
-                "the service draws no alternative tokens: the response's own token stands for "
-                "the tail, weighted for the temperature that it was sampled at"
+            raise BakeError(
+                "train.tail = 'sampled': the service draws no tokens from the tail; set "
+                "train.tail=bucket"
             )
         if self._layout == "wide":
             self._check_wide()
-        return lines
+        return []
 
     def _check_wide(self) -> None:
         """Raise BakeError if the service does not support (N, K) targets."""

@@ -12,7 +12,7 @@ import pytest
 from faulty_suites import edited, suite_for, suites_for, template
 from torch import Tensor
 
-from promptbake import mask_top_k_draws, response_token_as_draw
+from promptbake import mask_top_k_draws
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.testing import TeacherSuite
@@ -36,8 +36,7 @@ def whole_of(model: Model | None, span: Span) -> Tensor:
 WHOLE = "whole_of(model, span)"  # in the place of a model of a plugin's
 SOURCE = template("teachers").replace("(logprobs,) = model.logprobs([span])", f"logprobs = {WHOLE}")
 KNOWN = (  # to the edits
-    BakeError, Message, logging, mask_top_k_draws, math, os, replace, response_token_as_draw,
-    whole_of,
+    BakeError, Message, logging, mask_top_k_draws, math, os, replace, whole_of,
 )  # fmt: skip
 
 
@@ -79,19 +78,11 @@ def reads(tokens: str) -> tuple[str, str]:
     return WHOLE, f"whole_of(model, replace(span, tokens={tokens}))"
 
 
-RESPONSE = (  # draws nothing: the response's own token stands for the tail
-    "return TeacherLogprobs(", """if draws:
-        own = torch.tensor(span.tokens[-span.n_response :])
-        draw = response_token_as_draw(
-            span, logprobs.gather(1, own.unsqueeze(1)).squeeze(1), top.values)
-        drawn, drawn_logprobs, weights = mask_top_k_draws(top.indices, *draw)
-    return TeacherLogprobs(""",
-)  # fmt: skip
-NO_TAIL = before(BEGIN, "if draws:\n            raise BakeError('set train.tail=bucket')")
+SAYS = "samples_tail = True", "samples_tail = False"
+NO_TAIL = *SAYS, *before(BEGIN, "if draws:\n            raise BakeError('set train.tail=bucket')")
 OWN_MODEL = BEGIN, "model = None"
-RESPONDS, NO_DRAWS, OWN = (
+NO_DRAWS, OWN = (
     {"samples_tail": False},
-    {"covers_tail": False},
     {"uses_base_model": False},
 )
 FAULTS = {
@@ -190,7 +181,6 @@ FAULTS = {
     },
     "test_it_gives_the_draws_that_it_says": {
         "one_draw_for_all": ("span, k, draws, seeds", "span, k, min(draws, 1), seeds"),
-        "says_that_it_draws_nothing": (RESPONDS,),
     },
     "test_draws_have_the_models_log_probabilities": {
         "log_probabilities_given_the_tail": (
@@ -198,8 +188,6 @@ FAULTS = {
     },
     "test_a_draw_inside_the_top_k_has_weight_0": {
         "counts_the_top_k_twice": (TAIL, "tail = logprobs.exp()"),
-        "counts_the_response_twice": (
-            *RESPONSE, "mask_top_k_draws(top.indices, *draw)", "draw", RESPONDS),
     },
     "test_the_draws_estimate_the_tail_without_bias": {
         "weights_of_the_tail": (
@@ -214,13 +202,9 @@ FAULTS = {
         "draws_at_the_responses_temperature": (
             DRAW, "torch.multinomial(tail ** (1 / span.temperature),"),
     },
-    "test_the_response_is_weighted_for_its_temperature": {
-        "weighted_as_if_sampled_at_1": (
-            *RESPONSE, "            span, logprobs", "            replace(span, temperature=1.0), "
-            "logprobs", RESPONDS),
-    },
+    "test_it_says_whether_it_draws": {"says_that_it_draws": (NO_DRAWS,)},
     "test_it_refuses_draws_that_it_cannot_make": {
-        "ignores_draws": ("span, k, draws, seeds", "span, k, 0, seeds", NO_DRAWS),
+        "ignores_draws": (*SAYS, "span, k, draws, seeds", "span, k, 0, seeds", NO_DRAWS),
     },
     "test_an_error_of_the_base_model_is_not_swallowed": {
         "swallows_errors": (
@@ -243,7 +227,7 @@ FAULTS = {
         "coarse": ({"tolerance": 10.0},), "too_few_columns": ({"top_k": 2},),
     },
 }  # fmt: skip
-GOOD = {"": ((), {}), "Response": (RESPONSE, RESPONDS), "NoTail": (NO_TAIL, NO_DRAWS),
+GOOD = {"": ((), {}), "NoTail": (NO_TAIL, NO_DRAWS),
         "OwnModel": (OWN_MODEL, OWN)}  # fmt: skip
 
 globals().update(suites_for(TeacherSuite, "teacher", teacher, FAULTS, keys=(KEY,)))

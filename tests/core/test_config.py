@@ -120,8 +120,8 @@ def test_a_setting_without_a_key_or_a_value_is_refused(setting: str) -> None:
         ("train.lr=inf", "train.lr: input should be a finite number; found inf"),
         ("train.lr=0", "train.lr: input should be greater than 0; found 0"),
         ("train.rank=0", "train.rank: input should be greater than or equal to 1; found 0"),
-        ("train.tail=cut", "train.tail: input should be 'sampled', 'bucket', 'renormalize' or "
-         "'drop'; found 'cut'"),
+        ("train.tail=cut", "train.tail: input should be 'auto', 'sampled', 'bucket', 'renormalize' "
+         "or 'drop'; found 'cut'"),
         ("train.trackers=jsonl", "train.trackers: expected a list, such as [1, 2]; found 'jsonl'"),
         ("data.temperatures=[1, 3]", "data.temperatures.1: input should be less than or equal to "
          "2; found 3"),

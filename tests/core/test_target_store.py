@@ -52,6 +52,8 @@ def scores(n: int = 2, k: int = 3, draws: int = 2, first: int = 0) -> TeacherLog
 class CountingTeacher:
     """Gives each span scores that show its length, and records the spans and the seeds."""
 
+    samples_tail = True
+
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.seeds: list[int] = []
@@ -97,7 +99,7 @@ def session(folder: Path, teacher: CountingTeacher, *settings: str) -> Session:
 
 
 def examples_of(session: Session, objective: TailedLoss, datums: Sequence[Datum]) -> list[Example]:
-    return training_examples(session, stored_teacher(session), objective, datums)
+    return training_examples(session, stored_teacher(session), objective, datums)[0]
 
 
 def datums(n: int) -> list[Datum]:

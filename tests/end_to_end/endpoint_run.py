@@ -29,6 +29,7 @@ def arguments(url: str, *more: str, provider: str = "openai") -> list[str]:
         "data.max_tokens=32",
         f"{options}model=tiny-chat",
         f"{options}base_url={url}",
+        f"{options}same_model=true",
         *(
             value
             if value.partition("=")[0].count(".") or value.startswith("seed=")

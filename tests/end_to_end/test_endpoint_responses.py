@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import promptbake
 from endpoint_run import (
     KEY,
     PRICES,
@@ -44,9 +45,10 @@ SAYINGS: dict[str, tuple[Any, str | None]] = {
     "never closes": ("<think>Hm, {heat}.", "a think block is not closed"),
     "only thinks": ("<think>Hm, {heat}.</think>\n", "the response is empty"),
     "empty": ("", "the response is empty"),
-    "cut": (
-        {"content": "Cut, {heat}", "finish_reason": "length"},
-        "it was cut by data.max_tokens",
+    "cut": ({"content": "Cut, {heat}", "finish_reason": "length"}, None),
+    "cut in thought": (
+        {"content": "<think>Hm, {heat}", "finish_reason": "length"},
+        "data.max_tokens cut it before its reasoning ended",
     ),
     "filtered": ({"content": None, "finish_reason": "content_filter"}, "a filter refused it"),
     "the same": ("Always this.", "it is identical to an earlier one"),
@@ -67,10 +69,19 @@ def say(request: Mapping[str, Any]) -> str | dict[str, Any]:
     }
 
 
-MANY = ("data.temperatures=[0.5, 0.7]", "data.held_out=1", "data.max_tokens=200", "seed=3")
+ASKS = dict.fromkeys(("never closes", "only thinks", "empty", "quotes and never closes"), 3) | {
+    "cut in thought": 2
+}
+MANY = (
+    "data.temperatures=[0.5, 0.7]",
+    "data.held_out=1",
+    "data.max_tokens=200",
+    "data.min_kept=0",
+    "seed=3",
+)
 
 
-def test_what_is_not_kept_is_counted_with_its_reason_and_not_asked_for_again() -> None:
+def test_what_is_not_kept_is_counted_with_its_reason_and_asked_for_again_up_to_a_bound() -> None:
     write_queries(*SAYINGS)
     wanted = 2 * (len(SAYINGS) - 1) + 1
     reasons = {
@@ -80,13 +91,14 @@ def test_what_is_not_kept_is_counted_with_its_reason_and_not_asked_for_again() -
         if reason is not None and not (name == "the same" and heat == 0.5)
     }
     with ChatEndpoint(key=KEY, answer=say) as endpoint:
-        endpoint.inject_fault("404", after=len(SAYINGS) - 1)  # once all were asked at 0.5
+        at_half = sum(ASKS.get(name, 1) for name in SAYINGS) - 1
+        endpoint.inject_fault("404", after=at_half)  # once all were asked at 0.5
         stopped = ask(endpoint, *MANY, "concurrency=1")
         assert "has no model" in stopped.complaint
         at_first = rejections()
         assert at_first == {name: reasons[name] for name in reasons if name.endswith("@0.5")}
         said = finish(endpoint, *MANY)
-        assert (endpoint.meter.answered, endpoint.meter.repeats) == (wanted, 0)
+        assert (endpoint.meter.answered, endpoint.meter.repeats) == (2 * at_half + 1, 0)
     assert f"resuming after {len(SAYINGS) - 1} earlier responses" in said
     all_arrived(wanted)
     assert rejections() == reasons
@@ -99,18 +111,52 @@ def test_what_is_not_kept_is_counted_with_its_reason_and_not_asked_for_again() -
     for number in (3, 4, 5):
         assert texts[f"line-{number:05}@0.7"] == "Aye, 0.7."
     kept = {line["id"]: line["text"] for line in read_lines(RUN / "rejected.jsonl")}
-    assert kept["line-00009@0.5"] == "Cut, 0.5"  # to be looked at
+    assert kept["line-00006@0.5"] == "<think>Hm, 0.5."  # to be looked at
     for part in ("Speak as a pirate", "good ship Quartz"):
         assert not holders(part)
 
 
-def test_a_response_that_was_cut_may_be_kept() -> None:
+@pytest.mark.parametrize(
+    ("drop", "kept"), [("false", {"cut": False}), ("true", {})], ids=["kept", "dropped"]
+)
+def test_a_response_that_was_cut_is_kept_as_incomplete_or_dropped(
+    drop: str, kept: dict[str, bool]
+) -> None:
     write_queries("cut", "plain 1", "plain 2")
     with ChatEndpoint(key=KEY, answer=say) as endpoint:
-        finish(endpoint, *MANY, "allow_truncated=true", "seed=1")
-    assert rejections() == {}
+        finish(endpoint, *MANY, f"drop_truncated={drop}", "seed=1")
+    assert set(rejections().values()) == (set() if kept else {"it was cut by data.max_tokens"})
     complete = {line["messages"][0]["content"]: line["complete"] for line in conversations()}
-    assert complete == {"cut": False, "plain 1": True, "plain 2": True}
+    assert complete == {"plain 1": True, "plain 2": True} | kept
+
+
+def test_too_little_data_is_refused_with_the_reasons_and_goes_on_when_it_is_accepted() -> None:
+    write_queries(*(f"Line {number}" for number in range(9)))
+    heats = ("data.temperatures=[0.5, 0.7, 1.0]", "data.held_out=1", "seed=1")
+    with ChatEndpoint(
+        key=KEY, answer=lambda request: f"On {request['messages'][-1]['content']}."
+    ) as endpoint:
+        result = ask(endpoint, *heats)
+        said = " ".join(result.err.split())
+        assert "8 of 8 queries have the same response at every temperature (0.5, 0.7, 1)" in said
+        assert "8 of 24 conversations to train on are left (left out: 16: it is identical" in said
+        assert "data.max_tokens = 32" in result.complaint
+        assert result.complaint.endswith("accept them by data.min_kept=0.33")
+        requests = endpoint.meter.requests
+        finish(endpoint, *heats, "data.min_kept=0.33")
+        assert endpoint.meter.requests == requests
+
+
+def test_responses_that_are_no_samples_of_the_teacher_are_named_by_the_bake() -> None:
+    with ChatEndpoint(key=KEY) as endpoint:
+        finish(endpoint, "data.queries=builtin", "data.temperatures=[1.0]")
+        line = arguments(endpoint.url, "data.queries=builtin", "data.temperatures=[1.0]")
+        baked = promptbake("bake", *line[1:], "--set", "train.epochs=1")
+    assert baked.code == 0, baked.err
+    assert "the responses at temperature 1 are no samples of the teacher" in baked.err
+    record = json.loads((RUN / "run.json").read_text())["stages"]["bake"]
+    assert record["sampling"]["1"]["nll"] > record["sampling"]["1"]["expected_nll"]
+    assert record["tail"]["tail"] == "sampled"
 
 
 def test_a_conversation_tells_how_it_was_made() -> None:

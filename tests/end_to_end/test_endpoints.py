@@ -156,7 +156,8 @@ def test_no_key_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         if value is not None:
             monkeypatch.setenv("OPENAI_API_KEY", value)
-        said = refused(*arguments("http://127.0.0.1:9/v1")[:2], *arguments("x")[4:])
+        line = arguments("http://127.0.0.1:9/v1")
+        said = refused(*line[:2], *line[4:])
         assert said.startswith("OPENAI_API_KEY: is not set; export it")
 
 
@@ -208,11 +209,26 @@ def test_a_dead_endpoint_is_given_up_with_what_was_seen() -> None:
     with ChatEndpoint(key=KEY) as endpoint:
         url = endpoint.url
     began = time.monotonic()
-    result = promptbake(*arguments(url, "max_retries=1", "concurrency=4"))
-    assert time.monotonic() - began < 10
+    result = promptbake(*arguments(url))
+    assert time.monotonic() - began < 5  # without a retry
     assert f"{url}: cannot be reached: " in result.complaint
     assert "refused" in result.complaint
     assert "run the same command to resume" in result.complaint
+
+
+def test_an_address_that_is_nearly_right_is_told_from_a_missing_model() -> None:
+    with ChatEndpoint(key=KEY) as endpoint:
+        for url, says in {
+            endpoint.origin: f"{endpoint.url} answers: set base_url to it",
+            f"{endpoint.origin}/v2": "set base_url to the address up to /v1",
+            endpoint.url.replace("http:", "https:"): "it speaks http and not https",
+        }.items():
+            began = time.monotonic()
+            complaint = promptbake(*arguments(url, "concurrency=4")).complaint
+            assert time.monotonic() - began < 5
+            assert complaint.startswith(url)
+            assert says in complaint
+            assert "has no model" not in complaint
 
 
 def test_an_endpoint_that_never_answers_is_given_up() -> None:

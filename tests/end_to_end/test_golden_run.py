@@ -189,7 +189,7 @@ def test_config_tells_where_each_value_came_from(prompt: Path) -> None:
     assert values["train.rank"] == {"value": 4, "source": str(prompt.with_suffix(".toml"))}
     assert values["train.lr"] == {"value": 0.25, "source": "mine.toml"}
     assert values["train.epochs"] == {"value": 9, "source": "--set train.epochs=9"}
-    assert values["train.tail"] == {"value": "sampled", "source": "default"}
+    assert values["train.tail"] == {"value": "auto", "source": "default"}
 
 
 def test_what_is_printed_is_no_markup(tmp_path: Path) -> None:

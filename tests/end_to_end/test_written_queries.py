@@ -38,6 +38,7 @@ def data(endpoint: ChatEndpoint, prompt: Path, *more: str) -> Result:
         "data.n_queries=30",
         "data.held_out=5",
         "options.data_providers.openai.model=tiny-chat",
+        "options.data_providers.openai.same_model=true",
         f"options.data_providers.openai.base_url={endpoint.url}",
         *more,
     )
@@ -81,5 +82,10 @@ def test_a_plan_sends_nothing(endpoint: ChatEndpoint, prompt: Path) -> None:
 
 def test_too_few_are_an_error(endpoint: ChatEndpoint, prompt: Path) -> None:
     complaint = data(endpoint, prompt, "data.n_queries=500").complaint
-    assert "of 500 different queries were written; lower data.n_queries" in complaint
-    assert not (prompt.parent / "runs" / "pirate" / "data.jsonl").exists()
+    assert "of 500 different queries were written; the model said 'Here they are: - to" in complaint
+    assert "lower data.n_queries" in complaint
+    run = prompt.parent / "runs" / "pirate"
+    assert not (run / "data.jsonl").exists()
+    assert (run / "query_answers.txt").read_text().count("What is the SAME?") == 3 * 25
+    assert data(endpoint, prompt).code == 0
+    assert not (run / "query_answers.txt").exists()

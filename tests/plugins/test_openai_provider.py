@@ -37,6 +37,8 @@ from promptbake_openai.completions import (
 from promptbake_openai.rate_limit import PAUSE, RateLimitGate, parse_retry_after
 
 pytestmark = pytest.mark.usefixtures("openai_key")
+NEUTRAL = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+PLAIN = {"model", "messages", "temperature", "max_tokens", "seed"}
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -58,7 +60,7 @@ class TestOpenAIProvider(DataProviderSuite):
             yield self.create(endpoint)
 
     def create(self, endpoint: ChatEndpoint) -> DataProvider:
-        options = {"model": "tiny-chat", "allow_truncated": True, "max_retries": 0} | self.options
+        options = {"model": "tiny-chat", "max_retries": 0} | self.options
         return openai_provider(base_url=endpoint.url, **options)
 
 
@@ -66,8 +68,8 @@ class TestOpenAIProviderWithoutPrices(TestOpenAIProvider):
     options: ClassVar[dict[str, Any]] = {}
 
 
-class TestOpenAIProviderThatRejectsTruncatedResponses(TestOpenAIProvider):
-    options: ClassVar[dict[str, Any]] = {"allow_truncated": False, "concurrency": 1}
+class TestOpenAIProviderThatDropsTruncatedResponses(TestOpenAIProvider):
+    options: ClassVar[dict[str, Any]] = {"drop_truncated": True, "concurrency": 1}
     endpoint_options: ClassVar[dict[str, Any]] = {
         "answer": lambda request: f"Arr, {identity(request)[:9]}!"
     }
@@ -118,6 +120,7 @@ def test_a_request_has_the_prompt_the_temperature_the_limit_a_seed_and_the_body(
         "messages": [{"role": "system", "content": "Say hm."}, {"role": "user", "content": "a"}],
         "temperature": 1.0,
         "max_tokens": 32,
+        **NEUTRAL,
         "top_p": 0.9,
     }
     seeds = [{body["seed"] for body in bodies[start : start + 2]} for start in (0, 2, 4)]
@@ -161,7 +164,7 @@ def test_the_note_counts_rejections_retries_and_dollars() -> None:
         endpoint.inject_fault("html")
         prices = {"prompt": 1.0, "completion": 100.0}
         generate(endpoint, requests("a", "b"), of_job={"note": notes.append}, prices=prices)
-    for part in ("0 in flight", "1 rejected", "2 retried", "$0.000"):
+    for part in ("0 in flight", "1 rejected", "4 retried", "$0.000"):  # the empty one twice
         assert part in notes[-1]
 
 
@@ -231,21 +234,23 @@ def test_think_blocks_are_removed(text: str, kept: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "finish_reason", "allow_truncated", "reason"),
+    ("text", "finish_reason", "drop_truncated", "reason"),
     [
-        ("Yes", "stop", False, None),
-        ("Yes", "content_filter", True, "a filter refused it"),
-        ("Yes", "length", False, "it was cut by data.max_tokens"),
-        ("Yes", "length", True, None),
-        ("", "length", True, "the response is empty"),
-        ("<think>a", "length", True, "a think block is not closed"),
+        ("Yes", "stop", True, None),
+        ("Yes", "content_filter", False, "a filter refused it"),
+        ("Yes", "length", True, "it was cut by data.max_tokens"),
+        ("Yes", "length", False, None),
+        ("", "stop", False, "the response is empty"),
+        ("<think>a", "stop", False, "a think block is not closed"),
+        ("", "length", False, "data.max_tokens cut it before its reasoning ended"),
+        ("<think>a", "length", False, "data.max_tokens cut it before its reasoning ended"),
     ],
 )
 def test_why_a_completion_is_not_kept(
-    text: str, finish_reason: str, allow_truncated: bool, reason: str | None
+    text: str, finish_reason: str, drop_truncated: bool, reason: str | None
 ) -> None:
     completion = ChatCompletion(text, finish_reason, "", 0, 0, None, None)
-    assert rejection_reason(completion, allow_truncated) == reason
+    assert rejection_reason(completion, drop_truncated) == reason
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
-import torch
 from fake_openai import ChatEndpoint, K, Rows, score, serving, spans, teacher, torch_twin
 
-from promptbake import BakeError, Span, Teacher, mask_top_k_draws, response_token_as_draw
+from promptbake import BakeError, Teacher
 from promptbake.testing import TeacherSuite
 from promptbake_openai import Endpoint, OpenAITeacher, openai_teacher
-from promptbake_torch import TorchModel
 
 pytestmark = pytest.mark.usefixtures("openai_key")
 
@@ -58,47 +55,6 @@ def test_no_spans_take_no_request(endpoint: ChatEndpoint) -> None:
     assert endpoint.meter.requests == before
 
 
-def test_with_a_large_top_k_importance_weights_at_another_temperature_are_close(
-    twin: TorchModel, endpoint: ChatEndpoint
-) -> None:
-    """They are p_1 / p_T, as closely as the top K determines it."""
-    temperature = 0.7
-    span = replace(spans()[0], temperature=temperature)
-    (scores,) = score(teacher(endpoint), [span], k=20, draws=4).values()
-    (logprobs,) = twin.logprobs([span])
-    response = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    outside = ~(response == scores.ids).any(dim=1)
-    assert outside.any()
-    assert not outside.all()
-    exact = logprobs - (logprobs / temperature).log_softmax(dim=1)
-    weights = scores.drawn_importance_weights * scores.drawn_logprobs.exp()
-    expected = exact.gather(1, response).exp() * outside.unsqueeze(1)
-    torch.testing.assert_close(weights, expected, rtol=0.1, atol=0)
-
-
-def test_the_draw_is_unbiased_at_temperature_1() -> None:
-    """Over every token that might have been drawn, by its probability: the tail's exact sum."""
-    vocabulary, k = 12, 4
-    generator = torch.Generator().manual_seed(0)
-    row = torch.randn(vocabulary, generator=generator, dtype=torch.float64).log_softmax(0)
-    values = torch.randn(vocabulary, generator=generator, dtype=torch.float64)
-    top = row.topk(k)
-    span = Span((0, *range(vocabulary)), vocabulary)
-    draws = response_token_as_draw(span, row, top.values.repeat(vocabulary, 1))
-    draws = mask_top_k_draws(top.indices.repeat(vocabulary, 1), *draws)
-    ids, logprobs, weights = (part.squeeze(1) for part in draws)
-    expectation = (logprobs.exp() * weights * values[ids]).sum()
-    tail = torch.ones(vocabulary, dtype=torch.bool)
-    tail[top.indices] = False
-    torch.testing.assert_close(expectation, values[tail].sum())
-
-
-def test_a_token_that_the_model_would_never_say_is_no_draw() -> None:
-    span = Span((0, 1), 1, "conversation c", 1.0)
-    with pytest.raises(BakeError, match=r"conversation c: has a token .* set train\.tail=bucket"):
-        response_token_as_draw(span, torch.tensor([-30.0]), torch.tensor([[-0.1]]))
-
-
 def set_last(rows: Rows, logprob: float | None) -> None:
     next(iter((rows[-1] or {}).values()))["logprob"] = logprob
 
@@ -134,7 +90,7 @@ def test_a_bad_response_names_its_conversation_and_loses_no_other(
 ) -> None:
     scored = list[int]()
     results = teacher(endpoint, spoil=spoil, after=1).score(
-        spans(), k=K, draws=1, seeds=[0] * 4, open_model=torch_twin
+        spans(), k=K, draws=0, seeds=[0] * 4, open_model=torch_twin
     )
     with pytest.raises(BakeError, match=f"^1 of 4 .* conversation c0: .*{reason}.*to resume"):
         scored.extend(index for index, _ in results)

@@ -31,12 +31,12 @@ class TestOpenRouterProvider(DataProviderSuite):
     @pytest.fixture
     def provider(self) -> Iterator[DataProvider]:
         with serving() as endpoint:
-            yield create(endpoint, allow_truncated=True)
+            yield create(endpoint)
 
     @pytest.fixture
     def broken(self) -> Iterator[DataProvider]:
         with serving(faults=1.0, kinds=("401",)) as endpoint:
-            yield create(endpoint, allow_truncated=True)
+            yield create(endpoint)
 
 
 def serving(**options: Any) -> ChatEndpoint:

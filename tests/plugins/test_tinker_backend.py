@@ -46,15 +46,3 @@ class TestTinkerTeacher(TeacherSuite):
     def model(self, server: TinkerLoopback) -> Iterator[Model]:
         with opened(server) as model:
             yield model
-
-
-class TestTinkerTeacherWithoutDraws(TestTinkerTeacher):
-    """Of a service that draws nothing at the positions of a prompt."""
-
-    samples_tail = False
-
-    @pytest.fixture
-    def model(self, server: TinkerLoopback) -> Iterator[Model]:
-        with opened(server) as model:
-            model.base.drawn_by_service = False
-            yield model

@@ -39,7 +39,6 @@ def trainer(model: TinkerModel) -> TinkerTrainer:
 
 def test_a_complete_service_gives_no_warning(model: TinkerModel) -> None:
     assert trainer(model).preflight(k=20, draws=4) == []
-    assert model.base.drawn_by_service
 
 
 def test_a_service_that_drops_the_k_is_refused_with_the_layout_wide(
@@ -55,13 +54,12 @@ def test_a_service_that_drops_the_k_is_refused_with_the_layout_wide(
         trainer(model).preflight(k=5, draws=0)
 
 
-def test_a_service_that_draws_nothing_is_reported_and_worked_around(
+def test_a_service_that_draws_nothing_is_refused_with_the_tail_to_set(
     server: TinkerLoopback, model: TinkerModel
 ) -> None:
     server.inject_fault("no_alt", "asample", times=2)
-    (line,) = trainer(model).preflight(k=5, draws=4)
-    assert "the response's own token stands for the tail" in line
-    assert not model.base.drawn_by_service
+    with pytest.raises(BakeError, match=r"draws no tokens from the tail; set train\.tail=bucket"):
+        trainer(model).preflight(k=5, draws=4)
 
 
 def test_a_service_without_the_top_k_is_refused(server: TinkerLoopback, model: TinkerModel) -> None:

@@ -11,6 +11,8 @@ from promptbake.types import Span, TeacherLogprobs
 class ModelTeacher:
     """The prompted base model, on whichever backend opened it, or a baked one."""
 
+    samples_tail = True
+
     def score(
         self,
         spans: Sequence[Span],

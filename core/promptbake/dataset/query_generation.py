@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from promptbake.dataset.acceptance import Acceptance
 from promptbake.dataset.queries import ask
 from promptbake.errors import BakeError
 from promptbake.files import read_json_lines, write_atomic
 from promptbake.interfaces import DataProvider, GenerationJob
-from promptbake.redaction import holds_secret
+from promptbake.redaction import excerpt, holds_secret, redact
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
 
 AT_ONCE = 20  # queries that one request asks for
 ROUNDS = 3  # as many requests as should do, at most so many times
-MAX_TOKENS = 1024
+MAX_TOKENS = 1024  # or data.max_tokens, where that is more
+SHOWN = 120  # characters of what the model said, in a message
 TASK = (
     "You write realistic test messages for chat assistants. You answer with the messages alone, "
     "one a line, in the form: category | message"
@@ -31,17 +33,20 @@ LINE = re.compile(r"^\W*(?P<category>[^|\n]{1,40}?)\s*\|\s*(?P<text>\S.{3,500})$
 
 
 def write_queries(
-    provider: DataProvider, job: GenerationJob, n: int
+    provider: DataProvider, job: GenerationJob, n: int, answers: Path
 ) -> tuple[tuple[Query, ...], int, int]:
     """`n` different queries; and how many were left out as repeated, and as telling the prompt.
 
     Those that hold a key count with the latter.
 
-    Raises BakeError where the provider's model does not come up with as many.
+    Raises BakeError where the provider's model does not come up with as many. What it said is then
+    in the file `answers`, without the prompt.
     """
     queries: dict[str, Query] = {}
     repeated = quoting = 0
+    said: list[str] = []
     for text in _answers(provider, job, n):
+        said.append(text)
         for line in text.splitlines():
             match = LINE.match(line.strip())
             if match is None or len(queries) == n:
@@ -58,9 +63,22 @@ def write_queries(
                 queries[key] = query
         if len(queries) == n:
             return tuple(queries.values()), repeated, quoting
+    shown = _without_prompt(said, job.prompt)
+    write_atomic(answers, shown + "\n")
     raise BakeError(
-        f"data.queries = 'generate': {len(queries)} of {n} different queries were written; lower "
-        "data.n_queries, or write them to a file yourself"
+        f"data.queries = 'generate': {len(queries)} of {n} different queries were written; the "
+        f"model said {excerpt(shown, SHOWN)!r} (the whole is in {answers}), where lines "
+        "'category | message' are expected; choose a model that can, lower data.n_queries, or "
+        "write the queries to a file yourself"
+    )
+
+
+def _without_prompt(texts: Sequence[str], prompt: Prompt) -> str:
+    """What the model said, to be looked at."""
+    acceptance = Acceptance([prompt])
+    shown = (redact(text.replace(prompt.text.strip(), "[the prompt]")) for text in texts)
+    return "\n\n".join(
+        "[it quotes the prompt]" if acceptance.quotes(each) else each for each in shown
     )
 
 
@@ -82,7 +100,7 @@ def store_queries(path: Path, made_by: dict[str, object], queries: Sequence[Quer
 
 
 def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str]:
-    """What the provider's model says to order after order."""
+    """What the provider's model says to order after order, what is not kept among it."""
     parts = -(-n // AT_ONCE)
     for round_ in range(ROUNDS):
         requests = tuple(
@@ -95,13 +113,12 @@ def _answers(provider: DataProvider, job: GenerationJob, n: int) -> Iterator[str
             requests=requests,
             completed_ids=frozenset(),
             seen_responses=frozenset(),
-            max_tokens=MAX_TOKENS,
+            max_tokens=max(MAX_TOKENS, job.max_tokens),
             turns=1,
         )
         answers = {
-            each.id: each.response
+            each.id: each.response if isinstance(each, Conversation) else each.text
             for each in provider.generate(order)
-            if isinstance(each, Conversation)
         }
         yield from (answers[request.id] for request in requests if request.id in answers)
 

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptbake.errors import BakeError
 from promptbake.interfaces import Loss
 from promptbake.plugins.attribution import contract_error
-from promptbake.types import Datum, LossSupport, Span, Tail, TeacherLogprobs
+from promptbake.types import Datum, LossSupport, Tail, TeacherLogprobs
 
 FLOOR = -40.0  # nats: below this a mass is rounding error in float32, and in effect zero
-NEVER = 1e-9  # a probability: a response with such a token is not this model's own
 
 
 @dataclass(frozen=True)
@@ -119,43 +117,6 @@ def tail_importance_weights(logprobs: Tensor, drawn_logprobs: Tensor) -> Tensor:
     """The importance weights [N, M] of draws from outside the top K [N, K]: P_tail / (M p)."""
     n_draws = max(drawn_logprobs.shape[1], 1)
     return (rest(logprobs) - math.log(n_draws) - drawn_logprobs).exp()
-
-
-def response_token_as_draw(
-    span: Span, logprobs: Tensor, top: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The response as one draw from the teacher, for a teacher that draws nothing itself.
-
-    A token y was drawn with p_T(y) = p(y)^(1/T) / Z, of the span's temperature T, so its importance
-    weight is 1 / p_T(y). Of Z, the sum of p^(1/T) over the vocabulary, the top K's part is known;
-    the tail's is taken as if its tokens were half as likely as the K-th. At T = 1 that is exact.
-
-    Args:
-        span: The sequence.
-        logprobs: float32 [N], of the response's own tokens, in nats.
-        top: float32 [N, K], of the top K, most likely first, in nats.
-
-    Returns:
-        Ids, log-probabilities and importance weights, each [N, 1].
-
-    Raises:
-        BakeError: This model would not have given the response.
-    """
-    ids = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-    logprobs = logprobs.unsqueeze(1)
-    power = 1 / max(span.temperature, 1e-2)
-    tail = (-torch.expm1(top.logsumexp(dim=1, keepdim=True))).clamp(min=0)
-    typical = top[:, -1:] - math.log(2)
-    normaliser = (power * top).exp().sum(dim=1, keepdim=True)
-    normaliser = normaliser + tail * ((power - 1) * typical).exp()
-    drawn_with = (power * logprobs).exp() / normaliser
-    if bool((drawn_with < NEVER).any()):
-        raise BakeError(
-            f"{span.name or 'a sequence'}: has a token that the prompted model would not say at "
-            f"temperature {span.temperature:g} in a billion times, so it cannot stand for the "
-            "tail; set train.tail=bucket"
-        )
-    return ids, logprobs, 1 / drawn_with
 
 
 def mask_top_k_draws(

@@ -40,7 +40,9 @@ class GenerationJob:
             fractions included.
         note: Shows a text behind the progress bar.
         seen_responses: The (query's id, response) pairs that are stored.
-        turns: Answers a conversation; the user of the later turns is simulated.
+        turns: Answers a conversation; the user of the later turns is simulated. An answer that
+            `max_tokens` cut may be the last one.
+        model_name: As in `model.name`: the model that is baked. Empty where it is not known.
     """
 
     prompt: Prompt
@@ -54,6 +56,7 @@ class GenerationJob:
     note: Callable[[str], None] = no_note
     seen_responses: frozenset[tuple[str, str]] = frozenset()
     turns: int = 1
+    model_name: str = ""
 
 
 class DataProvider(Protocol):
@@ -83,6 +86,14 @@ class DataProvider(Protocol):
 class Teacher(Protocol):
     """Yields the prompted model's distribution at the response positions."""
 
+    @property
+    def samples_tail(self) -> bool:
+        """Whether it draws tokens from outside the top K.
+
+        Where it does not, `train.tail = "auto"` takes `bucket`, and `score` is asked for no draws.
+        """
+        ...
+
     def score(
         self,
         spans: Sequence[Span],
@@ -100,8 +111,7 @@ class Teacher(Protocol):
         Args:
             spans: The sequences as the teacher reads them; equal spans are scored twice.
             k: K, the most likely tokens wanted at each position.
-            draws: M, 0 for none. A teacher that draws nothing itself gives the response's own
-                tokens as the one draw, whatever M is.
+            draws: M, 0 for none.
             seeds: One a span.
             open_model: Opens the model that the teacher is: the base model, or a baked one where
                 the run says so.

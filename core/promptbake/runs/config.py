@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tomli
@@ -58,6 +58,7 @@ class DataSection(_Section):
     turns: Count = Field(1, description="answers a conversation; the user is simulated in between")
     max_tokens: Count = Field(256, description="maximum tokens per response")
     held_out: Count = Field(10, description="queries that are never trained on, for verify")
+    min_kept: float = Field(0.5, ge=0, le=1, description="share of the responses, or data fails")
 
 
 class TeacherSection(_Section):
@@ -72,7 +73,9 @@ class TrainSection(_Section):
 
     backend: str = Field(description="the engine")
     loss: str = Field(description="what is minimised")
-    tail: Tail = Field("sampled", description="how tokens outside the top K are treated")
+    tail: Literal["auto", Tail] = Field(
+        "auto", description="how tokens outside the top K are treated; 'auto': by the teacher"
+    )
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
     rank: Count = Field(32, description="the LoRA's rank")
     lr: float = Field(

@@ -119,6 +119,7 @@ def _job(session: Session, target: BakeTarget, deferred: DeferredBar) -> Generat
         progress=deferred.advance_estimate,
         note=deferred.note,
         turns=session.config.data.turns,
+        model_name=session.config.model.name,
     )
 
 
@@ -148,7 +149,7 @@ def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
         "prompt": session.prompt.digest,
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json", exclude={"min_kept"}),
         "queries": digest(prepared.queries),
         "options": session.result_options(config.provider),
         "files": {
@@ -182,7 +183,8 @@ def _write_queries(
     session: Session, provider: DataProvider, job: GenerationJob
 ) -> tuple[Query, ...]:
     n = session.config.data.n_queries
-    queries, repeated, quoting = write_queries(provider, job, n)
+    queries, repeated, quoting = write_queries(provider, job, n, session.run.query_answers)
+    session.run.query_answers.unlink(missing_ok=True)
     left_out = f"; left out {repeated} repeated and {quoting} that tell the prompt"
     session.reporter.say(
         f"data: {len(queries)} queries written for this prompt"

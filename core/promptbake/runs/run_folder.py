@@ -34,6 +34,7 @@ class Run:
         self.data = path / "data.jsonl"
         self.held_out = path / "held_out.jsonl"
         self.queries = path / "queries.jsonl"
+        self.query_answers = path / "query_answers.txt"  # where they were no queries
         self.rejected = path / "rejected.jsonl"
         self.teacher_logprobs = path / "teacher_logprobs"
         self.checkpoints = path / "checkpoints"

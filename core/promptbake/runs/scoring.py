@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 
 from promptbake.distill.checkpoints import identity
 from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.objective import TailedLoss
+from promptbake.distill.sampling_check import SamplingCheck
 from promptbake.distill.target_store import StoredTeacher
+from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.runs.session import Session
-from promptbake.types import Checkpoint, Datum, Example
+from promptbake.types import Checkpoint, Datum, Example, Tail
+
+
+@dataclass(frozen=True)
+class TailChoice:
+    """How tokens outside the top K are treated, and why."""
+
+    tail: Tail
+    reason: str
+
+
+def choose_tail(session: Session) -> TailChoice:
+    """What `train.tail` is; `auto` depends on what the teacher can do.
+
+    Raises:
+        BakeError: `sampled` is set, and the teacher draws nothing. The response's own token would
+            be the only draw, whose importance weights reach millions.
+    """
+    config, support = session.config, session.loss.support
+    tail = config.train.tail
+    if support != "teacher":
+        reason = f"the loss is evaluated on the {support} and needs no draws of a teacher"
+        return TailChoice("sampled" if tail == "auto" else tail, reason)
+    teacher = f"teacher.source = {config.teacher.source!r}"
+    if tail != "auto" and tail != "sampled":
+        return TailChoice(tail, "it is set")
+    if session.teacher().samples_tail:
+        return TailChoice("sampled", f"{teacher} draws tokens from the tail")
+    if tail == "sampled":
+        raise BakeError(
+            f"train.tail = 'sampled': {teacher} draws no tokens from the tail; set "
+            "train.tail=bucket, or leave it at 'auto'"
+        )
+    return TailChoice("bucket", f"{teacher} draws no tokens from the tail")
 
 
 def stored_teacher(
@@ -47,15 +83,22 @@ def stored_teacher(
 
 def training_examples(
     session: Session, teacher: StoredTeacher, objective: TailedLoss, datums: Sequence[Datum]
-) -> list[Example]:
-    """Every datum with its support; the teacher scores what the store does not hold."""
+) -> tuple[list[Example], SamplingCheck]:
+    """Every datum with its support; the teacher scores what the store does not hold.
+
+    Beside them, the check of the responses by those scores. What it finds is said.
+    """
     weights = {target.name: target.weight for target in session.targets}
     draws = objective.draws(session.config.train.tail_draws)
     scores = teacher.scores(datums, draws) if objective.requires_teacher else repeat(None)
-    return [
-        Example(datum, objective.support(datum, score, weights[datum.target]))
-        for datum, score in zip(datums, scores, strict=False)
-    ]
+    examples, check = list[Example](), SamplingCheck()
+    for datum, score in zip(datums, scores, strict=False):
+        examples.append(Example(datum, objective.support(datum, score, weights[datum.target])))
+        if score is not None:
+            check.add(datum, score)
+    for line in check.warnings():
+        session.reporter.say(f"bake: {line}")
+    return examples, check
 
 
 def held_out_kl(session: Session, datums: Sequence[Datum]) -> HeldOutKL:

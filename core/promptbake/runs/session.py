@@ -32,7 +32,7 @@ from promptbake.types import BakeTarget, Checkpoint, Prompt
 
 REQUIRED_MEMBERS = {  # what an object of each kind is asked for in any run
     "data_providers": ("queries", "estimate_cost", "generate"),
-    "teachers": ("score",),
+    "teachers": ("score", "samples_tail"),
     "losses": ("support", "linear", "__call__"),
     "backends": ("open_model",),
     "evaluators": ("estimate_cost", "evaluate"),

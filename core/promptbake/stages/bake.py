@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from promptbake.dataset.alignment import align_all, check_room
 from promptbake.distill import checkpoints
@@ -20,6 +20,7 @@ from promptbake.distill.checkpoints import CHECKPOINT
 from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
+from promptbake.distill.sampling_check import SamplingCheck
 from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError, BudgetError
 from promptbake.files import atomic_folder, digest_file, write_json
@@ -33,9 +34,9 @@ from promptbake.interfaces import (
     TrainingState,
 )
 from promptbake.runs.generation import load_dataset, prepare
-from promptbake.runs.scoring import held_out_kl, stored_teacher, training_examples
+from promptbake.runs.scoring import choose_tail, held_out_kl, stored_teacher, training_examples
 from promptbake.runs.session import Session
-from promptbake.types import Checkpoint, Datum, StepMetrics
+from promptbake.types import Checkpoint, Datum, StepMetrics, Tail
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,16 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
     dataset = load_dataset(session)
     for target in session.targets:
         check_room(target.teacher, base, config.data.max_tokens)
-    inputs = _inputs(session, options)
+    choice = choose_tail(session)
+    inputs = _inputs(session, options, choice.tail)
     state, changed = folder.state("bake", inputs)
     if state == "done" and folder.adapter.exists():
         session.reporter.say(f"bake: {folder.adapter} is baked already")
         return
     started = time.monotonic()
-    objective = TailedLoss(session.loss, config.train.tail)
+    if config.train.tail == "auto" and choice.tail != "sampled":
+        session.reporter.say(f"train.tail = 'auto': {choice.tail}, since {choice.reason}")
+    objective = TailedLoss(session.loss, choice.tail)
     training = align_all(dataset.training, session.targets, base)
     held_out = align_all(dataset.held_out, session.targets, base)
 
@@ -82,15 +86,16 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
         len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
     with _tracked(session, trackers, first):  # a tracker may refuse, and the teacher costs
-        batches = _batches(session, options, objective, training, schedule)
+        batches, check = _batches(session, options, objective, training, schedule)
         kl = held_out_kl(session, held_out)
         every = config.train.eval_every, config.train.save_every
         loop = steps(student, batches, objective, schedule, first, *every)
-        _train(session, student, loop, schedule, kl, first, trackers)
+        _train(session, student, loop, schedule, kl, first, trackers, choice.tail)
         with atomic_folder(folder.adapter) as new:
             checkpoint = student.save_adapter(new)
             write_json(new / CHECKPOINT, vars(checkpoint))
-    folder.finish("bake", time.monotonic() - started, steps=schedule.steps)
+    results = {"steps": schedule.steps, "tail": asdict(choice), "sampling": check.as_json()}
+    folder.finish("bake", time.monotonic() - started, **results)
 
 
 def _batches(
@@ -99,8 +104,11 @@ def _batches(
     objective: TailedLoss,
     training: Sequence[Datum],
     schedule: Schedule,
-) -> BatchSource:
-    """The stored conversations, scored by the teacher; or the source that `options` gives."""
+) -> tuple[BatchSource, SamplingCheck]:
+    """The stored conversations, scored by the teacher; or the source that `options` gives.
+
+    And what the teacher's scores say about the stored responses.
+    """
     base, config = session.base, session.config
     open_teacher = session.open_base
     if options.teacher is not None:
@@ -116,10 +124,11 @@ def _batches(
             "stored conversations do not have; it needs a source of batches on policy"
         )
     teacher = stored_teacher(session, open_teacher, options.teacher)
-    examples = training_examples(session, teacher, objective, training) if stored else []
+    scored = training if stored else ()
+    examples, check = training_examples(session, teacher, objective, scored)
     if options.batches is None:
-        return StoredBatches(examples, schedule)
-    return options.batches(
+        return StoredBatches(examples, schedule), check
+    source = options.batches(
         BatchContext(
             examples=tuple(examples),
             targets=session.targets,
@@ -138,6 +147,7 @@ def _batches(
             seed=config.seed,
         )
     )
+    return source, check
 
 
 def _train(
@@ -148,6 +158,7 @@ def _train(
     kl: HeldOutKL,
     first: int,
     trackers: Sequence[Tracker],
+    tail: Tail,
 ) -> None:
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
@@ -165,11 +176,23 @@ def _train(
                 log(step.metrics, step.snapshot)
                 if step.state is not None and _save(session, taken, step.state):
                     saved = taken
-                bar.advance(note=f"{step.metrics.loss:.3f} nats/token")
+                bar.advance(note=_loss_note(step.metrics.loss, tail))
         except BudgetError:  # nothing is in flight any more: what was paid for is kept
             if taken > saved:
                 _save(session, taken, student.save_state(taken))
             raise
+
+
+def _loss_note(loss: float | None, tail: Tail) -> str:
+    """The step's loss; with the reason where it is below 0, as no KL is."""
+    if loss is None:
+        return ""
+    note = f"{loss:.3f} nats/token"
+    if loss >= 0:
+        return note
+    if tail == "sampled":
+        return f"{note} (estimated by draws, so it may be below 0; the KL is not)"
+    return f"{note} (no KL: train.tail = {tail!r})"
 
 
 @contextmanager
@@ -219,7 +242,7 @@ def _clear(session: Session, changed: list[str]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _inputs(session: Session, options: BakeOptions) -> dict[str, object]:
+def _inputs(session: Session, options: BakeOptions, tail: Tail) -> dict[str, object]:
     config = session.config
     train = config.train
     inputs: dict[str, object] = {
@@ -228,7 +251,8 @@ def _inputs(session: Session, options: BakeOptions) -> dict[str, object]:
         "model": session.base.digest,
         "seed": config.seed,
         "teacher": config.teacher.model_dump(mode="json"),
-        "train": train.model_dump(mode="json", exclude={"save_every", "eval_every", "trackers"}),
+        "train": train.model_dump(mode="json", exclude={"save_every", "eval_every", "trackers"})
+        | {"tail": tail},
         "options": {
             choice.kind: session.result_options(choice)
             for choice in (config.teacher_source, config.loss, config.backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import replace
 from promptbake.dataset import conversations
 from promptbake.dataset.acceptance import Acceptance
 from promptbake.dataset.query_generation import store_queries
+from promptbake.dataset.shortfall import reasons_for, same_at_every_temperature
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, read_json_lines
 from promptbake.interfaces import DataProvider
@@ -58,7 +60,8 @@ def run(session: Session) -> None:
     with session.reporter.bar("data", total, len(prepared.completed_ids)) as bar:
         deferred.bar = bar
         counts = _store(session, prepared, _checked(prepared, answers), bar)
-    _check_any(session.run)
+    _say_temperature(session, prepared)
+    _check_enough(session, prepared)
     session.run.finish("data", time.monotonic() - started, **counts)
 
 
@@ -133,7 +136,47 @@ def _refuse_unrecorded_files(run: Run) -> None:
             )
 
 
-def _check_any(run: Run) -> None:
-    for file, what in ((run.data, "to train on"), (run.held_out, "that is held out")):
-        if not read_json_lines(file):
-            raise BakeError(f"{file}: not one conversation {what} is left")
+def _say_temperature(session: Session, prepared: PreparedData) -> None:
+    """Say so where most queries have the same response at every temperature."""
+    run, temperatures = session.run, {each.id: each.temperature for each in prepared.requests}
+    lines = [
+        (line["id"], line["query_id"], line["messages"][-1]["content"])
+        for line in read_json_lines(run.data)
+    ]
+    lines += [
+        (line["id"], line["query_id"], line["text"]) for line in read_json_lines(run.rejected)
+    ]
+    same = same_at_every_temperature(
+        (query, temperatures[id_], text) for id_, query, text in lines if id_ in temperatures
+    )
+    if same is not None:
+        heats = ", ".join(f"{each:g}" for each in session.config.data.temperatures)
+        session.reporter.say(
+            f"data: {same[0]} of {same[1]} queries have the same response at every temperature "
+            f"({heats}): {session.config.data.provider!r} seems to ignore the temperature, so that "
+            "these are no samples of the prompted model"
+        )
+
+
+def _check_enough(session: Session, prepared: PreparedData) -> None:
+    """Raise BakeError where too few of the responses that were wanted are kept."""
+    run, share = session.run, session.config.data.min_kept
+    rejected = read_json_lines(run.rejected)
+    held_out = {query.id for query in prepared.held_out}
+    wanted = Counter(each.query.id in held_out for each in prepared.requests)
+    lost = Counter(line["query_id"] in held_out for line in rejected)
+    sides = ((False, run.data, "to train on"), (True, run.held_out, "that are held out"))
+    for side, file, what in sides:
+        kept = len(read_json_lines(file))
+        total = kept + lost[side]
+        if not prepared.has_own_queries:
+            total = max(total, wanted[side])
+        if kept and kept >= share * total:
+            continue
+        reasons = f" (left out: {reasons_for(rejected)})" if rejected else ""
+        lower = math.floor(100 * kept / max(total, 1)) / 100
+        raise BakeError(
+            f"{file}: {kept} of {total} conversations {what} are left{reasons}; raise "
+            f"data.max_tokens = {session.config.data.max_tokens} or mend what the reasons name"
+            + (f", or accept them by data.min_kept={lower}" if kept else "")
+        )

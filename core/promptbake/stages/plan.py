@@ -22,6 +22,7 @@ from promptbake.distill.schedule import Schedule
 from promptbake.evaluate.arms import four_arms
 from promptbake.interfaces import EvalContext, Model
 from promptbake.runs.generation import PreparedData, data_inputs, load_dataset, prepare
+from promptbake.runs.scoring import choose_tail
 from promptbake.runs.session import Session
 from promptbake.types import ARMS, Conversation, GenerationRequest, Message
 
@@ -188,7 +189,7 @@ def _bake(
 ) -> Iterator[tuple[str, str, CostEstimate]]:
     base, config = session.base, session.config
     train = config.train
-    objective = TailedLoss(session.loss, train.tail)
+    objective = TailedLoss(session.loss, choose_tail(session).tail)
     schedule = Schedule(
         len(training.student), train.batch_size, train.epochs, train.lr, config.seed
     )

@@ -10,6 +10,8 @@ from promptbake import Model, Span, TeacherLogprobs
 class InSlices:
     """Scores `at_a_time` spans in each call of the base model."""
 
+    samples_tail = True
+
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time
 

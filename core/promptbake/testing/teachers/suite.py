@@ -27,9 +27,8 @@ class TeacherSuite(TailTests, RefusedKeyTests):
 
     - `tolerance`, in nats: how far rounding may take it from the reference.
     - `top_k`: how many tokens a position it is asked for, where the service gives fewer than 6.
-    - `samples_tail = False`: it draws nothing; where draws are requested, the response's own token
-      is the one draw, weighted for the temperature that it was sampled at.
-    - `covers_tail = False`: it can do neither; where draws are requested, it raises a BakeError.
+    - `samples_tail = False`: it draws nothing from outside the top K, and says so by its own
+      `samples_tail`; where draws are requested all the same, it raises a BakeError.
     - `uses_base_model = False`: it never calls `open_model`.
     - `fills_context = False`: the model's context is too long to be filled in a test.
     - `keys`: the environment variables that hold its keys. Set them in a fixture.

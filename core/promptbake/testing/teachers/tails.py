@@ -9,7 +9,7 @@ import torch
 from promptbake.errors import BakeError
 from promptbake.testing.etiquette import error_of
 from promptbake.testing.suite import only_if
-from promptbake.testing.teachers.diagnosis import at, bias, changed, diagnose
+from promptbake.testing.teachers.diagnosis import bias, changed, diagnose
 from promptbake.testing.teachers.logprobs import LogprobTests
 from promptbake.testing.teachers.spans import mixed
 from promptbake.testing.teachers.teacher_client import (
@@ -21,11 +21,17 @@ from promptbake.testing.teachers.teacher_client import (
 from promptbake.types import Span, TeacherLogprobs
 
 REPEATS = 32  # times that one span is scored, with other seeds
-ROUGH = 0.25  # nats by which the weight of a response that was not sampled at 1 may be off
 
 
 class TailTests(LogprobTests):
     """Of the draws."""
+
+    def test_it_says_whether_it_draws(self, score: TeacherClient) -> None:
+        says = score.teacher.samples_tail
+        assert says is self.samples_tail, (
+            f"the teacher's `samples_tail` is {says!r} and the suite's {self.samples_tail}: by it "
+            "the core decides whether to ask for draws"
+        )
 
     def test_it_draws_nothing_where_draws_is_0(
         self, score: TeacherClient, spans: list[Span]
@@ -36,24 +42,17 @@ class TailTests(LogprobTests):
                 f"{(span.n_response, 0)}"
             )
 
-    @only_if("covers_tail")
+    @only_if("samples_tail")
     def test_it_gives_the_draws_that_it_says(self, score: TeacherClient, spans: list[Span]) -> None:
         for draws in (1, DRAWS):
             for span, result in zip(spans, score(spans, draws=draws), strict=True):
                 shape = tuple(result.drawn_ids.shape)
-                if self.samples_tail:
-                    assert shape == (span.n_response, draws), (
-                        f"draws = {draws}, and drawn_ids are {shape}; if the response's own token "
-                        "stands for the tail, set `samples_tail = False`"
-                    )
-                    continue
-                own = torch.tensor(span.tokens[-span.n_response :]).unsqueeze(1)
-                assert torch.equal(result.drawn_ids, own), (
-                    f"`samples_tail` is False, and drawn_ids {shape} are not the response's own "
-                    f"tokens {tuple(own.shape)}"
+                assert shape == (span.n_response, draws), (
+                    f"draws = {draws}, and drawn_ids are {shape}; if it draws nothing, set "
+                    "`samples_tail = False`, here and on the teacher"
                 )
 
-    @only_if("covers_tail")
+    @only_if("samples_tail")
     def test_draws_have_the_models_log_probabilities(
         self, score: TeacherClient, spans: list[Span]
     ) -> None:
@@ -62,7 +61,7 @@ class TailTests(LogprobTests):
             problem = diagnose(result.drawn_logprobs, result.drawn_ids, whole, self.tolerance)
             assert not problem, f"span {index}, drawn_logprobs: {problem}"
 
-    @only_if("covers_tail")
+    @only_if("samples_tail")
     def test_a_draw_inside_the_top_k_has_weight_0(
         self, score: TeacherClient, spans: list[Span]
     ) -> None:
@@ -78,7 +77,6 @@ class TailTests(LogprobTests):
             "finite number above 0"
         )
 
-    @only_if("covers_tail")
     @only_if("samples_tail")
     def test_the_draws_estimate_the_tail_without_bias(
         self, score: TeacherClient, spans: list[Span]
@@ -89,35 +87,16 @@ class TailTests(LogprobTests):
             problem = bias(score(repeated, draws=DRAWS), score.reference(longest), self.tolerance)
             assert not problem, f"a response that was sampled at {temperature}: {problem}"
 
-    @only_if("covers_tail")
     @only_if("samples_tail", False)
-    def test_the_response_is_weighted_for_its_temperature(
-        self, score: TeacherClient, spans: list[Span]
-    ) -> None:
-        span = mixed(spans[0], score.reference, self.top_k)
-        for temperature in (1.0, *TEMPERATURES):
-            (result,) = score([replace(span, temperature=temperature)], draws=DRAWS)
-            exact = at((score.reference(span) / temperature).log_softmax(dim=1), result.drawn_ids)
-            outside = ~_inside(result)
-            off = (result.drawn_importance_weights.log() + exact)[outside].abs().max()
-            rough = 10 * self.tolerance + (0.0 if temperature == 1 else ROUGH)
-            assert bool(off <= rough), (
-                f"a response that was sampled at {temperature}: its weight is "
-                f"{off.exp().item():.3f} times off 1 / p, p being its probability at that "
-                "temperature: see promptbake.response_token_as_draw"
-            )
-
-    @only_if("covers_tail", False)
     def test_it_refuses_draws_that_it_cannot_make(
         self, score: TeacherClient, spans: list[Span]
     ) -> None:
         error = error_of(lambda: score(spans, draws=DRAWS))
         assert isinstance(error, BakeError), (
-            f"`covers_tail` is False, and with draws = {DRAWS} it raised {error!r}: expected a "
+            f"`samples_tail` is False, and with draws = {DRAWS} it raised {error!r}: expected a "
             "BakeError that says what to set, such as train.tail=bucket"
         )
 
-    @only_if("covers_tail")
     @only_if("samples_tail")
     def test_another_seed_gives_other_draws(self, score: TeacherClient, spans: list[Span]) -> None:
         span = max(spans, key=lambda span: span.n_response)

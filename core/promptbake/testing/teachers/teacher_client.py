@@ -90,7 +90,6 @@ class TeacherTests(Suite):
     tolerance: ClassVar[float] = 1e-3  # nats
     top_k: ClassVar[int] = 6
     samples_tail: ClassVar[bool] = True
-    covers_tail: ClassVar[bool] = True
     uses_base_model: ClassVar[bool] = True
     fills_context: ClassVar[bool] = True
 
@@ -122,7 +121,7 @@ class TeacherTests(Suite):
     @property
     def draws(self) -> int:
         """How many draws are requested where they are not what is tested."""
-        return DRAWS if self.covers_tail else 0
+        return DRAWS if self.samples_tail else 0
 
 
 def _checked(result: TeacherLogprobs, n: int, index: int) -> TeacherLogprobs:
