@@ -8,12 +8,19 @@ from dataclasses import dataclass
 
 import openai
 
-from promptbake import GenerationJob, GenerationRequest, Message, Role, Usage, derive
+from promptbake import (
+    GenerationJob,
+    GenerationRequest,
+    Message,
+    Role,
+    Usage,
+    derive,
+    strip_thinking,
+)
 from promptbake_openai.completions import (
     ChatCompletion,
     InvalidResponseError,
     parse_completion,
-    strip_thinking,
 )
 from promptbake_openai.endpoint import Endpoint
 
@@ -55,7 +62,7 @@ def converse(request: GenerationRequest, job: GenerationJob, endpoint: Endpoint)
             body = endpoint.chat(messages, temperature, job.max_tokens, seed)
             try:
                 completions.append(parse_completion(body))
-                return strip_thinking(completions[-1].text) or ""
+                return (strip_thinking(completions[-1].text) or "").strip()
             except InvalidResponseError:
                 if attempt == ATTEMPTS - 1:
                     raise

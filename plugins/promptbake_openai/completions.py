@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from promptbake import excerpt
-
-THINKING = re.compile(r"<think>.*?</think>\s*", flags=re.DOTALL)
+from promptbake import excerpt, strip_thinking
 
 
 class InvalidResponseError(Exception):
@@ -67,15 +64,6 @@ def parse_completion(body: str) -> ChatCompletion:
     )
 
 
-def strip_thinking(text: str) -> str | None:
-    """The text without its think blocks; None where one is not closed."""
-    stripped = THINKING.sub("", text)
-    if "<think>" in stripped:
-        return None
-    # A template may open the block in the prompt, so that the response only closes it.
-    return stripped.rpartition("</think>")[2].strip()
-
-
 def rejection_reason(completion: ChatCompletion, allow_truncated: bool) -> str | None:
     """Why a completion is not kept, or None where it is."""
     if completion.finish_reason == "content_filter":
@@ -85,7 +73,7 @@ def rejection_reason(completion: ChatCompletion, allow_truncated: bool) -> str |
         return "a think block is not closed"
     if completion.finish_reason == "length" and not allow_truncated:
         return "it was cut by data.max_tokens"
-    return None if text else "the response is empty"
+    return None if text.strip() else "the response is empty"
 
 
 def _start(text: str) -> str:
