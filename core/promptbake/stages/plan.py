@@ -51,6 +51,7 @@ class Plan:
     rows: tuple[Row, ...]
     basis: str
     spent: float  # dollars so far, whatever for
+    unpriced_calls: int  # so far, calls whose price is not known
     max_dollars: float | None
 
     @property
@@ -89,6 +90,7 @@ class Plan:
             "dollars": self.dollars,
             "seconds": self.seconds,
             "spent_dollars": self.spent,
+            "unpriced_calls": self.unpriced_calls,
             "max_dollars": self.max_dollars,
             "prices": list(self.sources),
         }
@@ -134,6 +136,7 @@ def make(session: Session) -> Plan:
         tuple(rows),
         RESPONSES_ARE_KNOWN if known else WORST_CASE,
         session.budget.dollars,
+        sum(usage.unpriced_calls for usage in spent.values()),
         session.config.budget.max_dollars,
     )
 
@@ -207,6 +210,7 @@ def _bake(
         times=train.epochs,
         steps=schedule.steps,
         support=support,
+        saves=schedule.steps // train.save_every,
         forward_first=not objective.is_linear,
     )
     yield "bake", "train", base.estimate_cost(trained)
