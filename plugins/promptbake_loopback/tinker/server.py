@@ -71,6 +71,11 @@ class TinkerLoopback(LoopbackServer):
         """(name, request id) of all operations that were submitted, repeats included."""
         return list(self._operations.log)
 
+    @property
+    def outcomes(self) -> list[str]:
+        """How each session that is finished ended, in order."""
+        return list(self._routes.finished.values())
+
     def error_body(self, error: HttpError) -> Any:
         """As the SDK expects it."""
         return {"detail": error.detail}
@@ -87,14 +92,15 @@ class TinkerLoopback(LoopbackServer):
 
         engine = Engine(self.model, self._alpha)
         store = Store(self._state, self._clock)
-        return Routes(
+        self._routes = Routes(
             Training(engine, store, self._operations),
             Sampling(engine, store, self._operations),
             Catalogue(engine, store, lambda: self.url, self._tokenizer(engine), self._clock),
             self._operations,
             self._counter,
             self._faults,
-        ).all()
+        )
+        return self._routes.all()
 
     def _tokenizer(self, engine: Engine) -> str:
         """Where transformers finds it: the tiny model's is nowhere, unless it is saved."""
