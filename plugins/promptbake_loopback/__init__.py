@@ -21,6 +21,7 @@ Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Seed = Annotated[int, Ge(0), Lt(2**31)]
 
 
 @requires(
@@ -37,7 +38,10 @@ def tinker_local_backend(
     betas: tuple[Share, Share] = (0.9, 0.95),
     eps: Positive = 1e-12,
     max_grad_norm: NotNegative = 0.0,
+    train_attn: bool = True,
+    train_mlp: bool = True,
     train_unembed: bool = True,
+    lora_seed: Seed | None = None,
     datum_layout: Literal["wide", "per_token"] = "wide",
     prices: Annotated[dict[str, NotNegative] | None, RUNTIME_ONLY] = None,
 ) -> Backend:
@@ -57,7 +61,10 @@ def tinker_local_backend(
         betas=betas,
         eps=eps,
         max_grad_norm=max_grad_norm,
+        train_attn=train_attn,
+        train_mlp=train_mlp,
         train_unembed=train_unembed,
+        lora_seed=lora_seed,
         datum_layout=datum_layout,
         prices=prices,
     )
