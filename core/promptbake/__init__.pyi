@@ -20,6 +20,7 @@ from .dataset.chat_template import ChatRenderer
 from .dataset.conversations import check_messages, read_objects
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
+from .dataset.thinking import strip_thinking
 from .distill.objective import mask_top_k_draws, tail_importance_weights
 from .errors import BakeError, BudgetError, nearest
 from .files import (
@@ -184,6 +185,7 @@ __all__ = [
     "requires",
     "run_in_thread",
     "sample_responses",
+    "strip_thinking",
     "tail_importance_weights",
     "verify",
     "write_atomic",

@@ -16,6 +16,7 @@ class Usage:
     output_tokens: int = 0  # sampled
     train_tokens: int = 0  # of one forward and one backward pass
     dollars: float = 0.0
+    unpriced_calls: int = 0  # of `calls`, those whose price is not known
 
     def __add__(self, other: Usage) -> Usage:
         mine, others = vars(self), vars(other)
@@ -64,6 +65,7 @@ class TrainWork:
     steps: int = 0  # optimizer steps in all
     support: int = 1  # C, the token ids that the loss is evaluated on at each position
     forward_first: bool = False  # whether the loss takes a forward pass before its gradient
+    saves: int = 0  # states to resume from that are saved
 
 
 WorkItem = SampleWork | TopKWork | LogprobsWork | TrainWork

@@ -15,7 +15,7 @@ NAME = "tinker_local"
 TINY = "tiny"
 FREE = Prices(0.0, 0.0, 0.0, source="a server on this machine bills nothing")
 # One call after the other on a CPU, so that many at a time take as long as they are many.
-TINY_LATENCY = LatencyModel(0.06, 0.5, 0.08)
+TINY_LATENCY = LatencyModel(0.06, 0.5, 0.08, 0.05)
 UNKNOWN_LATENCY = LatencyModel(None, None, None)
 
 

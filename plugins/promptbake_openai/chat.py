@@ -8,14 +8,21 @@ from dataclasses import dataclass, field
 
 import openai
 
-from promptbake import GenerationJob, GenerationRequest, Message, Role, Usage, derive
+from promptbake import (
+    GenerationJob,
+    GenerationRequest,
+    Message,
+    Role,
+    Usage,
+    derive,
+    strip_thinking,
+)
 from promptbake_openai.completions import (
     USER,
     ChatCompletion,
     InvalidResponseError,
     parse_completion,
     rejection_reason,
-    strip_thinking,
 )
 from promptbake_openai.endpoint import Endpoint
 

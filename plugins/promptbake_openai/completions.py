@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from promptbake import excerpt
-
-THINKING = re.compile(r"<think>.*?</think>\s*", flags=re.DOTALL)
+from promptbake import excerpt, strip_thinking
 
 # Why a completion is not kept.
 CUT = "it was cut by data.max_tokens"
@@ -78,15 +75,6 @@ def parse_completion(body: str) -> ChatCompletion:
     )
 
 
-def strip_thinking(text: str) -> str | None:
-    """The text without its think blocks; None where one is not closed."""
-    stripped = THINKING.sub("", text)
-    if "<think>" in stripped:
-        return None
-    # A template may open the block in the prompt, so that the response only closes it.
-    return stripped.rpartition("</think>")[2].strip()
-
-
 def rejection_reason(completion: ChatCompletion, drop_truncated: bool) -> str | None:
     """Why a completion is not kept, or None where it is."""
     if completion.finish_reason == "content_filter":
@@ -99,7 +87,7 @@ def rejection_reason(completion: ChatCompletion, drop_truncated: bool) -> str | 
         return UNCLOSED
     if is_cut and drop_truncated:
         return CUT
-    return None if text else EMPTY
+    return None if text.strip() else EMPTY
 
 
 def _start(text: str) -> str:

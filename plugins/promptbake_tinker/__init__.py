@@ -1,7 +1,11 @@
-"""The backend and the teacher `tinker`: Tinker trains and serves the LoRAs."""
+"""The backend and the teacher `tinker`: Tinker trains and serves the LoRAs.
+
+The profile `tinker-recipe` is the recipe that promptbake started from.
+"""
 
 from __future__ import annotations
 
+from importlib.resources import files
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,6 +43,7 @@ Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Seed = Annotated[int, Ge(0), Lt(2**31)]
 
 
 @requires(
@@ -57,7 +62,10 @@ def tinker_backend(
     betas: tuple[Share, Share] = (0.9, 0.95),
     eps: Positive = 1e-12,
     max_grad_norm: NotNegative = 0.0,
+    train_attn: bool = True,
+    train_mlp: bool = True,
     train_unembed: bool = True,
+    lora_seed: Seed | None = None,
     datum_layout: Literal["wide", "per_token"] = "wide",
     prices: Annotated[dict[str, NotNegative] | None, RUNTIME_ONLY] = None,
 ) -> Backend:
@@ -76,7 +84,11 @@ def tinker_backend(
         betas: Adam's.
         eps: Adam's.
         max_grad_norm: Clips the gradient's norm; 0 for no clipping.
-        train_unembed: Whether the LoRA is on the unembedding, too.
+        train_attn: Whether the LoRA is on the attention.
+        train_mlp: Whether the LoRA is on the MLPs, experts included.
+        train_unembed: Whether the LoRA is on the unembedding. Of a model with tied embeddings, such
+            an adapter can be used on Tinker, but not exported.
+        lora_seed: Of the LoRA's fresh weights; the run's `seed` by default.
         datum_layout: `wide` for one datum a conversation with (N, C) targets, or `per_token` for C
             datums with (N,) targets, as the reference recipe sends.
         prices: Replaces the price table: `prefill`, `sample` and `train` in dollars per million
@@ -96,7 +108,10 @@ def tinker_backend(
             betas=betas,
             eps=eps,
             max_grad_norm=max_grad_norm,
+            train_attn=train_attn,
+            train_mlp=train_mlp,
             train_unembed=train_unembed,
+            lora_seed=lora_seed,
             datum_layout=datum_layout,
             prices=prices,
         )
@@ -106,6 +121,18 @@ def tinker_backend(
 def tinker_teacher() -> Teacher:
     """The prompted base model that the backend opened: the teacher `self` by another name."""
     return ModelTeacher()
+
+
+def tinker_recipe_profile() -> str:
+    """The recipe that promptbake started from: the top K alone, per-token datums, W&B."""
+    profile = files("promptbake_tinker") / "profiles" / "tinker-recipe.toml"
+    return profile.read_text("utf-8")
+
+
+@hookimpl
+def promptbake_register_profiles() -> Factories[str]:
+    """The profile `tinker-recipe`."""
+    return {"tinker-recipe": tinker_recipe_profile}
 
 
 @hookimpl

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptbake import BakeError, Budget, Checkpoint, Model, Trainer
+from promptbake import BakeError, Budget, Checkpoint, Model, NoBudget, Renderer, Trainer
 from promptbake_tinker.base import Base
-from promptbake_tinker.connection import Connect, connect
+from promptbake_tinker.connection import Connect, Connection, connect
 from promptbake_tinker.export import download_adapter
 from promptbake_tinker.model import TinkerModel
 from promptbake_tinker.settings import Settings
@@ -23,10 +23,22 @@ class TinkerBackend:
         self, settings: Settings, name: str = "tinker", connect: Connect = connect
     ) -> None:
         self._settings, self.name, self._connect = settings, name, connect
+        self._connections: dict[str, Connection] = {}
+        self._bases: list[Base] = []
 
     def open_model(self, name: str, budget: Budget) -> Model:
         """Open a base model of the service. Raises BakeError if its tokenizer does not load."""
-        return TinkerModel(Base(name, self._settings, budget, self._connect(name, self._settings)))
+        self._bases.append(self._base(name, budget))
+        return TinkerModel(self._bases[-1])
+
+    def open_renderer(self, name: str) -> Renderer:
+        """Load a model's tokenizer alone. Raises BakeError if it does not load."""
+        return self._base(name, NoBudget()).renderer
+
+    def note_failure(self, error: BaseException) -> None:
+        """Let the sessions that are open end as failed, or as interrupted."""
+        for base in self._bases:
+            base.note_failure(error)
 
     def new_lora(
         self, base: Model, *, rank: int, seed: int, start: Checkpoint | None = None
@@ -55,13 +67,20 @@ class TinkerBackend:
                 f"strength {strength:g}: Tinker serves an adapter at strength 1; export it with "
                 f"--strength {strength:g} and load it elsewhere"
             )
-        return TinkerModel(_ours(base).base, checkpoint.uri)
+        ours, state = _ours(base).base, checkpoint.details.get("state")
+        training = (lambda: ours.from_state(state)) if state else None
+        return TinkerModel(ours, checkpoint.uri, training=training)
 
     def export(
         self, base: Model, checkpoint: Checkpoint, folder: Path, *, strength: float = 1.0
     ) -> None:
         """Download the weights in PEFT's format."""
         download_adapter(_ours(base).base, checkpoint, folder, strength)
+
+    def _base(self, name: str, budget: Budget) -> Base:
+        if name not in self._connections:
+            self._connections[name] = self._connect(name, self._settings)
+        return Base(name, self._settings, budget, self._connections[name])
 
 
 def _ours(model: Model) -> TinkerModel:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import tinker
 
-from promptbake import BakeError, Budget, excerpt
+from promptbake import BakeError, Budget, BudgetError, Usage, excerpt
 from promptbake_tinker.connection import Connection, connect
 from promptbake_tinker.prices import prices_of
 from promptbake_tinker.renderer import make_renderer
@@ -37,6 +39,9 @@ class Base:
                 f"{settings.key}.prices={{prefill=...,sample=...,train=...}}, in dollars "
                 "per million tokens"
             )
+        # What the service accepts of target_prompt_logprobs: see `scoring`.
+        self.scores_by_forward = False
+        self.accepted_cost, self.most_cost = 0, inf
 
     @cached_property
     def service(self) -> Service:
@@ -56,11 +61,54 @@ class Base:
             )
         return models[self.served]
 
+    @cached_property
+    def tied_embeddings(self) -> bool:
+        """Whether the unembedding is the embedding; False where its config does not load."""
+        import transformers
+
+        try:
+            config = transformers.AutoConfig.from_pretrained(self.served.partition(":")[0])
+        except (OSError, ValueError):
+            return False
+        configs = config, config.get_text_config()
+        return any(getattr(each, "tie_word_embeddings", False) for each in configs)
+
+    def priced(self, usage: Usage) -> Usage:
+        """The same usage with its dollars, or with its calls counted as of unknown price."""
+        if self.prices is None:
+            return replace(usage, unpriced_calls=usage.calls)
+        return self.prices.priced(usage)
+
+    @cached_property
+    def fresh(self) -> tinker.TrainingClient:
+        """A LoRA that changes nothing: the base model, for forward passes."""
+        client: tinker.TrainingClient = self.service.create(
+            lambda service: service.create_lora_training_client(base_model=self.served, seed=0),
+            f"a LoRA on {self.name}, for forward passes",
+        )
+        return client
+
+    def from_state(self, state: str) -> tinker.TrainingClient:
+        """The weights of a training state, for forward passes."""
+        client: tinker.TrainingClient = self.service.create(
+            lambda service: service.create_training_client_from_state(state),
+            f"a LoRA from {state}",
+        )
+        return client
+
+    def note_failure(self, error: BaseException) -> None:
+        """The session, if there is one, ends as failed, or interrupted by Ctrl-C or the budget."""
+        if "service" in vars(self):
+            stopped = isinstance(error, KeyboardInterrupt | BudgetError)
+            self.service.outcome = "interrupted" if stopped else "errored"
+
     def sampler(self, uri: str | None = None) -> tinker.SamplingClient:
         """A client that samples from the base model, or from the weights at an address."""
         base_model = self.served if uri is None else None
-        future = self.service.client.create_sampling_client(uri, base_model)
-        client: tinker.SamplingClient = self.service.wait(future, f"opening {uri or self.name}")
+        client: tinker.SamplingClient = self.service.create(
+            lambda service: service.create_sampling_client(uri, base_model),
+            f"opening {uri or self.name}",
+        )
         return client
 
 

@@ -34,7 +34,7 @@ class Calls:
 
         def reserve_and_submit(index: int) -> Any:
             n_input, n_output = self._sizes[index]
-            usage = self._priced(Usage(calls=1, input_tokens=n_input, output_tokens=n_output))
+            usage = self._base.priced(Usage(calls=1, input_tokens=n_input, output_tokens=n_output))
             reservation = self._base.budget.reserve(self._kind, usage)
             self._reservations[index] = reservation
             try:
@@ -43,16 +43,15 @@ class Calls:
                 reservation.commit(Usage())  # it was not sent
                 raise
 
-        def release(index: int) -> None:
-            self._reservations[index].commit(Usage())  # it is not billed
+        sizes = len(self._sizes)
+        return self._base.service.gather(sizes, reserve_and_submit, read, what, self.release)
 
-        return self._base.service.gather(len(self._sizes), reserve_and_submit, read, what, release)
+    def release(self, index: int) -> None:
+        """A call that failed is not billed."""
+        self._reservations[index].commit(Usage())
 
     def commit(self, index: int, answer: Any, sampled: int) -> None:
         """Replace the reservation by the usage that the response states."""
         cached = answer.prompt_cache_hit_tokens
         read = self._sizes[index][0] - cached
-        self._reservations[index].commit(self._priced(Usage(1, read, cached, sampled)))
-
-    def _priced(self, usage: Usage) -> Usage:
-        return self._base.prices.priced(usage) if self._base.prices else usage
+        self._reservations[index].commit(self._base.priced(Usage(1, read, cached, sampled)))

@@ -29,6 +29,9 @@ def download_adapter(
 
     The service exports training states, not the copies that it samples from; the checkpoint's
     `details` have the state's address. The change of the weights is multiplied by `strength`.
+
+    Raises:
+        BakeError: It cannot be downloaded, or what peft would load is not what was trained.
     """
     state = checkpoint.details.get("state")
     if not state:
@@ -42,6 +45,7 @@ def download_adapter(
 
         def fetch() -> None:
             weights.download(tinker_path=state, output_dir=str(raw), base_url=url)
+            _check_exportable(base, raw / WEIGHTS, state)
             weights.build_lora_adapter(
                 base_model=base.served, adapter_path=str(raw), output_path=str(peft)
             )
@@ -59,6 +63,22 @@ def download_adapter(
             _scale(peft / WEIGHTS, strength)
         for file in peft.iterdir():
             shutil.copy2(file, folder)
+
+
+def _check_exportable(base: Base, file: Path, state: str) -> None:
+    """Raise BakeError for a LoRA on the unembedding of a model with tied embeddings.
+
+    tinker-cookbook names it `embed_tokens.lora_A`, which peft does not load: the adapter in the
+    folder would not be the one that was trained and measured.
+    """
+    with safetensors.safe_open(file, "pt") as adapter:
+        unembeds = any("unembed" in name for name in adapter.keys())  # noqa: SIM118
+    if unembeds and base.tied_embeddings:
+        raise BakeError(
+            f"{state}: has a LoRA on the unembedding, which {base.name} shares with its embedding; "
+            "in PEFT's format it would not be the adapter that was trained. Use it on Tinker, or "
+            f"set {base.settings.key}.train_unembed=false, bake again and export that"
+        )
 
 
 def _scale(file: Path, strength: float) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from promptbake import (
-    BakeError,
     Completion,
     CostEstimate,
     Renderer,
@@ -31,22 +30,36 @@ from promptbake_tinker import answers
 from promptbake_tinker.base import Base
 from promptbake_tinker.calls import Calls
 from promptbake_tinker.datum_layout import DatumLayout
+from promptbake_tinker.renderer import CookbookRenderer
+from promptbake_tinker.scoring import OpenTraining, score
+from promptbake_tinker.service import RefusalError
 
 UNSUPPORTED = "may predate"  # how the SDK says that a service ignored a part of a request
+SEEDS = 2**31  # the service takes as many
 
 
 class TinkerModel:
-    """The base model (`uri` None), or the weights at an address of the service's."""
+    """The base model (`uri` None), or the weights at an address of the service's.
+
+    `training` opens the same weights for a forward pass, where they can be opened.
+    """
 
     full_vocabulary = False
     sample_batch = None  # no answer depends on another
 
     def __init__(
-        self, base: Base, uri: str | None = None, sampler: tinker.SamplingClient | None = None
+        self,
+        base: Base,
+        uri: str | None = None,
+        sampler: tinker.SamplingClient | None = None,
+        training: OpenTraining | None = None,
     ) -> None:
         self.base = base
         self.uri = uri
         self._given = sampler
+        if uri is None and sampler is None:
+            training = lambda: base.fresh  # noqa: E731
+        self._open_training = training
 
     @property
     def name(self) -> str:
@@ -70,8 +83,14 @@ class TinkerModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
+        """That the model thinks before it answers, where its renderer has no mode without."""
+        renderer = self.base.renderer
+        if not isinstance(renderer, CookbookRenderer) or not renderer.thinks:
+            return ()
+        return (
+            f"the renderer {renderer.name} lets it think before it answers; thoughts count towards "
+            "max_tokens, are left out of the data, and the adapter learns to answer without them",
+        )
 
     @cached_property
     def _sampler(self) -> tinker.SamplingClient:
@@ -87,13 +106,14 @@ class TinkerModel:
         progress: Callable[[float], None] = no_progress,
     ) -> Iterator[tuple[int, Completion]]:
         """Sample a response to each prompt, in order of arrival."""
-        stops = sorted(self.renderer.stop_ids)
+        renderer = self.base.renderer
+        stops = getattr(renderer, "stops", None) or sorted(renderer.stop_ids)
 
         def submit(index: int) -> Any:
             params = tinker.SamplingParams(
                 max_tokens=max_tokens,
                 temperature=temperatures[index],
-                seed=seeds[index],
+                seed=seeds[index] % SEEDS,
                 stop=stops,
             )
             return self._sampler.sample(_input(prompts[index]), 1, params)
@@ -132,7 +152,7 @@ class TinkerModel:
             return self._sampler.sample(
                 _input(spans[index].tokens),
                 1,
-                tinker.SamplingParams(max_tokens=1, temperature=1.0, seed=seeds[index]),
+                tinker.SamplingParams(max_tokens=1, temperature=1.0, seed=seeds[index] % SEEDS),
                 include_prompt_logprobs=True,
                 topk_prompt_logprobs=k,
                 prompt_alt_tokens_k=draws,
@@ -150,17 +170,13 @@ class TinkerModel:
             return TeacherLogprobs(ids, logprobs, *mask_top_k_draws(ids, *drawn))
 
         calls = Calls(self.base, "top_k", [(len(span.tokens), 1) for span in spans])
-        return calls.run(submit, read, lambda index: answers.describe(spans[index]))
-
-    def draws_alternatives(self, span: Span, draws: int) -> bool:
-        """Whether the service draws tokens at a prompt's positions; makes one call."""
+        results = calls.run(submit, read, lambda index: answers.describe(spans[index]))
         try:
-            list(self.top_k([span], k=1, draws=draws, seeds=[0]))
-        except BakeError as error:
-            if UNSUPPORTED not in str(error):
+            yield from results
+        except RefusalError as error:
+            if not draws:
                 raise
-            return False
-        return True
+            raise RefusalError(f"{error}; train.tail=bucket asks for no draws") from None
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
@@ -168,39 +184,23 @@ class TinkerModel:
         """Log-probabilities [N, K] of the given ids, in the order of the spans."""
         if ids is None:
             raise ValueError("Tinker scores given token ids only")
+        yield from score(self.base, lambda: self._sampler, self._training, list(spans), list(ids))
 
-        def submit(index: int) -> Any:
-            span, rows = spans[index], len(spans[index].tokens) - 1
-            targets = torch.full((rows, ids[index].shape[1]), -1, dtype=torch.long)
-            targets[-span.n_response :] = ids[index]
-            return self._sampler.sample(
-                _input(span.tokens),
-                1,
-                tinker.SamplingParams(max_tokens=1, seed=0),
-                include_prompt_logprobs=True,
-                target_prompt_logprobs=tinker.TensorData.from_torch_sparse(targets, pad_value=-1),
-                prompt_logprobs_last_n=span.n_response,
-            )
+    @cached_property
+    def _training_client(self) -> tinker.TrainingClient:
+        assert self._open_training is not None
+        return self._open_training()
 
-        def read(index: int, answer: Any) -> Tensor:
-            calls.commit(index, answer, sampled=1)
-            if answer.target_prompt_logprobs is None:
-                raise answers.bad_field("target_prompt_logprobs", spans[index])
-            scored: Tensor = answer.target_prompt_logprobs.to_torch().float()
-            if len(scored) != len(spans[index].tokens) - 1:
-                raise answers.bad_field("target_prompt_logprobs", spans[index], scored)
-            return scored[-spans[index].n_response :]
-
-        calls = Calls(self.base, "logprobs", [(len(span.tokens), 1) for span in spans])
-        by_index = dict(calls.run(submit, read, lambda index: answers.describe(spans[index])))
-        yield from (by_index[index] for index in range(len(spans)))
+    @property
+    def _training(self) -> OpenTraining | None:
+        return (lambda: self._training_client) if self._open_training else None
 
     def estimate_cost(self, work: WorkItem) -> CostEstimate:
         """Estimate dollars by the price table, and seconds by the latency model."""
         prices = self.base.prices
         usage = _usage(work, self.base.settings.datum_layout)
         return CostEstimate(
-            prices.priced(usage) if prices else usage,
+            self.base.priced(usage),
             prices is not None,
             self.base.latency.seconds(work, self.base.settings.calls_in_flight),
             prices.source if prices else "",

@@ -8,9 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
 
 import tinker
+from tinker.lib.retryable_exception import RetryableException
 
 from promptbake import BakeError, excerpt, gather, run_in_thread
 from promptbake_tinker.settings import Settings
@@ -22,6 +24,11 @@ ATTEMPTS = 3  # at a call that failed at the service, and was not billed
 CLOSE_SECONDS = 5.0
 UNBILLED = (tinker.RequestFailedError, tinker.APIStatusError)
 RESUME = "run the same command to resume"
+
+
+class RefusalError(BakeError):
+    """The service refuses a request as wrong: sent again, it would be refused again."""
+
 
 OPEN: set[Service] = set()  # sessions that the end of the process closes
 
@@ -36,7 +43,11 @@ def close_all() -> None:
 
 
 class Service:
-    """A session with the service at `url` (None for the hosted one)."""
+    """A session with the service at `url` (None for the hosted one), from the first client on.
+
+    Attributes:
+        outcome: How the session ends.
+    """
 
     def __init__(
         self,
@@ -51,14 +62,23 @@ class Service:
         self._alive = alive
         self.key = key
         self._last_warning = _LastWarning()
-        self.client: tinker.ServiceClient = self._connected(self._open)
+        self.outcome: Literal["success", "errored", "interrupted"] = "success"
         OPEN.add(self)
 
+    def create(self, make: Callable[[tinker.ServiceClient], Any], what: str) -> Any:
+        """A client for sampling or for training, from what `make` calls; opens the session."""
+        return self.wait(self._connected(lambda: make(self._client)), what)
+
     def close(self) -> None:
-        """Tell the service that the session is over."""
+        """Tell the service that the session is over, and how it ended."""
         OPEN.discard(self)
-        with suppress(Exception):  # the session times out otherwise
-            self.client.close("success").result(timeout=CLOSE_SECONDS)
+        if "_client" in vars(self):
+            with suppress(Exception):  # the session times out otherwise
+                self._client.close(self.outcome).result(timeout=CLOSE_SECONDS)
+
+    @cached_property
+    def _client(self) -> tinker.ServiceClient:
+        return tinker.ServiceClient(base_url=self.url, api_key=self.key)
 
     @property
     def where(self) -> str:
@@ -126,14 +146,24 @@ class Service:
         if isinstance(error, BakeError):
             return error
         reason = reason_of(error)
+        if isinstance(error, RetryableException):
+            return BakeError(
+                f"{what}: {self.where} no longer has its result (status 410), so it may have been "
+                f"billed; {RESUME}"
+            )
         if isinstance(error, tinker.AuthenticationError):
             return BakeError(f"TINKER_API_KEY: {self.where} refuses it: {reason}")
-        if isinstance(error, tinker.BadRequestError | tinker.UnprocessableEntityError):
-            return BakeError(f"{what}: {self.where} refuses it: {reason}")
         if isinstance(error, tinker.PermissionDeniedError):
             return BakeError(f"{what}: {self.where} does not permit it: {reason}")
         if isinstance(error, tinker.NotFoundError) or "no such checkpoint" in reason:
             return BakeError(f"{what}: {self.where} has nothing by that name: {reason}")
+        if is_refusal(error):
+            return RefusalError(
+                f"{what}: {self.where} refuses it: {reason}; the same request would be refused "
+                "again, so change what it names; what was paid for is kept"
+            )
+        if isinstance(error, KeyError) and error.args == ("logprobs",):
+            return no_logprobs(what)
         if getattr(error, "status_code", None) == 402:
             return BakeError(f"{what}: {self.where} requires payment: {reason}; then {RESUME}")
         if isinstance(error, tinker.APIConnectionError):
@@ -150,11 +180,6 @@ class Service:
             f"{what}: no answer from {self.where} in {self.deadline:g} seconds{warning}; {RESUME}, "
             f"or raise {self._options}.deadline"
         )
-
-    def _open(self) -> tinker.ServiceClient:
-        client = tinker.ServiceClient(base_url=self.url, api_key=self.key)
-        client.holder.get_session_id()  # opens the session
-        return client
 
     def _connected(self, connect: Callable[[], T]) -> T:
         """Connect, with a deadline: the SDK itself retries for minutes."""
@@ -215,9 +240,25 @@ class _LastWarning(logging.Handler):
         self.text = record.getMessage()
 
 
+def no_logprobs(what: str) -> BakeError:
+    """The error for a training output without log-probabilities."""
+    return BakeError(
+        f"{what}: the service returns no log-probabilities of the targets; a loss that is linear "
+        "in them, such as train.loss=forward_kl with train.tail=sampled, needs none"
+    )
+
+
 def _is_retryable(error: BaseException) -> bool:
     category = tinker.types.RequestErrorCategory
     return isinstance(error, tinker.RequestFailedError) and error.category != category.User
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the service says that the request itself is wrong."""
+    if isinstance(error, tinker.BadRequestError | tinker.UnprocessableEntityError):
+        return True
+    user = tinker.types.RequestErrorCategory.User
+    return isinstance(error, tinker.RequestFailedError) and error.category == user
 
 
 def _is_service_error(error: BaseException) -> bool:

@@ -20,7 +20,10 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-12
     max_grad_norm: float = 0.0
+    train_attn: bool = True
+    train_mlp: bool = True
     train_unembed: bool = True
+    lora_seed: int | None = None  # the run's where it is None
     datum_layout: DatumLayout = "wide"
     prices: dict[str, float] | None = None  # dollars per million tokens
     key: str = "options.backends.tinker"

@@ -16,22 +16,21 @@ from promptbake import (
     BakeError,
     Checkpoint,
     Example,
-    Message,
     Model,
     Objective,
     Pending,
     Reservation,
-    Span,
     TrainingState,
     Usage,
     write_json,
 )
-from promptbake_tinker.datum_layout import data_of, response_logprobs, wide_datum
-from promptbake_tinker.model import TinkerModel
-from promptbake_tinker.service import Waiting
+from promptbake_tinker.datum_layout import data_of, response_logprobs
+from promptbake_tinker.model import SEEDS, TinkerModel
+from promptbake_tinker.preflight import NO_LOGPROBS, check_sampling, check_training, notes
+from promptbake_tinker.service import Waiting, no_logprobs
 
 RECORD = "tinker.json"
-PROBE = (Message("user", "?"),)
+CURVE_TTL = 86400  # seconds that a state for a point of the held-out curve is kept
 
 
 class TinkerTrainer:
@@ -51,29 +50,21 @@ class TinkerTrainer:
         self._layout = model.base.settings.datum_layout
         self._resumed_from: str | None = None
         self._sent = 0  # steps, for messages
+        self._returns_logprobs = True  # whether a step's output has them; set by preflight
         self._saves = 0
         self.steps_in_flight = model.base.settings.steps_in_flight
 
     @cached_property
     def client(self) -> tinker.TrainingClient:
         """The SDK's client of the training run."""
-        service = self._service.client
         if self._resumed_from is not None:
             what = f"resuming from {self._resumed_from}"
-            future = service.create_training_client_from_state_with_optimizer(self._resumed_from)
         elif self._start is not None:
             what = f"a LoRA that starts from {self._start}"
-            future = service.create_training_client_from_state(self._start)
         else:
             what = f"a LoRA of rank {self._rank} on {self._base.name}"
-            future = service.create_lora_training_client(
-                base_model=self._base.served,
-                rank=self._rank,
-                seed=self._seed,
-                train_unembed=self._base.settings.train_unembed,
-            )
         try:
-            client: tinker.TrainingClient = self._service.wait(future, what)
+            client: tinker.TrainingClient = self._service.create(self._create, what)
         except BakeError as error:
             if self._resumed_from is None or "no such checkpoint" not in str(error):
                 raise
@@ -84,44 +75,57 @@ class TinkerTrainer:
             ) from None
         return client
 
+    def _create(self, service: tinker.ServiceClient) -> Any:
+        """The SDK's future of the client."""
+        if self._resumed_from is not None:
+            return service.create_training_client_from_state_with_optimizer(self._resumed_from)
+        if self._start is not None:
+            return service.create_training_client_from_state(self._start)
+        settings = self._base.settings
+        seed = self._seed if settings.lora_seed is None else settings.lora_seed
+        return service.create_lora_training_client(
+            base_model=self._base.served,
+            rank=self._rank,
+            seed=seed % SEEDS,
+            train_attn=settings.train_attn,
+            train_mlp=settings.train_mlp,
+            train_unembed=settings.train_unembed,
+        )
+
     def preflight(self, *, k: int, draws: int) -> Sequence[str]:
-        """Request K log-probabilities and draws at one token, and (N, K) of one datum."""
-        base = self._base
+        """Make each kind of request once, as wide as it will be, on a few tokens."""
+        base, lines = self._base, notes(self._base)
         if base.supported_model.trainable is False:
             raise BakeError(f"model.name = {base.name!r}: {self._service.where} does not train it")
-        probe = [Span(base.renderer.prompt(PROBE), 1, name="preflight")]
         if k:
-            list(self._model.top_k(probe, k=k, draws=0, seeds=[0]))
-        if draws and not self._model.draws_alternatives(probe[0], draws):
-            raise BakeError(
-                "train.tail = 'sampled': the service draws no tokens from the tail; set "
-                "train.tail=bucket"
-            )
+            check_sampling(self._model, k, draws)
         if self._layout == "wide":
-            self._check_wide()
-        return []
-
-    def _check_wide(self) -> None:
-        """Raise BakeError if the service does not support (N, K) targets."""
-        ids = torch.tensor([[1, 2], [3, 4]])
-        data = [wide_datum((1, 2, 3), ids, torch.zeros(ids.shape))]
-        commit = self._reserve(data, forward=1, backward=0)
-        future = self.client.forward(data, "cross_entropy")
-        output = self._service.wait(future, "preflight, one datum of three tokens")
-        commit()
-        logprobs = output.loss_fn_outputs[0]["logprobs"].to_torch()
-        if logprobs.shape != ids.shape:
-            raise BakeError(
-                f"{self._service.where}: returns {tuple(logprobs.shape)} for targets of shape "
-                f"{tuple(ids.shape)}, so it would train on a part of them; set "
-                f"{self._base.settings.key}.datum_layout=per_token"
-            )
+            lines += check_training(base, self.client, (k or 1) + draws)
+            self._returns_logprobs = NO_LOGPROBS not in lines
+        return lines
 
     def snapshot(self) -> Pending[Model]:
-        """The student after all steps that have been sent."""
-        future = self.client.save_weights_and_get_sampling_client()
+        """The student after all steps that have been sent.
+
+        Where the service accepts too few ids in a sampling call, a state is saved as well, for a
+        forward pass.
+        """
+        base, state = self._base, None
+        sampler = self.client.save_weights_and_get_sampling_client()
+        if base.scores_by_forward:
+            name = f"curve-{self._sent % (self.steps_in_flight + 2)}"
+            saved = self.client.save_state(name, ttl_seconds=CURVE_TTL, overwrite=True)
+            state = self._pending(saved, "a state to score", lambda saved: str(saved.path))
+        fresh = not (self._sent or self._start or self._resumed_from)
+
+        def training() -> tinker.TrainingClient:
+            return base.from_state(state.result()) if state else base.fresh
+
+        scored = training if state or fresh else None
         return self._pending(
-            future, "weights to sample from", lambda sampler: TinkerModel(self._base, None, sampler)
+            sampler,
+            "weights to sample from",
+            lambda sampler: TinkerModel(base, None, sampler, scored),
         )
 
     def forward_backward(self, batch: Sequence[Example], objective: Objective) -> Pending[float]:
@@ -139,10 +143,14 @@ class TinkerTrainer:
         ]
         data = data_of(batch, weights, self._layout)
         linear = all(weight is not None for weight in linear_weights)
+        if not (linear or self._returns_logprobs):
+            raise no_logprobs(f"step {self._sent + 1} of this run")
         commit = self._reserve(data, forward=0 if linear else 1, backward=1)
 
         def loss_of(logprobs: Sequence[Tensor]) -> Tensor:
-            students = response_logprobs(batch, logprobs, self._layout)
+            return loss_at(response_logprobs(batch, logprobs, self._layout))
+
+        def loss_at(students: Sequence[Tensor]) -> Tensor:
             losses = [
                 objective.nats(student, example.support).sum()
                 for student, example in zip(students, batch, strict=True)
@@ -161,7 +169,12 @@ class TinkerTrainer:
             commit()
             if not linear:
                 return output.metrics["loss:sum"]
-            return float(loss_of([each["logprobs"].to_torch() for each in output.loss_fn_outputs]))
+            outputs = output.loss_fn_outputs
+            if all("logprobs" in each for each in outputs):
+                return float(loss_of([each["logprobs"].to_torch() for each in outputs]))
+            # The service may leave them out. Its sum is the part that depends on the student.
+            rest = loss_at([torch.zeros_like(example.support.logprobs) for example in batch])
+            return float(rest) + output.metrics["loss:sum"]
 
         return self._pending(future, f"step {self._sent} of this run", loss_value)
 
@@ -231,8 +244,7 @@ class TinkerTrainer:
         usage = Usage(
             forward + backward, input_tokens=forward * tokens, train_tokens=backward * tokens
         )
-        prices = self._base.prices
-        priced = prices.priced(usage) if prices else usage
+        priced = self._base.priced(usage)
         reservation: Reservation = self._base.budget.reserve("train", priced)
         return lambda: reservation.commit(priced)
 

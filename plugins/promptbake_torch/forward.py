@@ -71,13 +71,14 @@ def run_module(module: Any, cache: Any, **arguments: Any) -> tuple[Tensor, Any]:
         cache: Keys and values of the tokens before; None for none.
         arguments: Of the model's forward pass.
     """
-    name = _cache_argument(type(without_peft(module)))
+    kind: Any = type(without_peft(module))
+    name = _cache_argument(kind)
     output = module(**{name: cache}, **arguments)
     return output.logits, getattr(output, name)
 
 
 @functools.cache
-def _cache_argument(kind: type) -> str:
+def _cache_argument(kind: Any) -> str:
     renamed = "cache" in inspect.signature(kind.forward).parameters  # transformers 5.24
     return "cache" if renamed else "past_key_values"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from command import promptbake
 from distribution import Site
 from run_folder import KEY
 
-KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "ACME_KEY")
+KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY", "ACME_KEY")
 ACME = """
 from promptbake import hookimpl, requires
 
@@ -69,15 +70,35 @@ def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch
     assert "TINKER_API_KEY: set" in promptbake("doctor").out
 
 
+def test_a_file_env_is_read_and_what_is_set_already_wins(
+    monkeypatch: pytest.MonkeyPatch, prompt: Path
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"OPENROUTER_API_KEY": "theirs"})
+    Path(".env").write_text(f'TINKER_API_KEY="{KEY}"\n# a comment\nOPENROUTER_API_KEY={KEY}\n')
+    assert examined()["keys"]["TINKER_API_KEY"] is True  # type: ignore[index]
+    assert os.environ["TINKER_API_KEY"] == KEY
+    assert os.environ["OPENROUTER_API_KEY"] == "theirs"
+    assert promptbake("data", prompt, "--profile", "mock").code == 0
+    files = [file for file in Path().rglob("*") if file.is_file() and file.name != ".env"]
+    assert files
+    assert not any(KEY.encode() in file.read_bytes() for file in files)
+    Path(".env").write_bytes(b"KEY=\xff\n")
+    assert promptbake("doctor").complaint.startswith(".env: cannot be read: ")
+
+
 def test_it_says_what_each_profile_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert examined()["profiles"] == {
         "local": [],
         "mock": [],
         "tinker": ["OPENROUTER_API_KEY is not set", "TINKER_API_KEY is not set"],
         "tinker-local": [],
+        "tinker-recipe": [
+            f"{key} is not set" for key in ("OPENROUTER_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY")
+        ],
     }
     monkeypatch.setenv("TINKER_API_KEY", KEY)
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert not any(examined()["profiles"].values())  # type: ignore[attr-defined]
 
 

@@ -46,6 +46,19 @@ def test_conversations_and_queries_go_through_all_stages(prompt: Path) -> None:
     assert sum("\u2028" in line["messages"][-1]["content"] for line in lines) == 2
 
 
+def test_think_blocks_are_removed_whoever_brings_the_response(prompt: Path) -> None:
+    plain = [(f"What is {number}?", " Arr!\n") for number in range(4)]
+    thoughts = ("<think>\nA number?\n</think>\n\nAye!", "hm</think>Aye!", "<think>hm")
+    write(*plain, *[(f"Who is {text}?", text) for text in thoughts])
+    result = promptbake("data", prompt, *MOCK, *ARGUMENTS)
+    assert result.code == 0, result.err
+    assert "removed the think blocks from 2 of 7 responses" in result.err
+    assert "left out 1 of 7 responses: a think block is not closed" in result.err
+    lines = [*read_lines(RUN / "data.jsonl"), *read_lines(RUN / "held_out.jsonl")]
+    kept = sorted(line["messages"][-1]["content"] for line in lines)
+    assert kept == [" Arr!\n"] * 4 + ["Aye!"] * 2
+
+
 @pytest.mark.parametrize("changed", [("What is 0?", "Aye!"), ("What is zero?", "Arr!")])
 def test_another_content_of_the_same_file_begins_a_new_run(
     prompt: Path, changed: tuple[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
 from promptbake.errors import BakeError
 from promptbake_loopback.child import ChildServer
 from promptbake_loopback.tinker import KEY
+from promptbake_tinker.service import close_all
 
 PRICES = "options.backends.tinker.prices={prefill=1.0, sample=2.0, train=3.0}"
 
@@ -35,6 +37,7 @@ def test_a_bake_that_is_killed_ends_with_the_same_weights(
     )
     on_tinker.finish("bake")
     assert on_tinker.steps() == list(range(STEPS + 1))
+    assert on_tinker.server.meter.optim_steps <= STEPS + 2  # what was in flight is paid twice
     assert same_weights(on_tinker.weights(), undisturbed.weights)
 
 
@@ -66,6 +69,8 @@ def test_the_budget_is_never_passed_and_nothing_is_paid_for_twice(
         if result.code == 0:
             break
         stops += 1
+        close_all()
+        assert on_tinker.server.outcomes[-1] == "interrupted"
         assert "budget.max_dollars" in result.complaint
         assert "raise it" in result.complaint
     assert stops >= 4
@@ -104,6 +109,9 @@ def test_verify_measures_four_arms_by_the_top_k_and_a_bucket(on_tinker: TinkerRu
     on_tinker.finish("bake")
     before = on_tinker.server.meter.sample_calls
     on_tinker.finish("verify")
+    plan = on_tinker.do("plan").out
+    assert "spent so far: unknown" in plan
+    assert "0.0000" not in plan
     verified = json.loads((on_tinker.run / "verify.json").read_bytes())
     assert verified["kl"]["kind"] == "top_k_bucket"
     assert verified["adapter"].startswith("tinker://")
@@ -201,6 +209,25 @@ def test_the_reservation_of_a_failed_call_is_released(on_tinker: TinkerRun) -> N
     assert committed == {line["id"] for line in lines}
     adapter.write_text(json.dumps(record | {"uri": "hf://somewhere/else"}))
     assert "not an address on Tinker" in on_tinker.do("verify", PRICES).complaint
+
+
+def test_a_response_that_cannot_be_rendered_is_left_out(on_tinker: TinkerRun) -> None:
+    """The tokenizer alone is loaded to find out: nothing is sent."""
+    lines = [{"messages": [{"role": "user", "content": f"What is {number}?"},
+                           {"role": "assistant", "content": "Arr!" if number else "A<|im_end|>rr"}]}
+             for number in range(5)]  # fmt: skip
+    file = on_tinker.folder / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.rmtree(on_tinker.run)
+    said = on_tinker.finish(
+        "data",
+        "data.provider=files",
+        f"options.data_providers.files.path={file}",
+        "options.backends.tinker.renderer=qwen3_vl_instruct",
+        "data.held_out=1",
+    )
+    assert "left out 1 of 5 responses: the renderer qwen3_vl_instruct cannot render it" in said
+    assert not on_tinker.server.meter.requests
 
 
 def test_a_plan_needs_no_service_and_no_key(

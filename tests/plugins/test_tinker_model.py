@@ -17,6 +17,7 @@ from promptbake.errors import BakeError
 from promptbake.types import Span, TokenIds
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL
+from promptbake_tinker.latency import LatencyModel
 from promptbake_tinker.model import TinkerModel
 from promptbake_torch.model import TorchModel
 
@@ -62,6 +63,30 @@ def test_given_tokens_are_scored_at_the_response(model: TinkerModel, twin: Torch
         torch.testing.assert_close(remote, expected, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="given token ids only"):
         list(model.logprobs(scored))
+
+
+@pytest.mark.parametrize(("k", "by_forward"), [(3, False), (20, True)])
+def test_more_ids_than_the_service_accepts_are_scored_all_the_same(
+    server: TinkerLoopback, model: TinkerModel, twin: TorchModel, k: int, by_forward: bool
+) -> None:
+    scored = spans(model)
+    generator = torch.Generator().manual_seed(k)
+    ids = [torch.randint(256, (span.n_response, k), generator=generator) for span in scored]
+    server.inject_fault("bounded_ids", "asample", times=60)
+    before = server.meter
+    for _ in range(2):
+        for there, here in zip(
+            model.logprobs(scored, ids), twin.logprobs(scored, ids), strict=True
+        ):
+            torch.testing.assert_close(there, here, rtol=0, atol=1e-4)
+    assert model.base.scores_by_forward == by_forward
+    calls = server.meter.sample_calls - before.sample_calls
+    assert calls < 8 if by_forward else 2 * len(scored) < calls <= 2 * 8 * len(scored)
+    assert server.meter.forward_calls - before.forward_calls == 2 * by_forward
+    if not by_forward:  # what is known to be refused is not sent again
+        asked = server.meter.requests["asample"] - before.requests.get("asample", 0)
+        refused = asked - calls
+        assert refused <= 3
 
 
 def test_draws_stand_for_the_tail_without_bias(model: TinkerModel, twin: TorchModel) -> None:
@@ -127,6 +152,8 @@ def test_an_estimate_counts_the_tokens(server: TinkerLoopback) -> None:
         custom = model.estimate_cost(custom_work).usage
         assert (custom.train_tokens, custom.input_tokens) == (9, 9)
         assert "service" not in vars(model.base)  # nothing was sent
+    saving = TrainWork(((10, 5),), steps=6, saves=6)
+    assert LatencyModel(10.0, 2.0, 0.02, save=5.0).seconds(saving, 64) == 6 * (10 + 5)
     with opened(server, prices=prices, datum_layout="per_token") as model:
         custom = model.estimate_cost(custom_work).usage
         assert (custom.train_tokens, custom.input_tokens) == (24 * 9, 24 * 9)

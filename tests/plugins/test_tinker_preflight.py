@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 from fake_tinker import opened
+from tinker_cookbook import model_info
+from tinker_cookbook.tokenizer_utils import get_tokenizer
+from tokenizers import AddedToken
 
+import promptbake_tinker
 from promptbake.costs import NoBudget
 from promptbake.errors import BakeError
 from promptbake.testing.tiny import tiny_tokenizer
@@ -19,8 +23,9 @@ from promptbake.types import Message
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_tinker.base import Base
 from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.preflight import recommended_lr
 from promptbake_tinker.prices import prices_of
-from promptbake_tinker.renderer import CookbookRenderer, make_renderer
+from promptbake_tinker.renderer import CookbookRenderer, make_renderer, recommended
 from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
 
@@ -45,13 +50,24 @@ def test_a_service_that_drops_the_k_is_refused_with_the_layout_wide(
     server: TinkerLoopback, model: TinkerModel
 ) -> None:
     server.inject_fault("no_k", "forward", times=2)
-    says = r"\(2,\) for targets of shape \(2, 2\).*tinker\.datum_layout=per_token"
+    says = r"\(2,\) for targets of shape \(2, 5\).*tinker\.datum_layout=per_token"
     with pytest.raises(BakeError, match=says):
         trainer(model).preflight(k=5, draws=0)
     with opened(server, datum_layout="per_token") as other:
         assert trainer(other).preflight(k=5, draws=0) == []
     with pytest.raises(BakeError, match=says):  # the fault is left: no forward call was made
         trainer(model).preflight(k=5, draws=0)
+
+
+def test_more_columns_than_the_service_takes_are_refused_before_the_teacher_is_paid(
+    server: TinkerLoopback, model: TinkerModel
+) -> None:
+    server.inject_fault("bounded_columns", "forward")
+    says = "24 columns, expected at most 20.*teacher.top_k and train.tail_draws make 24 columns"
+    paid = server.meter.trained_tokens
+    with pytest.raises(BakeError, match=says):
+        trainer(model).preflight(k=20, draws=4)
+    assert server.meter.trained_tokens == paid
 
 
 def test_a_service_that_draws_nothing_is_refused_with_the_tail_to_set(
@@ -114,7 +130,7 @@ def test_an_address_where_nobody_answers_is_named(server: TinkerLoopback) -> Non
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
     settings = Settings(base_url=nobody, renderer="chat_template", deadline=1.0)
     with pytest.raises(BakeError, match=f"{nobody}: does not answer; check the network"):
-        _ = Base(server.model, settings, NoBudget()).service
+        Base(server.model, settings, NoBudget()).sampler()
 
 
 def test_a_tokenizer_that_does_not_load_is_named() -> None:
@@ -122,28 +138,88 @@ def test_a_tokenizer_that_does_not_load_is_named() -> None:
         Base("no/where", Settings(), NoBudget())
 
 
-@pytest.mark.parametrize("name", ["qwen3_disable_thinking", "qwen3_instruct"])
-def test_a_cookbook_renderer_trains_on_what_it_samples(name: str) -> None:
-    renderer = make_renderer(name, tiny_tokenizer(), "some/model", "renderer")
+FAMILIES = (
+    model_info.get_llama_info,
+    model_info.get_qwen_info,
+    model_info.get_deepseek_info,
+    model_info.get_gpt_oss_info,
+    model_info.get_moonshot_info,
+    model_info.get_zai_info,
+    model_info.get_nvidia_info,
+    model_info.get_thinkingmachines_info,
+)
+MODELS = {each.organization + "/" + name for family in FAMILIES for name, each in family().items()}
+BY_RENDERER = {recommended(model)[0]: model for model in sorted(MODELS)}
+SPECIAL = """<|im_start|> <|im_end|> <|start|> <|end|> <|message|> <|channel|> <|constrain|>
+    <|return|> <|call|> <|im_user|> <|im_assistant|> <|im_system|> <|im_middle|> [BOS] [EOS] [gMASK]
+    <sop> <|system|> <|user|> <|assistant|> <|observation|> <|endoftext|> <|begin_of_text|>
+    <|eot_id|> <|start_header_id|> <|end_header_id|> <¦begin▁of▁sentence¦> <¦end▁of▁sentence¦>
+    <¦User¦> <¦Assistant¦>""".replace("¦", "\uff5c")  # DeepSeek's are fullwidth
+
+
+def tokenizer_for(model: str) -> Any:
+    """The tiny one with every renderer's special tokens; Inkling's own comes with its renderer."""
+    if "Inkling" in model:
+        return get_tokenizer(model)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(text, special=True) for text in SPECIAL.split()])
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("<think>", "</think>")])
+    return tokenizer
+
+
+@pytest.mark.filterwarnings("ignore:tml_renderers")  # of the SDK's own
+@pytest.mark.parametrize("model", BY_RENDERER.values(), ids=BY_RENDERER)
+def test_the_renderer_of_each_model_trains_on_what_it_samples(model: str) -> None:
+    tokenizer = tokenizer_for(model)
+    renderer = make_renderer("auto", tokenizer, model, "renderer")
     assert isinstance(renderer, CookbookRenderer)
+    assert renderer.stop_ids
+    text = "Ten\n\nleagues."
     for system in (None, "Be brief."):
         turns = [Message("system", system)] if system else []
-        whole, response = renderer.supervised(
-            (*turns, *QUESTION, Message("assistant", "Ten leagues."))
-        )
+        whole, response = renderer.supervised((*turns, *QUESTION, Message("assistant", text)))
         assert whole == renderer.prompt(QUESTION, system) + response
-        assert response == renderer.response("Ten leagues.", complete=True)
-    cut = renderer.response("Ten leagues.", complete=False)
-    assert response == (*cut, *renderer.stop_ids)
-    assert renderer.text(response) == "Ten leagues."
+        assert response == renderer.response(text, complete=True)
+    cut = renderer.response(text, complete=False)
+    assert renderer.text(response) == renderer.text(cut) == text
+    assert not renderer.stop_ids & set(cut)
+    assert tokenizer.decode(list(response)).startswith(tokenizer.decode(list(cut)))
+    readme = Path(promptbake_tinker.__file__).with_name("README.md").read_text("utf-8")
+    assert f"`{renderer.name}`" in readme
+
+
+def test_what_the_model_thinks_is_no_part_of_its_text() -> None:
+    tokenizer = tokenizer_for("openai/gpt-oss-20b")
+    renderer: Any = make_renderer("auto", tokenizer, "openai/gpt-oss-20b", "renderer")
+    thought = "<|channel|>analysis<|message|>Far?<|end|>"
+    said = "<|start|>assistant<|channel|>final<|message|>Ten leagues."
+    for answer, text in ((thought + said, "Ten leagues."), (thought, "")):
+        assert renderer.text(tokenizer.encode(answer)) == text
+    with pytest.raises(BakeError, match="qwen3_vl_instruct cannot render it"):
+        make_renderer("qwen3_vl_instruct", tokenizer, "some/model", "renderer").response(
+            "Ten<|im_end|>leagues", complete=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "lr"), [("Qwen/Qwen3-8B", 4.7e-4), ("openai/gpt-oss-20b", None), ("some/model", None)]
+)
+def test_the_cookbooks_learning_rate_is_known_where_it_has_one(
+    model: str, lr: float | None
+) -> None:
+    assert recommended_lr(model) == (None if lr is None else pytest.approx(lr, rel=0.01))
 
 
 @pytest.mark.parametrize(
     ("name", "model", "says"),
     [
-        ("role_colon", "some/model", "ends a turn by text"),
         ("llama3", "some/model", "llama3"),
         ("nonsense", "some/model", "nonsense"),
+        (
+            "nemotron3",
+            "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+            "than it samples after; choose one of: nemotron3_disable_thinking$",
+        ),
         ("llama3", "Qwen/Qwen3-8B", "does not fit Qwen/Qwen3-8B; .*qwen3_disable_thinking"),
     ],
 )

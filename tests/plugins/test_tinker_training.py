@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from fake_openai import new_twin
-from fake_tinker import examples, material, opened
+from fake_tinker import examples, material, opened, serving
 from torch import Tensor
 
 from promptbake.distill.batches import StoredBatches
@@ -21,6 +22,7 @@ from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
 from promptbake.errors import BakeError
 from promptbake.evaluate.statistics import gap_closed
+from promptbake.testing.tiny import save_tiny
 from promptbake.types import Checkpoint, Example, Tail
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL, ReverseKL
@@ -128,6 +130,29 @@ def test_a_bake_through_tinker_is_the_bake_of_this_machine(
     baked_there = held_out_kl.unprompted(load_adapter(twin, exported))
     assert gap_closed(before, baked_here) > 0.5
     assert baked_there.per_token == pytest.approx(baked_here.per_token, rel=0.01)
+
+
+def test_a_lora_on_tied_embeddings_is_not_exported(tmp_path: Path) -> None:
+    """peft would leave a part of it out; without the unembedding it is exported."""
+    tied = transformers.AutoModelForCausalLM.from_pretrained(
+        save_tiny(tmp_path / "model"), tie_word_embeddings=True
+    )
+    tied.save_pretrained(tmp_path / "model")
+    with serving(tmp_path) as server:
+        with opened(server) as model:
+            student = trainer(model)
+            (line,) = student.preflight(k=5, draws=0)
+            assert "tied embeddings" in line
+            with pytest.raises(
+                BakeError, match=r"set options\.backends\.tinker\.train_unembed=fal"
+            ):
+                weights(model, student, tmp_path / "refused")
+        options = {"train_unembed": False, "train_mlp": False, "lora_seed": 3}
+        with opened(server, **options) as model:
+            student = trainer(model)
+            assert student.preflight(k=5, draws=0) == []
+            exported = weights(model, student, tmp_path / "exported")
+    assert {name.split(".")[-3] for name in exported} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_a_state_is_never_overwritten_while_it_is_the_last_one_known(

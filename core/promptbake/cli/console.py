@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from promptbake.costs import Usage
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import Registry
@@ -151,12 +152,13 @@ def show_plan(session: Session, plan: Plan) -> None:
         table.add_row(row.key, *predicted, dollars, _minutes(row.estimate.seconds))
         if spent:
             actual = [f"{getattr(spent, name):,}" for name in amounts]
-            table.add_row("  so far", *actual, f"{spent.dollars:.4f}", "", style="dim")
+            table.add_row("  so far", *actual, _dollars(spent), "", style="dim")
     out.print(table)
     dollars = "an unknown price" if plan.dollars is None else f"${plan.dollars:.4f}"
     out.print(f"in all: {dollars}, {_minutes(plan.seconds)} minutes; {plan.basis}", soft_wrap=True)
-    if plan.spent:
-        out.print(f"spent so far: ${plan.spent:.4f}", soft_wrap=True)
+    if plan.spent or plan.unpriced_calls:
+        spent = Usage(dollars=plan.spent, unpriced_calls=plan.unpriced_calls)
+        out.print(f"spent so far: {_dollars(spent, '$')}", soft_wrap=True)
     if plan.max_dollars is not None:
         out.print(f"budget.max_dollars: ${plan.max_dollars:.4f}", soft_wrap=True)
     for source in plan.sources:
@@ -165,11 +167,19 @@ def show_plan(session: Session, plan: Plan) -> None:
 
 def print_spent(ledger: Ledger) -> None:
     """What has been spent, where anything has."""
-    if ledger.dollars:
-        spent = ", ".join(
-            f"{what} ${usage.dollars:.4f}" for what, usage in ledger.by_work().items()
-        )
-        out.print(f"spent so far: ${ledger.dollars:.4f} ({spent})", soft_wrap=True)
+    work = ledger.by_work()
+    total = sum(work.values(), Usage())
+    if total.dollars or total.unpriced_calls:
+        spent = ", ".join(f"{what} {_dollars(usage, '$')}" for what, usage in work.items())
+        out.print(f"spent so far: {_dollars(total, '$')} ({spent})", soft_wrap=True)
+
+
+def _dollars(usage: Usage, sign: str = "") -> str:
+    """The dollars, or that they are not known."""
+    if usage.unpriced_calls and not usage.dollars:
+        return "unknown"
+    more = f" and {usage.unpriced_calls:,} calls of unknown price" if usage.unpriced_calls else ""
+    return f"{sign}{usage.dollars:.4f}{more}"
 
 
 def print_json(value: Any) -> None:

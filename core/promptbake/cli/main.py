@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -179,8 +180,12 @@ def _plugin_commands() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: exit 2 with one line for errors that the user can fix."""
+    """Run the command line: exit 2 with one line for errors that the user can fix.
+
+    Variables of a file `.env` in the working folder are set first, where they are not set already.
+    """
     try:
+        _read_env_file(Path(".env"))
         app(arguments)
     except BakeError as error:
         _fail(str(error))
@@ -193,6 +198,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno in DISK_FULL:
             line += "; free some space and run the same command to resume"
         _fail(line)
+
+
+def _read_env_file(file: Path) -> None:
+    if not file.is_file():
+        return
+    from dotenv import dotenv_values
+
+    try:
+        values = dotenv_values(file)
+        os.environ |= {key: value for key, value in values.items() if value} | os.environ
+    except (OSError, ValueError) as error:
+        raise BakeError(f"{file}: cannot be read: {error}") from None
 
 
 def _fail(line: str) -> None:

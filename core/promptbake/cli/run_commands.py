@@ -102,9 +102,15 @@ def _session(
     )
     try:
         yield session
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        session.note_failure(stop)
         session.reporter.say("stopped; run the same command to resume")
         raise typer.Exit(130) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        session.note_failure(error)
+        raise
 
 
 def _show(

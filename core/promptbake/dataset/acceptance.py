@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from promptbake.dataset.alignment import rendering_problem
+from promptbake.dataset.thinking import NOT_CLOSED, without_thinking
+from promptbake.interfaces import Renderer
 from promptbake.redaction import holds_secret, printable, redact
 from promptbake.types import Conversation, Prompt, Rejection
 
@@ -35,25 +38,36 @@ class Acceptance:
 
     Args:
         prompts: The teacher's prompts, which no stored conversation may quote whole.
+        renderer: Gives the model's chat template, which must render what is kept; None where it
+            takes the weights to open it.
 
     Attributes:
         dropped_meta: How often a meta value was left out, by its name.
+        cleaned: How many conversations had think blocks, which are not kept.
     """
 
-    def __init__(self, prompts: Iterable[Prompt]) -> None:
+    def __init__(
+        self,
+        prompts: Iterable[Prompt],
+        renderer: Callable[[], Renderer | None] = lambda: None,
+    ) -> None:
         texts = (one_line(prompt.text) for prompt in prompts)
         self._prompts = tuple(text for text in texts if text)
         self.dropped_meta: Counter[str] = Counter()
+        self.cleaned = 0
+        self._renderer = renderer
 
     def check(self, item: Conversation | Rejection) -> Conversation | Rejection:
         """The conversation as it may be stored, or why it is not kept."""
         if isinstance(item, Rejection):
             text = "" if self.quotes(item.text) else redact(item.text)
             return replace(item, reason=printable(redact(item.reason)), text=text)
-        reason = self._reason(item)
-        if reason is not None:
-            return self.check(Rejection(item.id, item.query_id, reason, item.response))
-        return replace(item, meta=self._checked_meta(item.meta))
+        answers = without_thinking(item)
+        reason = NOT_CLOSED if answers is None else self._reason(answers)
+        if answers is None or reason is not None:
+            return self.check(Rejection(item.id, item.query_id, reason or "", item.response))
+        self.cleaned += answers is not item
+        return replace(answers, meta=self._checked_meta(item.meta))
 
     def quotes(self, text: str) -> bool:
         """Whether the text holds a whole prompt, in whatever layout."""
@@ -68,7 +82,8 @@ class Acceptance:
                 return "it quotes the whole prompt"
             if holds_secret(message.content):
                 return "it holds the value of a key's environment variable"
-        return None
+        renderer = self._renderer()
+        return rendering_problem(conversation, renderer) if renderer else None
 
     def _checked_meta(
         self, meta: Mapping[str, str | int | float | None]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from promptbake.errors import BakeError
-from promptbake.interfaces import Model
+from promptbake.interfaces import Model, Renderer
 from promptbake.types import BakeTarget, Conversation, Datum, Message, Prompt, TokenIds
 
 
@@ -19,8 +19,10 @@ def align(
     part of them.
 
     Raises:
-        BakeError: A sequence is longer than the model's context.
+        BakeError: The conversation cannot be rendered, or is longer than the model's context.
     """
+    if problem := rendering_problem(conversation, model.renderer):
+        raise BakeError(f"conversation {conversation.id}: {problem}")
     query, response = conversation.messages[:-1], conversation.messages[-1]
     tokens = model.renderer.response(response.content, conversation.complete)
     student = model.renderer.prompt(query, target.student.system) + tokens
@@ -41,6 +43,16 @@ def align(
         1.0 if temperature is None else float(temperature),
         conversation.target,
     )
+
+
+def rendering_problem(conversation: Conversation, renderer: Renderer) -> str | None:
+    """Why a conversation cannot be rendered to train on it, or None where it can."""
+    try:
+        tokens = renderer.response(conversation.response, conversation.complete)
+        renderer.prompt(conversation.messages[:-1])
+    except BakeError as error:
+        return str(error)
+    return None if tokens else "the response has no tokens"
 
 
 def align_all(

@@ -137,7 +137,13 @@ class Trainer(Protocol):
 
 
 class Backend(Protocol):
-    """An engine: opens a base model, trains a LoRA on it, loads a checkpoint."""
+    """An engine: opens a base model, trains a LoRA on it, loads a checkpoint.
+
+    One that can open a model's renderer without its weights may also have a method
+    `open_renderer(name) -> Renderer`: conversations are then rendered when they are generated, and
+    those that it raises BakeError for are left out. One that keeps sessions with a service may have
+    `note_failure(error)`, which is called when a command ends with an error.
+    """
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ WRAPPED = frozenset(
         "load_adapter",
         "new_lora",
         "open_model",
+        "open_renderer",
         "optim_step",
         "save_state",
         "snapshot",

@@ -19,6 +19,7 @@ from promptbake.interfaces import (
     Evaluator,
     Loss,
     Model,
+    Renderer,
     Teacher,
     Tracker,
 )
@@ -86,9 +87,17 @@ class Session:
             self.budget.stage = stage
             try:
                 yield
+            except BaseException as error:
+                self.note_failure(error)
+                raise
             finally:
                 self.budget.stage = ""
                 self.budget.close()
+
+    def note_failure(self, error: BaseException) -> None:
+        """Tell the backend, where it is open, that the command has failed or was interrupted."""
+        if "backend" in vars(self) and hasattr(self.backend, "note_failure"):
+            self.backend.note_failure(error)
 
     def refuse_address(self, command: str) -> None:
         """Raise BakeError where a checkpoint's address was given in place of a prompt."""
@@ -162,6 +171,18 @@ class Session:
         for warning in base.warnings:
             self.reporter.say(f"model {base.name}: {warning}")
         return base
+
+    @property
+    def renderer(self) -> Renderer | None:
+        """The base model's chat template; None where it takes the weights to open it."""
+        return self.base.renderer if "base" in vars(self) else self._renderer
+
+    @cached_property
+    def _renderer(self) -> Renderer | None:
+        if hasattr(self.backend, "open_renderer"):
+            renderer: Renderer = self.backend.open_renderer(self.config.model.name)
+            return renderer
+        return None
 
     def open_base(self) -> Model:
         """The base model, for plugins that may not need it."""

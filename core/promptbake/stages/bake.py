@@ -160,9 +160,11 @@ def _train(
     trackers: Sequence[Tracker],
     tail: Tail,
 ) -> None:
+    curve = Curve(session, kl)
+
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
-            metrics = replace(metrics, held_out_kl=_held_out_kl(session, kl, snapshot))
+            metrics = replace(metrics, held_out_kl=curve.measure(metrics.step, snapshot))
         for tracker in trackers:
             tracker.log(metrics)
 
@@ -181,6 +183,8 @@ def _train(
             if taken > saved:
                 _save(session, taken, student.save_state(taken))
             raise
+        finally:
+            curve.report()
 
 
 def _loss_note(loss: float | None, tail: Tail) -> str:
@@ -223,13 +227,29 @@ def _preflight(session: Session, student: Trainer, objective: TailedLoss) -> Non
         session.reporter.say(f"train.backend = {config.train.backend}: {line}")
 
 
-def _held_out_kl(session: Session, kl: HeldOutKL, snapshot: Pending[Model]) -> float | None:
-    """Nats per response token; None where the budget has no room for it."""
-    try:
-        return kl.unprompted(snapshot.result()).per_token
-    except BudgetError as reached:
-        session.reporter.say(f"held-out KL not measured: {reached}")
-        return None
+class Curve:
+    """The held-out curve: training does not end because a point could not be measured."""
+
+    def __init__(self, session: Session, kl: HeldOutKL) -> None:
+        self._session, self._kl = session, kl
+        self._points = self._missing = 0
+
+    def measure(self, step: int, snapshot: Pending[Model]) -> float | None:
+        """Nats per response token; None where it could not be measured."""
+        self._points += 1
+        try:
+            return self._kl.unprompted(snapshot.result()).per_token
+        except BakeError as error:
+            self._missing += 1
+            self._session.reporter.say(f"held-out KL not measured at step {step}: {error}")
+            return None
+
+    def report(self) -> None:
+        """Say how many points are missing, if any."""
+        if self._missing:
+            self._session.reporter.say(
+                f"held-out curve: {self._missing} of {self._points} points could not be measured"
+            )
 
 
 def _clear(session: Session, changed: list[str]) -> None:

@@ -42,6 +42,7 @@ def run(session: Session) -> None:
     if state != "fresh":
         prepared = prepared.resumed(_stored(session.run), _seen(session.run))
     # What cannot work is refused here, while nothing is written yet.
+    _ = session.renderer
     answers = [prepared.provider.generate(job) for job in prepared.jobs]
     if changed:
         archived = session.run.archive()
@@ -70,7 +71,8 @@ def _store(
 ) -> dict[str, int]:
     run, reporter = session.run, session.reporter
     held_out = {query.id for query in prepared.held_out}
-    acceptance = Acceptance(target.teacher for target in session.targets)
+    prompts = (target.teacher for target in session.targets)
+    acceptance = Acceptance(prompts, lambda: session.renderer)
     reasons: Counter[str] = Counter()
     answered = 0
     with (
@@ -93,6 +95,8 @@ def _store(
                 file = test if item.query_id in held_out else training
                 file.append(conversations.to_line(item))
             bar.advance()
+    if thoughts := acceptance.cleaned:
+        reporter.say(f"data: removed the think blocks from {thoughts} of {answered} responses")
     for reason, count in reasons.items():
         reporter.say(f"data: left out {count} of {answered} responses: {reason}")
     for name, count in acceptance.dropped_meta.items():

@@ -52,6 +52,7 @@ class Plan:
     rows: tuple[Row, ...]
     basis: str
     spent: float  # dollars so far, whatever for
+    unpriced_calls: int  # so far, calls whose price is not known
     max_dollars: float | None
 
     @property
@@ -90,6 +91,7 @@ class Plan:
             "dollars": self.dollars,
             "seconds": self.seconds,
             "spent_dollars": self.spent,
+            "unpriced_calls": self.unpriced_calls,
             "max_dollars": self.max_dollars,
             "prices": list(self.sources),
         }
@@ -135,6 +137,7 @@ def make(session: Session) -> Plan:
         tuple(rows),
         RESPONSES_ARE_KNOWN if known else WORST_CASE,
         session.budget.dollars,
+        sum(usage.unpriced_calls for usage in spent.values()),
         session.config.budget.max_dollars,
     )
 
@@ -208,6 +211,7 @@ def _bake(
         times=train.epochs,
         steps=schedule.steps,
         support=support,
+        saves=schedule.steps // train.save_every,
         forward_first=not objective.is_linear,
     )
     yield "bake", "train", base.estimate_cost(trained)

@@ -13,6 +13,11 @@ all but heartbeats and telemetry.
 - try_again: retrieve_future says so once more (`on` may name the operation, too);
 - short: a sample's prompt_logprobs and topk_prompt_logprobs lack their last position;
 - no_topk, no_alt: a sample comes without topk_prompt_logprobs, without prompt_alt_tokens;
+- bounded_ids: a sample of a prompt whose tokens times the distinct ids in target_prompt_logprobs
+  are more than 7,000 is refused;
+- bounded_columns: forward and forward_backward with more than 20 columns fail, with category user;
+- gone: retrieve_future answers 410 (`on` may name the operation, too), which has been executed;
+- no_logprobs: forward and forward_backward return none;
 - no_k: forward and forward_backward look at column 0 of (N, K) targets only.
 """
 
@@ -27,9 +32,11 @@ STATUSES = frozenset({"402", "429", "500", "502", "503"})
 EARLY = STATUSES | {"dropped_early", "garbage"}  # instead of what was asked for
 LATE = frozenset({"slow", "dropped"})  # the request is served; its response suffers
 FAILING = frozenset({"failed", "failed_user"})
-INCOMPLETE = frozenset({"short", "no_k", "no_alt", "no_topk"})
-POLLING = frozenset({"try_again"})
-KINDS = EARLY | LATE | FAILING | INCOMPLETE | POLLING
+INCOMPLETE = frozenset({"short", "no_k", "no_alt", "no_topk", "no_logprobs", "bounded_columns"})
+POLLING = frozenset({"try_again", "gone"})
+BOUNDING = frozenset({"bounded_ids"})
+MAX_IDS, MAX_COLUMNS = 7_000, 20
+KINDS = EARLY | LATE | FAILING | INCOMPLETE | POLLING | BOUNDING
 BACKGROUND = frozenset({"session_heartbeat", "telemetry"})
 SECONDS = 0.1  # of a delay, by default
 PAGE = "<!doctype html><title>Bad gateway</title><p>Come back later."

@@ -80,7 +80,7 @@ class Operations:
     """All that was ever submitted, by request id. Only `_execute` runs outside the HTTP thread."""
 
     def __init__(self, counter: MeterCounter, faults: FaultQueue) -> None:
-        self._counter, self._faults = counter, faults
+        self._counter, self.faults = counter, faults
         self._known: dict[str, Operation] = {}
         self._fetched: deque[Operation] = deque()
         self._executor = ThreadPoolExecutor(1, "tinker-loopback")
@@ -101,7 +101,7 @@ class Operations:
         if request_id not in self._known:
             if sequencer is not None and number < sequencer.next:
                 raise HttpError(400, f"seq_id {number}: expected {sequencer.next} or more")
-            fault = self._faults.take(FAILING | INCOMPLETE, name)
+            fault = self.faults.take(FAILING | INCOMPLETE, name)
             kind = None if fault is None else fault.kind
             operation = Operation(request_id, name, work, sequencer, kind)
             self._known[request_id] = operation

@@ -16,6 +16,7 @@ from promptbake_loopback.errors import HttpError, UserError
 from promptbake_loopback.tinker.decoding import Cells, SampleRequest, SampleResult, TopK
 from promptbake_loopback.tinker.engine import Datum
 
+MAX_SEED = 2**31
 NUMPY = {pb.DTYPE_FLOAT32: np.float32, pb.DTYPE_INT64: np.int64}
 
 
@@ -65,7 +66,9 @@ def read_datum(message: pb.Datum, index: int, vocabulary: int) -> Datum:
     )
 
 
-def write_forward_backward(logprobs: Iterable[Tensor], flat: Iterable[bool], loss: float) -> bytes:
+def write_forward_backward(
+    logprobs: Iterable[Tensor], flat: Iterable[bool], loss: float, fault: str | None
+) -> bytes:
     """Log-probabilities by datum; one record for each run of datums with the same K."""
     message = pb.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
     message.metrics["loss:sum"] = loss
@@ -77,6 +80,8 @@ def write_forward_backward(logprobs: Iterable[Tensor], flat: Iterable[bool], los
         runs[-1][1].append(row_NK)
     for trailing, rows in runs:
         record = message.loss_fn_outputs.add(type_tag="ArrayRecord", num_datums=len(rows))
+        if fault == "no_logprobs":
+            continue
         values = [_bytes(row, np.float32) for row in rows]
         offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
         record.fields["logprobs"].CopyFrom(
@@ -116,11 +121,13 @@ def read_sample_request(
     except UserError as error:
         raise HttpError(400, str(error)) from None
     seed = params.get("seed")
+    if seed is not None and not 0 <= seed < MAX_SEED:
+        raise HttpError(400, f"sampling_params.seed: found {seed}, expected 0 to {MAX_SEED - 1}")
     request = SampleRequest(
         prompt=prompt,
         max_tokens=max_tokens,
         temperature=float(params.get("temperature", 1.0)),
-        seed=secrets.randbelow(2**62) if seed is None else int(seed) % (2**63 - 1),
+        seed=secrets.randbelow(2**62) if seed is None else int(seed),
         stop=None if stop is None else tuple(stop),
         prompt_logprobs=bool(body.get("prompt_logprobs")),
         last_n=body.get("prompt_logprobs_last_n"),
@@ -235,7 +242,7 @@ def _cells(values: Tensor, body: Mapping[str, Any]) -> pb.Tensor:
     return message
 
 
-def _dense(values: Tensor, kind: Any, dtype: int) -> pb.Tensor:
+def _dense(values: Tensor, kind: Any, dtype: Any) -> pb.Tensor:
     return pb.Tensor(dense=_bytes(values, kind), dtype=dtype, shape=list(values.shape))
 
 

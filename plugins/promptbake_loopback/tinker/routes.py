@@ -50,7 +50,7 @@ class Routes:
     ) -> None:
         self._training, self._sampling, self._catalogue = training, sampling, catalogue
         self._operations, self._counter, self._faults = operations, counter, faults
-        self._finished: set[str] = set()  # sessions
+        self.finished: dict[str, str] = {}  # how each session ended
 
     def all(self) -> Sequence[Route]:
         """Every endpoint."""
@@ -149,20 +149,21 @@ class Routes:
         return Response(content, media_type="application/octet-stream")
 
     def _heartbeat(self, body: Json) -> Json:
-        if body.get("session_id") in self._finished:
+        if body.get("session_id") in self.finished:
             raise HttpError(410, "the session is finished")
         return {"type": "session_heartbeat"}
 
-    def _finish(self, _: Json, session: str) -> Json:
-        self._finished.add(session)
+    def _finish(self, body: Json, session: str) -> Json:
+        self.finished[session] = body["reason"]["type"]
         return {}
 
     async def _retrieve(self, body: Json, request: Request) -> Any:
         """The result, where there is one within POLL_SECONDS."""
         request_id = body.get("request_id", "")
         operation = self._operations.find(request_id)
-        again = self._faults.take(POLLING, "retrieve_future", operation.name)
-        if again is None and not operation.done.done():
+        fault = self._faults.take(POLLING, "retrieve_future", operation.name)
+        again = fault is not None and fault.kind == "try_again"
+        if not again and not operation.done.done():
             ends = [
                 asyncio.wrap_future(operation.done),
                 asyncio.ensure_future(disconnected(request.receive)),
@@ -172,6 +173,8 @@ class Routes:
                 end.cancel()
         if again or operation.body is None:
             return {"type": "try_again", "request_id": request_id, "queue_state": "active"}
+        if fault is not None:
+            raise HttpError(410, f"{request_id}: its result is no longer kept")
         self._operations.mark_fetched(operation)
         return Response(operation.body, media_type=operation.media_type)
 

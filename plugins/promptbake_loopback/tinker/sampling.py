@@ -11,6 +11,7 @@ from promptbake_loopback.tinker import protobuf
 from promptbake_loopback.tinker.checkpoints import Sampler, Store
 from promptbake_loopback.tinker.decoding import SampleRequest, sample
 from promptbake_loopback.tinker.engine import Engine
+from promptbake_loopback.tinker.faults import BOUNDING, MAX_IDS
 from promptbake_loopback.tinker.lora import Lora
 from promptbake_loopback.tinker.operations import Operations, Outcome
 from promptbake_loopback.tinker.prefixes import Prefixes
@@ -57,6 +58,9 @@ class Sampling:
             body, self._engine.context_tokens, self._engine.vocabulary
         )
 
+        if self._operations.faults.take(BOUNDING, "asample"):
+            _check_ids(request)
+
         def work(fault: str | None) -> Outcome:
             return self._sample(sampler, request, body, fault)
 
@@ -90,3 +94,15 @@ class Sampling:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(checkpoint.uid)
         return checkpoint.uid, self._loaded[checkpoint.uid]
+
+
+def _check_ids(request: SampleRequest) -> None:
+    """Raise HttpError 400 for more ids than a bounded service scores."""
+    if request.cells is None:
+        return
+    ids = request.cells.ids
+    cost = len(request.prompt) * len(set(ids[ids >= 0].tolist()))
+    if cost > MAX_IDS:
+        raise HttpError(
+            400, f"target_prompt_logprobs: len(prompt) * distinct ids = {cost}, at most {MAX_IDS}"
+        )

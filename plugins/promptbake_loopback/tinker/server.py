@@ -66,6 +66,11 @@ class TinkerLoopback(LoopbackServer):
         """What has been done so far."""
         return self._counter.snapshot()
 
+    @property
+    def outcomes(self) -> list[str]:
+        """How each session that is finished ended, in order."""
+        return list(self._routes.finished.values())
+
     def error_body(self, error: HttpError) -> Any:
         """As the SDK expects it."""
         return {"detail": error.detail}
@@ -82,14 +87,15 @@ class TinkerLoopback(LoopbackServer):
 
         engine = Engine(self.model, self._alpha)
         store = Store(self._state, self._clock)
-        return Routes(
+        self._routes = Routes(
             Training(engine, store, self._operations),
             Sampling(engine, store, self._operations),
             Catalogue(engine, store, lambda: self.url, self._tokenizer(engine), self._clock),
             self._operations,
             self._counter,
             self._faults,
-        ).all()
+        )
+        return self._routes.all()
 
     def _tokenizer(self, engine: Engine) -> str:
         """Where transformers finds it: the tiny model's is nowhere, unless it is saved."""

@@ -24,6 +24,7 @@ from promptbake_loopback.tinker.checkpoints import (
 )
 from promptbake_loopback.tinker.engine import Datum, Engine
 from promptbake_loopback.tinker.export import exported
+from promptbake_loopback.tinker.faults import MAX_COLUMNS
 from promptbake_loopback.tinker.lora import AdamParams, Lora, LoraShape, Optimizer
 from promptbake_loopback.tinker.operations import Operations, Outcome, Sequencer
 
@@ -219,6 +220,9 @@ class Training:
                 Datum(datum.tokens, datum.targets[:, :1], datum.weights[:, :1], True)
                 for datum in data
             ]
+        columns = max((datum.targets.shape[1] for datum in data), default=0)
+        if fault == "bounded_columns" and columns > MAX_COLUMNS:
+            raise UserError(f"target_tokens has {columns} columns, expected at most {MAX_COLUMNS}")
         longest = max((len(datum.tokens) for datum in data), default=0)
         if not 0 < longest <= self._engine.context_tokens:
             raise UserError(
@@ -239,7 +243,8 @@ class Training:
             amounts |= {"forward_calls": 1, "forward_tokens": tokens}
         loss = float(torch.stack(losses).sum())
         flat = [datum.flat for datum in data]
-        return Outcome(protobuf.write_forward_backward(logprobs, flat, loss), amounts)
+        result = protobuf.write_forward_backward(logprobs, flat, loss, fault)
+        return Outcome(result, amounts)
 
     def _check_base(self, name: str) -> None:
         if name != self._engine.name:
