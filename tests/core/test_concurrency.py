@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import pytest
@@ -57,6 +57,14 @@ def at_once(error: Callable[[int], Exception | None]) -> Callable[[int], Future[
     return submit
 
 
+def kept_until(results: Iterator[tuple[int, int]], problem: str) -> list[int]:
+    """The calls whose results came before the work ended with a problem."""
+    kept: list[int] = []
+    with pytest.raises(BakeError, match=problem):
+        kept.extend(index for index, _ in results)
+    return sorted(kept)
+
+
 def test_as_many_as_allowed_are_in_flight_and_results_come_as_they_end() -> None:
     calls = Calls()
     results = gather(5, calls.submit, lambda _, x: x, ends, late, limit=2)
@@ -73,14 +81,8 @@ def test_as_many_as_allowed_are_in_flight_and_results_come_as_they_end() -> None
 
 def test_a_failure_ends_the_work_after_those_in_flight() -> None:
     submit = at_once(lambda index: ValueError("broken") if index == 1 else None)
-    results, kept = gather(9, submit, lambda _, x: x, ends, late, limit=3), []
-
-    def collect() -> None:
-        kept.extend(index for index, _ in results)
-
-    with pytest.raises(BakeError, match="broken"):
-        collect()
-    assert sorted(kept) == [0, 2]
+    results = gather(9, submit, lambda _, x: x, ends, late, limit=3)
+    assert kept_until(results, "broken") == [0, 2]
 
 
 def test_a_call_may_be_repeated() -> None:
@@ -100,14 +102,8 @@ def test_an_answer_that_cannot_be_read_loses_no_other() -> None:
             raise BakeError("misshapen")
         return answer
 
-    results, kept = gather(4, at_once(lambda _: None), read, ends, late, limit=4), []
-
-    def collect() -> None:
-        kept.extend(index for index, _ in results)
-
-    with pytest.raises(BakeError, match="misshapen"):
-        collect()
-    assert sorted(kept) == [1, 2, 3]
+    results = gather(4, at_once(lambda _: None), read, ends, late, limit=4)
+    assert kept_until(results, "misshapen") == [1, 2, 3]
 
 
 def test_money_that_is_reserved_may_turn_out_to_be_enough() -> None:

@@ -159,18 +159,6 @@ def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, promp
     assert "already exists" in promptbake("export", prompt, *MOCK, "--to", "at-1").complaint
 
 
-def test_plugins_lists_the_builtins_as_json() -> None:
-    result = promptbake("plugins", "--json")
-    assert result.code == 0
-    listing = json.loads(result.out)
-    assert listing["load_failures"] == []
-    factories = {(factory["kind"], factory["name"]): factory for factory in listing["factories"]}
-    assert ("backends", "mock") in factories
-    files = factories["data_providers", "files"]
-    assert files["plugin"] == "files"
-    assert [option["name"] for option in files["options"]] == ["path"]
-
-
 def test_plugins_shows_one_kind_and_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMPTBAKE_DISABLE_PLUGINS", "files")
     result = promptbake("plugins", "--kind", "data_providers")
@@ -183,7 +171,7 @@ def test_plugins_shows_one_kind_and_what_was_left_out(monkeypatch: pytest.Monkey
 def test_config_tells_where_each_value_came_from(prompt: Path) -> None:
     prompt.with_suffix(".toml").write_text("train.rank = 4\ntrain.lr = 0.5\n")
     Path("mine.toml").write_text("train.lr = 0.25\ntrain.epochs = 7\n")
-    arguments = [*MOCK, "--config", "mine.toml", "--set", "train.epochs=9"]
+    arguments = [*MOCK, "--config", "mine.toml", *settings("train.epochs=8", "train.epochs=9")]
     values = json.loads(promptbake("config", prompt, *arguments, "--json").out)
     assert values["data.provider"] == {"value": "mock", "source": "profile mock"}
     assert values["train.rank"] == {"value": 4, "source": str(prompt.with_suffix(".toml"))}
