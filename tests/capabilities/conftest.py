@@ -11,6 +11,7 @@ import pytest
 from small_bakes import PIRATE, QUERIES, SERVED, Baked, job
 
 import promptbake
+from distribution import write_record
 
 HERE = Path(__file__).parent
 
@@ -39,11 +40,7 @@ def spikes(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """`promptbake_spikes` is installed, and the test works in a folder of its own."""
     if "tinker-local" in request.node.name:
         request.getfixturevalue("tinker_server")
-    record = tmp_path / "site" / "promptbake_spikes-1.0.dist-info"
-    record.mkdir(parents=True)
-    about = "Metadata-Version: 2.1\nName: promptbake-spikes\nVersion: 1.0\n"
-    (record / "METADATA").write_text(about)
-    (record / "entry_points.txt").write_text("[promptbake]\nspikes = promptbake_spikes\n")
+    write_record(tmp_path / "site", "promptbake_spikes", "spikes")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.chdir(tmp_path)

@@ -35,6 +35,11 @@ def test_an_evaluator_samples_and_scores_the_arms(baked: Baked, profile: str) ->
     assert after < before  # the bake makes what the prompted model says more likely
     assert perplexity.baked_minus_base is not None
     assert perplexity.baked_minus_base.items == len(perplexity.scores["base"])
+    worst = result.evaluators["worst token"]
+    assert set(worst.scores) == {"base", "baked", "reprompted"}
+    assert all(value >= 0 for value in worst.scores["baked"].values())
+    # The worst token of a conversation lies above its mean.
+    assert sum(worst.scores["base"].values()) / len(worst.scores["base"]) > result.kl.base
     spent = [json.loads(line) for line in Path("runs/pirate/costs.jsonl").read_text().splitlines()]
     assert sum(line["what"] == "verify: perplexity" for line in spent) == 2
     assert Path("runs/pirate/evaluators/perplexity/seed.txt").read_text() == "0"
@@ -44,13 +49,3 @@ def test_the_budget_stops_an_evaluator(baked: Baked) -> None:
     given = baked("mock", **WITH, budget__max_dollars=0.1)
     with pytest.raises(BudgetError, match="the next perplexity"):
         promptbake.verify(PIRATE, **given)
-
-
-def test_the_kl_of_each_token_is_there(baked: Baked) -> None:
-    given = baked("mock", **WITH)
-    result = promptbake.verify(PIRATE, **given)
-    worst = result.evaluators["worst token"]
-    assert set(worst.scores) == {"base", "baked", "reprompted"}
-    assert all(value >= 0 for value in worst.scores["baked"].values())
-    # The worst token of a conversation lies above its mean.
-    assert sum(worst.scores["base"].values()) / len(worst.scores["base"]) > result.kl.base

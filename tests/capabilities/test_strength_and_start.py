@@ -22,7 +22,7 @@ def held_out_curve(run: str) -> list[float]:
     return [line["held_out_kl"] for line in lines if "held_out_kl" in line]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["tinker-local"])  # for mock: test_golden_run
 def test_an_adapter_is_exported_at_a_strength(baked: Baked, profile: str) -> None:
     given = baked(profile)
     tensors = {}
@@ -38,7 +38,7 @@ def test_an_adapter_is_exported_at_a_strength(baked: Baked, profile: str) -> Non
             torch.testing.assert_close(tensors[0.5][name], whole)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["tinker-local"])
 def test_an_adapter_is_loaded_at_a_strength(baked: Baked, profile: str) -> None:
     given = baked(profile)
 
@@ -49,9 +49,6 @@ def test_an_adapter_is_loaded_at_a_strength(baked: Baked, profile: str) -> None:
         return "".join(chat.say("How are you?"))
 
     assert replies(0.0) == replies(1.0, "base")
-    if profile == "mock":
-        assert len({replies(0.5), replies(1.0)}) <= 2  # between the two; its weights are tested
-        return
     with pytest.raises(BakeError, match=r"export it with --strength 0\.5"):
         replies(0.5)
 

@@ -29,11 +29,14 @@ class Calls:
         return future
 
     def end(self, index: int, error: Exception | None = None) -> None:
-        future = self.in_flight.pop(index)
-        if error is None:
-            future.set_result(index)
-        else:
-            future.set_exception(error)
+        settle(self.in_flight.pop(index), index, error)
+
+
+def settle(future: Future[int], index: int, error: Exception | None) -> None:
+    if error is None:
+        future.set_result(index)
+    else:
+        future.set_exception(error)
 
 
 def ends(_: int, problem: BaseException) -> Exception:
@@ -47,11 +50,7 @@ def late(index: int) -> Exception:
 def at_once(error: Callable[[int], Exception | None]) -> Callable[[int], Future[int]]:
     def submit(index: int) -> Future[int]:
         future: Future[int] = Future()
-        problem = error(index)
-        if problem is None:
-            future.set_result(index)
-        else:
-            future.set_exception(problem)
+        settle(future, index, error(index))
         return future
 
     return submit

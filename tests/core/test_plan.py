@@ -252,10 +252,3 @@ def test_conversations_that_are_there_already_are_planned_once_each(prompt: Path
     settings = ("data.provider=files", f"options.data_providers.files.path={file}")
     predicted = usages(plan.make(opened(prompt, *settings)))
     assert predicted["bake: top_k"].calls == len(QUERIES) - N_HELD_OUT
-
-
-def test_all_that_was_spent_is_in_the_sum_whatever_for(prompt: Path) -> None:
-    costs = prompt.parent / "run" / "costs.jsonl"
-    costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "data: filter", "committed": true, "dollars": 0.5}\n')
-    assert plan.make(opened(prompt)).spent == 0.5

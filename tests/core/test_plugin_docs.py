@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import promptbake.testing
+from distribution import write_record
 from promptbake import interfaces
 from promptbake.cli.scaffold import KINDS, new_plugin
 from promptbake.plugins import hookspecs
@@ -157,14 +158,8 @@ def test_the_examples_pass_the_tests_that_come_with_them(
         monkeypatch.setitem(sys.modules, module.stem, None)
         del sys.modules[module.stem]  # and again at the end
         (tmp_path / module.name).write_text(text, "utf-8")
-        record = tmp_path / f"{module.stem}-0.1.0.dist-info"  # as installed by pip install -e .
-        record.mkdir()
-        (record / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {repository.name}\nVersion: 0.1.0\n"
-        )
-        (record / "entry_points.txt").write_text(
-            f"[promptbake]\n{name.replace('-', '_')} = {module.stem}\n"
-        )
+        # As installed by pip install -e .
+        write_record(tmp_path, module.stem, name.replace("-", "_"), "0.1.0")
     config = next(tmp_path.glob("promptbake-*/pyproject.toml"))
     folders = sorted(tmp_path.glob("promptbake-*/tests"))
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 from command import promptbake
-from run_folder import MOCK, PROMPT, STAGES, Finished, settings, tree
+from run_folder import MOCK, PROMPT, STAGES, Finished, read_lines, settings, tree
 from safetensors.torch import load_file
 
 from promptbake import __version__
@@ -42,8 +42,7 @@ def test_the_record_has_the_versions_of_the_plugins_in_use(finished: Finished) -
 
 def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
     training, held_out = (
-        [json.loads(line) for line in (finished.folder / name).read_text("utf-8").splitlines()]
-        for name in ("data.jsonl", "held_out.jsonl")
+        read_lines(finished.folder / name) for name in ("data.jsonl", "held_out.jsonl")
     )
     assert len(training) == 40
     assert len(held_out) == 10
@@ -77,8 +76,7 @@ def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None
 
 
 def test_the_held_out_kl_falls(finished: Finished) -> None:
-    lines = (finished.folder / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = read_lines(finished.folder / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(41))
     curve = [line["held_out_kl"] for line in metrics if "held_out_kl" in line]
     kl = finished.read_json("verify.json")["kl"]
