@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from command import promptbake
-from distribution import Site
 from run_folder import MOCK, settings
 
+from distribution import Site
 from promptbake.costs import NoBudget
 from promptbake.dataset.chat_template import ChatRenderer
 from promptbake.distill.objective import TailedLoss
