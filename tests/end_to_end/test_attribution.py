@@ -200,7 +200,7 @@ class FailingRenderer(ChatRenderer):
 class FailingModel:
     """Fails after the first response that is sampled from it."""
 
-    sample_batch, top_k = 1, None
+    sample_batch, context_tokens, top_k = 1, 2048, None
     renderer = FailingRenderer(tiny_tokenizer(), NAME, frozenset())
 
     def sample(self, *arguments: Any, **options: Any) -> Iterator[Any]:

@@ -49,7 +49,7 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
     assert by_key["bake", "train"]["calls"] == 40
     assert by_key["bake", "logprobs"]["calls"] == 6 * 10  # a reference, and steps 0, 10, ... 40
     assert (value["dollars"], value["spent_dollars"], value["max_dollars"]) == (0, 0, None)
-    assert 0 < value["seconds"] == sum(row["seconds"] for row in value["rows"]) < 60
+    assert 0 < value["seconds"] == sum(row["seconds"] for row in value["rows"])
     assert (value["prices"], {row["spent"] for row in value["rows"]}) == ([], {None})
     assert value["basis"] == "worst case (max_tokens)"
 
