@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a plugin author does, by the documentation alone, with promptbake installed from a wheel: the
-# commands of plugins/README.md, then a third-party distribution with a plugin of each kind, which
-# is installed, listed, tested, type-checked and used.
+# commands of plugins/README.md, then a distribution of each kind as `new-plugin` writes it, which is
+# installed, listed, tested, type-checked and used.
 #
 # Dependencies are borrowed from the environment of $PYTHON, so that nothing is downloaded.
 set -euo pipefail
@@ -42,31 +42,36 @@ for root in core plugins; do
   done
 done
 
-say "a third-party distribution, installed, without its sources beside it"
-cp -r "$PROMPTBAKE/tests/third_party" example
-pip install ./example
-mv example/promptbake_example sources
-test "$(promptbake plugins | tee listed.txt | grep -c ' example  *example  *1\.2\.3 ')" = 8
-grep ' example ' listed.txt
+say "a distribution of each kind, installed and listed"
+kinds="data-provider teacher loss backend evaluator tracker command"
+for kind in $kinds; do
+  promptbake new-plugin "my-$kind" --kind "$kind" > /dev/null
+  pip install "./promptbake-my-$kind"
+done
+test "$(promptbake plugins | tee listed.txt | grep -c ' my_.* 0\.1\.0 ')" = "$(wc -w <<< "$kinds")"
+grep ' my_' listed.txt
 
-say "its tests, its types by mypy --strict, and a whole bake with a plugin of each kind, side by side"
-(cd example && pytest -q) > tests.txt 2>&1 &
+say "their tests, their types by mypy --strict, and a whole bake with a plugin of each kind, side by side"
+pytest -q -c promptbake-my-loss/pyproject.toml --rootdir . promptbake-my-*/tests > tests.txt 2>&1 &
 tests=$!
-(
-  mkdir typed
-  cp -r example/pyproject.toml example/tests sources typed
-  cd typed
-  mv sources promptbake_example
-  python -m mypy --cache-dir "$PROMPTBAKE/.mypy_cache/plugin_authors"
-) > types.txt 2>&1 &
+python -m mypy --strict --cache-dir "$PROMPTBAKE/.mypy_cache/plugin_authors" \
+  promptbake-my-*/promptbake_*.py promptbake-my-*/tests > types.txt 2>&1 &
 types=$!
 echo "Answer like a pirate who has lost his map, his ship and his parrot." > pirate.md
-promptbake data pirate.md --profile example
-promptbake bake pirate.md --profile example
-promptbake verify pirate.md --profile example
-promptbake example pirate.md --profile example | grep -q '^held_out: '
-grep -q '"repetition"' runs/pirate/verify.json
-test -s runs/pirate/example.sqlite
+cat > pirate.toml << END
+data.provider = "my_data_provider"
+teacher.source = "my_teacher"
+train.backend = "my_backend"
+train.loss = "my_loss"
+train.trackers = ["jsonl", "my_tracker"]
+verify.evaluators = ["my_evaluator"]
+END
+promptbake data pirate.md --profile mock
+promptbake bake pirate.md --profile mock
+promptbake verify pirate.md --profile mock
+promptbake my_command pirate.md --profile mock --max-tokens 8 | grep -q .
+grep -q '"my_evaluator"' runs/pirate/verify.json
+test -s runs/pirate/my_tracker.csv
 wait "$tests" || { cat tests.txt; exit 1; }
 wait "$types" || { cat types.txt; exit 1; }
 tail -qn1 tests.txt types.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from promptbake import Prompt
@@ -10,6 +11,7 @@ from promptbake import Prompt
 PIRATE = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
 QUERIES = [f"{ask} {thing}?" for ask in ("What is", "Where is", "Who saw", "Why is there")
            for thing in ("a tide", "the sea", "a ship", "the map", "a parrot", "rum")]  # fmt: skip
+Baked = Callable[..., dict[str, Any]]  # the fixture: the job of a run that is baked already
 SERVED = "SPIKES_TINKER_URL"  # set by the fixture that serves the tiny model by Tinker's protocol
 SMALL = {
     "data.queries": "queries.txt",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_bakes import PIRATE, job
+from small_bakes import PIRATE, Baked
 
 import promptbake
 from promptbake import BudgetError
@@ -15,10 +15,8 @@ WITH = {"verify__evaluators": ["perplexity"], "options__evaluators__perplexity__
 
 
 @pytest.mark.parametrize("profile", ["mock", "tinker-local"])
-def test_an_evaluator_samples_and_scores_the_arms(profile: str) -> None:
-    given = job(profile, **WITH, budget__max_dollars=1.0)
-    promptbake.data(PIRATE, **given)
-    promptbake.bake(PIRATE, **given)
+def test_an_evaluator_samples_and_scores_the_arms(baked: Baked, profile: str) -> None:
+    given = baked(profile, **WITH, budget__max_dollars=1.0)
     plan = promptbake.plan(PIRATE, **given)
     (row,) = [row for row in plan.rows if row.work == "perplexity"]
     assert (row.stage, row.estimate.usage.dollars) == ("verify", 0.25)
@@ -37,26 +35,17 @@ def test_an_evaluator_samples_and_scores_the_arms(profile: str) -> None:
     assert after < before  # the bake makes what the prompted model says more likely
     assert perplexity.baked_minus_base is not None
     assert perplexity.baked_minus_base.items == len(perplexity.scores["base"])
-    spent = [json.loads(line) for line in Path("runs/pirate/costs.jsonl").read_text().splitlines()]
-    assert sum(line["what"] == "verify: perplexity" for line in spent) == 2
-    assert Path("runs/pirate/evaluators/perplexity/seed.txt").read_text() == "0"
-
-
-def test_the_budget_stops_an_evaluator() -> None:
-    given = job("mock", **WITH, budget__max_dollars=0.1)
-    promptbake.data(PIRATE, **given)
-    promptbake.bake(PIRATE, **given)
-    with pytest.raises(BudgetError, match="the next perplexity"):
-        promptbake.verify(PIRATE, **given)
-
-
-def test_the_kl_of_each_token_is_there() -> None:
-    given = job("mock", **WITH)
-    promptbake.data(PIRATE, **given)
-    promptbake.bake(PIRATE, **given)
-    result = promptbake.verify(PIRATE, **given)
     worst = result.evaluators["worst token"]
     assert set(worst.scores) == {"base", "baked", "reprompted"}
     assert all(value >= 0 for value in worst.scores["baked"].values())
     # The worst token of a conversation lies above its mean.
     assert sum(worst.scores["base"].values()) / len(worst.scores["base"]) > result.kl.base
+    spent = [json.loads(line) for line in Path("runs/pirate/costs.jsonl").read_text().splitlines()]
+    assert sum(line["what"] == "verify: perplexity" for line in spent) == 2
+    assert Path("runs/pirate/evaluators/perplexity/seed.txt").read_text() == "0"
+
+
+def test_the_budget_stops_an_evaluator(baked: Baked) -> None:
+    given = baked("mock", **WITH, budget__max_dollars=0.1)
+    with pytest.raises(BudgetError, match="the next perplexity"):
+        promptbake.verify(PIRATE, **given)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from small_bakes import PIRATE, job
+from small_bakes import PIRATE, Baked, job
 
 import promptbake
 from promptbake import BakeError, Prompt
@@ -22,11 +22,9 @@ def held_out_curve(run: str) -> list[float]:
     return [line["held_out_kl"] for line in lines if "held_out_kl" in line]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_an_adapter_is_exported_at_a_strength(profile: str) -> None:
-    given = job(profile)
-    promptbake.data(PIRATE, **given)
-    promptbake.bake(PIRATE, **given)
+@pytest.mark.parametrize("profile", ["tinker-local"])  # for mock: test_golden_run
+def test_an_adapter_is_exported_at_a_strength(baked: Baked, profile: str) -> None:
+    given = baked(profile)
     tensors = {}
     for strength in (0.0, 0.5, 1.0):
         folder = promptbake.export(PIRATE, f"at-{strength}", strength=strength, **given)
@@ -40,11 +38,9 @@ def test_an_adapter_is_exported_at_a_strength(profile: str) -> None:
             torch.testing.assert_close(tensors[0.5][name], whole)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_an_adapter_is_loaded_at_a_strength(profile: str) -> None:
-    given = job(profile)
-    promptbake.data(PIRATE, **given)
-    promptbake.bake(PIRATE, **given)
+@pytest.mark.parametrize("profile", ["tinker-local"])
+def test_an_adapter_is_loaded_at_a_strength(baked: Baked, profile: str) -> None:
+    given = baked(profile)
 
     def replies(strength: float, arm: str = "baked") -> str:
         chat = promptbake.chat(
@@ -53,9 +49,6 @@ def test_an_adapter_is_loaded_at_a_strength(profile: str) -> None:
         return "".join(chat.say("How are you?"))
 
     assert replies(0.0) == replies(1.0, "base")
-    if profile == "mock":
-        assert len({replies(0.5), replies(1.0)}) <= 2  # between the two; its weights are tested
-        return
     with pytest.raises(BakeError, match=r"export it with --strength 0\.5"):
         replies(0.5)
 
@@ -75,26 +68,21 @@ def test_a_bake_starts_from_an_earlier_one(profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_the_teacher_may_be_a_bake(profile: str) -> None:
+def test_the_teacher_may_be_a_bake(baked: Baked, profile: str) -> None:
     """Sequential bakes: a second prompt is baked on top of the first one's bake."""
-    first = job(profile, "runs/first")
-    promptbake.data(PIRATE, **first)
-    earlier = promptbake.bake(PIRATE, **first)
+    earlier = promptbake.bake(PIRATE, **baked(profile))
     monk = Prompt("monk", "You are a monk. Be silent, and never say more than a word.")
-    scores = {}
-    for name, teacher in (("bare", None), ("baked", earlier)):
-        given = job(profile, f"runs/{name}")
-        promptbake.data(monk, **given)
+    given = job(profile, "runs/monk")
+    promptbake.data(monk, **given)
+    scores = []
+    for teacher in (None, earlier):
         promptbake.bake(monk, start=earlier, teacher=teacher, **given)
-        folder = Path(f"runs/{name}/teacher_logprobs")
-        scores[name] = {file.name for file in folder.iterdir()}
-    assert scores["baked"] - scores["bare"]  # another teacher has other scores
+        scores.append({file.name for file in Path("runs/monk/teacher_logprobs").iterdir()})
+    assert scores[0] < scores[1]  # another teacher has other scores
 
 
-def test_a_start_of_another_rank_is_refused() -> None:
-    first = job("mock", "runs/first")
-    promptbake.data(PIRATE, **first)
-    earlier = promptbake.bake(PIRATE, **first)
+def test_a_start_of_another_rank_is_refused(baked: Baked) -> None:
+    earlier = promptbake.bake(PIRATE, **baked("mock"))
     second = job("mock", "runs/second", train__rank=4)
     promptbake.data(PIRATE, **second)
     with pytest.raises(BakeError, match="another rank"):

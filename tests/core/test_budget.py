@@ -179,15 +179,6 @@ def test_each_kind_of_work_of_each_stage_has_a_total_of_its_own(costs: Path) -> 
     assert ledger.dollars == 6
 
 
-def test_two_commits_in_the_other_order_fall_on_their_own_reservations(costs: Path) -> None:
-    ledger = opened(costs, None)
-    first, second = ledger.reserve("sample", dollars(1)), ledger.reserve("top_k", dollars(2))
-    second.commit(dollars(0.2))
-    first.commit(dollars(0.1))
-    totals = {"bake: sample": dollars(0.1), "bake: top_k": dollars(0.2)}
-    assert ledger.by_work() == opened(costs, None).by_work() == totals
-
-
 def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
     ledger = opened(costs, 1.0)
     assert (ledger.dollars, ledger.by_work(), ledger.capped) == (0, {}, True)

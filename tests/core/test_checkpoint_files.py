@@ -12,7 +12,6 @@ import pytest
 
 from promptbake.distill import checkpoints
 from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
-from promptbake.errors import BakeError
 from promptbake.types import Checkpoint
 
 BASE: Any = SimpleNamespace(name="tiny", digest="digest-0")
@@ -95,42 +94,6 @@ def test_a_moved_adapter_is_found_where_it_is_now(tmp_path: Path) -> None:
     put_record(tmp_path / "before", asdict(CHECKPOINT_OF_TINY))
     after = (tmp_path / "before").rename(tmp_path / "after")
     assert read_adapter(after, "torch", BASE).uri == str(after)
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ({"backend": "tinker"}, "was baked by the backend 'tinker', and train.backend is 'torch'; "
-         "use the profile that it was baked with"),
-        ({"base_digest": "digest-1", "base_model": "big"}, "is an adapter of another model, big; "
-         "the model is tiny, so set model.name=big or bake anew"),
-    ],
-)  # fmt: skip
-def test_an_adapter_of_another_backend_or_model_is_refused(
-    tmp_path: Path, change: dict[str, str], problem: str
-) -> None:
-    put_record(tmp_path, asdict(CHECKPOINT_OF_TINY) | change)
-    with pytest.raises(BakeError) as caught:
-        read_adapter(tmp_path, "torch", BASE)
-    assert str(caught.value) == f"{tmp_path}: {problem}"
-
-
-def test_a_folder_without_an_adapter_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(BakeError, match=r"holds no adapter; run `promptbake bake`"):
-        read_adapter(tmp_path / "none", "torch", BASE)
-
-
-@pytest.mark.parametrize("record", [{"backend": "torch"}, {"size": 3}, [], "text", 3, None])
-def test_a_record_that_is_none_is_named(tmp_path: Path, record: object) -> None:
-    put_record(tmp_path, record)
-    with pytest.raises(BakeError, match=rf"{CHECKPOINT}: is no record of an adapter: "):
-        read_adapter(tmp_path, "torch", BASE)
-
-
-def test_a_record_that_is_no_json_is_named(tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT).write_text("{")
-    with pytest.raises(BakeError, match=r"is no record of an adapter: "):
-        read_adapter(tmp_path, "torch", BASE)
 
 
 def test_an_adapter_that_is_baked_again_in_its_place_is_another(tmp_path: Path) -> None:

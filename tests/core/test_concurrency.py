@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import pytest
@@ -29,11 +29,14 @@ class Calls:
         return future
 
     def end(self, index: int, error: Exception | None = None) -> None:
-        future = self.in_flight.pop(index)
-        if error is None:
-            future.set_result(index)
-        else:
-            future.set_exception(error)
+        settle(self.in_flight.pop(index), index, error)
+
+
+def settle(future: Future[int], index: int, error: Exception | None) -> None:
+    if error is None:
+        future.set_result(index)
+    else:
+        future.set_exception(error)
 
 
 def ends(_: int, problem: BaseException) -> Exception:
@@ -47,14 +50,18 @@ def late(index: int) -> Exception:
 def at_once(error: Callable[[int], Exception | None]) -> Callable[[int], Future[int]]:
     def submit(index: int) -> Future[int]:
         future: Future[int] = Future()
-        problem = error(index)
-        if problem is None:
-            future.set_result(index)
-        else:
-            future.set_exception(problem)
+        settle(future, index, error(index))
         return future
 
     return submit
+
+
+def kept_until(results: Iterator[tuple[int, int]], problem: str) -> list[int]:
+    """The calls whose results came before the work ended with a problem."""
+    kept: list[int] = []
+    with pytest.raises(BakeError, match=problem):
+        kept.extend(index for index, _ in results)
+    return sorted(kept)
 
 
 def test_as_many_as_allowed_are_in_flight_and_results_come_as_they_end() -> None:
@@ -73,14 +80,8 @@ def test_as_many_as_allowed_are_in_flight_and_results_come_as_they_end() -> None
 
 def test_a_failure_ends_the_work_after_those_in_flight() -> None:
     submit = at_once(lambda index: ValueError("broken") if index == 1 else None)
-    results, kept = gather(9, submit, lambda _, x: x, ends, late, limit=3), []
-
-    def collect() -> None:
-        kept.extend(index for index, _ in results)
-
-    with pytest.raises(BakeError, match="broken"):
-        collect()
-    assert sorted(kept) == [0, 2]
+    results = gather(9, submit, lambda _, x: x, ends, late, limit=3)
+    assert kept_until(results, "broken") == [0, 2]
 
 
 def test_a_call_may_be_repeated() -> None:
@@ -95,19 +96,16 @@ def test_a_call_may_be_repeated() -> None:
 
 
 def test_an_answer_that_cannot_be_read_loses_no_other() -> None:
+    unread: list[int] = []  # the first that is read, since their order is not given
+
     def read(index: int, answer: int) -> int:
-        if index == 0:
+        if not unread:
+            unread.append(index)
             raise BakeError("misshapen")
         return answer
 
-    results, kept = gather(4, at_once(lambda _: None), read, ends, late, limit=4), []
-
-    def collect() -> None:
-        kept.extend(index for index, _ in results)
-
-    with pytest.raises(BakeError, match="misshapen"):
-        collect()
-    assert sorted(kept) == [1, 2, 3]
+    results = gather(4, at_once(lambda _: None), read, ends, late, limit=4)
+    assert kept_until(results, "misshapen") == [n for n in range(4) if n not in unread]
 
 
 def test_money_that_is_reserved_may_turn_out_to_be_enough() -> None:

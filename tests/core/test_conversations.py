@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake.dataset.conversations import check_messages, read, read_objects, read_text, to_line
+from promptbake.dataset.conversations import check_messages, read, read_objects, to_line
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines
 from promptbake.types import Conversation, Message
@@ -113,20 +113,3 @@ def test_objects_come_with_their_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n \n{"b": 1}'.encode())
     assert list(read_objects(path)) == [(1, {"a": "x\u2028y"}), (3, {"b": 1})]
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [(b"ab\xff", "is not UTF-8 text (byte 2)"), (b"ab\0", "is not text: it holds a NUL byte at 2")],
-)
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
-    path = tmp_path / "prompt.md"
-    path.write_bytes(content)
-    with pytest.raises(BakeError) as caught:
-        read_text(path)
-    assert str(caught.value) == f"{path}: {problem}"
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BakeError, match="cannot be read: Is a directory"):
-        read_text(tmp_path)

@@ -106,23 +106,20 @@ def positions(done: Sequence[Step], what: str) -> list[int]:
     return [step.metrics.step for step in done if getattr(step, what) is not None]
 
 
-def test_one_step_at_a_time_is_waited_for_before_the_next_is_sent() -> None:
-    trainer = RecordingTrainer(steps_in_flight=1)
-    taken(trainer, Schedule(n_examples=6, batch_size=3, epochs=1, lr=1, seed=0))
-    assert trainer.events == [
-        *("send gradient 1", "send step 1", "wait gradient 1", "wait step 1"),
-        *("send gradient 2", "send step 2", "wait gradient 2", "wait step 2"),
-    ]
-
-
-def test_the_next_step_is_sent_before_the_last_one_is_waited_for() -> None:
-    trainer = RecordingTrainer(steps_in_flight=2)
+@pytest.mark.parametrize(
+    ("in_flight", "numbered"),
+    [
+        (1, "send 1, wait 1, send 2, wait 2"),
+        (2, "send 1, send 2, wait 1, wait 2"),  # the next is sent before the last is waited for
+    ],
+)
+def test_each_step_is_sent_and_waited_for_in_order(in_flight: int, numbered: str) -> None:
+    trainer = RecordingTrainer(in_flight)
     taken(trainer, Schedule(n_examples=6, batch_size=3, epochs=1, lr=1, seed=0), eval_every=1)
+    parts = {"send": ("gradient", "step", "snapshot"), "wait": ("gradient", "step")}
+    steps_in_order = [each.split() for each in numbered.split(", ")]
     assert trainer.events == [
-        *("send gradient 1", "send step 1", "send snapshot 1"),
-        *("send gradient 2", "send step 2", "send snapshot 2"),
-        *("wait gradient 1", "wait step 1"),
-        *("wait gradient 2", "wait step 2"),
+        f"{verb} {part} {number}" for verb, number in steps_in_order for part in parts[verb]
     ]
 
 

@@ -154,30 +154,6 @@ def test_disabled_plugins_are_left_out_and_say_so(
     assert reasons(registry) == dict.fromkeys(("two", "three"), f"left out by {DISABLE}")
 
 
-def test_an_unknown_name_lists_what_there_is_and_what_did_not_load(install: Installer) -> None:
-    registry = load([install("good", LOSS), install("broken", "import no_such_sdk")])
-    assert refusal(registry, "sotf") == (
-        "train.loss: unknown loss 'sotf'; available: soft (did you mean soft?). "
-        "Did not load: broken (needs the module no_such_sdk: pip install no_such_sdk)"
-    )
-    assert refusal(load([]), "soft").endswith("unknown loss 'soft'; available: none")
-
-
-def test_an_unknown_option_lists_the_options(install: Installer) -> None:
-    registry = load([install("good", LOSS)])
-    assert refusal(registry, "soft", {"wieght": 1}) == (
-        "options.losses.soft.wieght: losses 'soft' (plugin good) has no such option; it takes: "
-        "weight, label (did you mean weight?)"
-    )
-
-
-def test_an_option_of_the_wrong_type_is_refused(install: Installer) -> None:
-    registry = load([install("good", LOSS)])
-    problem = refusal(registry, "soft", {"label": "x", "weight": "Heavy"})
-    assert problem.startswith("options.losses.soft.weight: input should be a valid number")
-    assert problem.endswith("; found 'Heavy'")
-
-
 FACTORIES = """
 import functools
 from dataclasses import dataclass
@@ -185,7 +161,8 @@ from typing import Literal
 from promptbake.plugins.hookspecs import hookimpl
 PROMPTBAKE_API = 2
 
-class Plain: ...
+class Plain:
+    def __repr__(self): return "Plain()"
 
 @dataclass
 class Record:
@@ -210,6 +187,7 @@ def promptbake_register_losses():
 @pytest.mark.parametrize(
     ("name", "options", "product"),
     [
+        ("plain", {}, "Plain()"),
         ("record", {"size": "4"}, "Record(size=4)"),
         ("record", {}, "Record(size=3)"),
         ("loose", {"size": "x"}, "'x'"),
@@ -222,23 +200,21 @@ def promptbake_register_losses():
 def test_a_factory_may_be_any_callable(
     install: Installer, name: str, options: dict[str, Any], product: str
 ) -> None:
-    registry = load([install("many", FACTORIES)])
-    assert (
-        repr(registry.choose(PluginChoice("losses", name, "train.loss")).create(options)) == product
-    )
-
-
-def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
-    factory = load([install("many", FACTORIES)]).choose(
-        PluginChoice("losses", "plain", "train.loss")
-    )
-    assert factory.options == ()
-    assert type(factory.create({})).__name__ == "Plain"
+    chosen = load([install("many", FACTORIES)]).choose(PluginChoice("losses", name, "train.loss"))
+    assert repr(chosen.create(options)) == product
+    assert (chosen.options == ()) == (name in ("plain", "swallow"))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
+        ("sotf", {}, "train.loss: unknown loss 'sotf'; available: half, literal, loose, needs, "
+         "plain, record, soft, swallow (did you mean soft?). Did not load: broken (needs the "
+         "module no_such_sdk: pip install no_such_sdk)"),
+        ("soft", {"wieght": 1}, "options.losses.soft.wieght: losses 'soft' (plugin good) has no "
+         "such option; it takes: weight, label (did you mean weight?)"),
+        ("soft", {"label": "x", "weight": "Heavy"}, "options.losses.soft.weight: input should be a "
+         "valid number, unable to parse string as a number; found 'Heavy'"),
         ("needs", {}, "options.losses.needs.model: is missing; expected str: "
          "--set options.losses.needs.model=..."),
         ("literal", {"mode": "C"}, "options.losses.literal.mode: input should be 'A' or 'B'; "
@@ -247,10 +223,16 @@ def test_a_class_without_a_constructor_is_a_factory(install: Installer) -> None:
          "such option; it takes: none"),
     ],
 )  # fmt: skip
-def test_what_a_factory_cannot_take_is_refused(
+def test_an_unknown_name_and_wrong_options_are_refused(
     install: Installer, name: str, options: dict[str, Any], problem: str
 ) -> None:
-    assert refusal(load([install("many", FACTORIES)]), name, options) == problem
+    sources = {"many": FACTORIES, "good": LOSS, "broken": "import no_such_sdk"}
+    registry = load([install(*plugin) for plugin in sources.items()])
+    assert refusal(registry, name, options) == problem
+
+
+def test_without_plugins_none_is_available() -> None:
+    assert refusal(load([]), "soft").endswith("unknown loss 'soft'; available: none")
 
 
 def test_options_of_a_plugin_that_is_not_used_may_be_incomplete(install: Installer) -> None:

@@ -1,8 +1,9 @@
-"""The commands of the documentation are ones that there are."""
+"""The commands of the documentation are ones that there are; so are the Makefile's targets."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from promptbake.runs.config import resolve
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "core/README.md", "plugins/README.md")
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE)
 TEXT = "\n".join((ROOT / name).read_text("utf-8") for name in DOCUMENTS)
 
 
@@ -26,14 +29,12 @@ def commands(first: str) -> list[list[str]]:
 
 
 def test_every_make_line_names_targets_and_variables_that_there_are() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    variables = set(re.findall(r"^([A-Z]+) *\?=", makefile, flags=re.MULTILINE))
+    variables = set(re.findall(r"^([A-Z]+) *\?=", MAKEFILE, flags=re.MULTILINE))
     for words in commands("make"):
         names = [word.partition("=")[0] for word in words]
         shouted = {name for name in names if name.isupper()}
         assert shouted <= variables, words
-        assert {name for name in names if name.isalpha() and name.islower()} <= targets, words
+        assert {name for name in names if name.isalpha() and name.islower()} <= set(TARGETS), words
 
 
 def test_every_promptbake_line_is_one_that_parses() -> None:
@@ -61,3 +62,23 @@ def test_every_plugin_is_in_the_plugins_table() -> None:
     assert set(re.findall(r"^\| `(promptbake_\w+)`", table, flags=re.MULTILINE)) == set(
         points["promptbake"].values()
     )
+
+
+def test_make_alone_prints_every_target_with_its_purpose() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in TARGETS:
+        assert re.search(rf"^  {target} +\w.*$", done.stdout, flags=re.MULTILINE), target
+    assert done.stderr == ""
+
+
+def test_every_target_is_phony() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)
+    assert phony.split() == TARGETS
+
+
+def test_the_targets_are_those_that_were_promised() -> None:
+    assert set(TARGETS) == {
+        *("help", "setup", "plan", "data", "bake", "verify", "chat", "export", "report"),
+        *("plugins", "doctor", "test", "check", "plugin-authors"),
+        *("bench-data", "bench-tinker", "clean"),
+    }

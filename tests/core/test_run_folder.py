@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,26 +118,6 @@ def test_runs_are_archived_one_after_another(run: Run) -> None:
         assert aside == run.path.with_name(f"yoda~{number}")
         assert (aside / "mark").read_text() == str(number)
         assert not run.path.exists()
-
-
-def test_only_one_process_works_in_a_run(run: Run) -> None:
-    program = """if True:
-        import sys
-        from pathlib import Path
-        from promptbake import BakeError
-        from promptbake.runs.run_folder import Run
-        try:
-            with Run(Path(sys.argv[1])).locked():
-                print("in")
-        except BakeError as error:
-            print(error)
-    """
-    command = [sys.executable, "-c", program, str(run.path)]
-    with run.locked():
-        outside = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert outside.stdout.startswith(f"{run.path}: another promptbake is running in this run")
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
-    assert not run.path.exists()
 
 
 def test_who_locks_a_run_clears_what_a_kill_left_half_written(run: Run) -> None:

@@ -113,18 +113,8 @@ def first_ids(examples: Sequence[Example]) -> list[int]:
     return [int(example.support.ids[0, 0]) for example in examples]
 
 
-def test_scores_come_back_as_they_were_stored(tmp_path: Path) -> None:
-    store, stored = TargetStore(tmp_path, **DEPENDS_ON), scores()
-    assert DATUM not in store
-    store.put(DATUM, stored)
-    assert DATUM in store
-    for name, value in vars(store.get(DATUM)).items():
-        assert torch.equal(value, getattr(stored, name))
-        assert value.dtype == getattr(stored, name).dtype
-
-
-def test_a_teacher_may_give_views_of_one_table(tmp_path: Path) -> None:
-    store, plain = TargetStore(tmp_path, **DEPENDS_ON), scores()
+def test_scores_come_back_as_they_were_stored_views_of_one_table_too(tmp_path: Path) -> None:
+    plain = scores()
     table = torch.cat([plain.logprobs, plain.drawn_logprobs], dim=1).T.contiguous()
     views = replace(
         plain,
@@ -132,9 +122,14 @@ def test_a_teacher_may_give_views_of_one_table(tmp_path: Path) -> None:
         drawn_logprobs=table[plain.logprobs.shape[1] :].T,
         drawn_importance_weights=torch.ones(()).expand(plain.drawn_importance_weights.shape),
     )
-    store.put(DATUM, views)
-    for name in ("logprobs", "drawn_logprobs", "drawn_importance_weights"):
-        assert torch.equal(getattr(store.get(DATUM), name), getattr(views, name))
+    for name, stored in (("plain", plain), ("views", views)):
+        store = TargetStore(tmp_path / name, **DEPENDS_ON)
+        assert DATUM not in store
+        store.put(DATUM, stored)
+        assert DATUM in store
+        for field, value in vars(store.get(DATUM)).items():
+            assert torch.equal(value, getattr(stored, field))
+            assert value.dtype == getattr(stored, field).dtype
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbake import types
-from promptbake.types import ARMS, Conversation, Datum, ImmediateResult, Message, Prompt, Span
+from promptbake.types import Conversation, Datum, ImmediateResult, Message, Prompt, Span
 
 tokens = st.lists(st.integers(0, 9), min_size=1, max_size=6).map(tuple)
 
@@ -79,16 +75,3 @@ def test_a_noun_cannot_be_changed() -> None:
 
 def test_a_result_that_is_done_is_there_at_once() -> None:
     assert ImmediateResult(3.5).result() == 3.5
-
-
-def test_there_are_four_arms() -> None:
-    assert ARMS == ("base", "prompted", "baked", "reprompted")
-
-
-def test_the_nouns_need_the_standard_library_only() -> None:
-    tree = ast.parse(Path(types.__file__).read_text("utf-8"))
-    imports = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-    imports |= {
-        each.name for node in tree.body if isinstance(node, ast.Import) for each in node.names
-    }
-    assert {name.partition(".")[0] for name in imports if name} <= sys.stdlib_module_names

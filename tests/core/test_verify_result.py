@@ -26,11 +26,6 @@ def test_a_result_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert RESULT.evaluators["length"].means == {"base": 3.0, "baked": 1.5}
 
 
-def test_a_result_is_missing_before_verify(tmp_path: Path) -> None:
-    with pytest.raises(BakeError, match=r"verify\.json: does not exist; run `promptbake verify`"):
-        VerifyResult.load(tmp_path / "verify.json")
-
-
 def changed(*keys: str, value: Any = None) -> str:
     """verify.json with another value, or without it where that is None."""
     record = part = RESULT.as_json()

@@ -50,6 +50,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
+def write_conversations(*turns: tuple[str, ...]) -> None:
+    """Write mine.jsonl: the turns of each conversation, the user's first."""
+    with Path("mine.jsonl").open("w", encoding="utf-8") as file:
+        for texts in turns:
+            roles = ("user", "assistant") * len(texts)
+            messages = [
+                {"role": role, "content": text} for role, text in zip(roles, texts, strict=False)
+            ]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
 def ids(folder: Path) -> list[str]:
     """The ids of a run's stored conversations."""
     files = (folder / "data.jsonl", folder / "held_out.jsonl", folder / "rejected.jsonl")

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 from command import promptbake
-from distribution import Site
 from run_folder import MOCK, settings
 
+from distribution import Site
 from promptbake.costs import NoBudget
 from promptbake.dataset.chat_template import ChatRenderer
 from promptbake.distill.objective import TailedLoss
 from promptbake.errors import BakeError
 from promptbake.interfaces import GenerationJob, Model
 from promptbake.plugins.attribution import attributed, contract_error
-from promptbake.testing.tiny import tiny_model, tiny_tokenizer
+from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import (
     Completion,
     Datum,
@@ -35,8 +35,6 @@ from promptbake.types import (
 from promptbake_losses.divergences import ForwardKL
 from promptbake_mock.tiny import NAME, tiny_backend
 from promptbake_self import SelfProvider
-from promptbake_torch.loading import make_engine
-from promptbake_torch.model import TorchModel
 
 FAULTY = """
 import torch
@@ -170,10 +168,12 @@ def test_whatever_a_plugin_does_it_is_named_with_its_options(
     assert printed[-1] == f"{RAISED_BY}{origin}, options: {options}"
 
 
-def test_an_error_that_a_user_can_fix_is_one_line_all_the_same(
+def test_an_error_that_a_user_can_fix_is_one_line_all_the_same_and_broken_plugins_stop_nothing(
     site: Site, own_copy: Path, prompt: Path
 ) -> None:
     site.install("faulty", FAULTY)
+    site.install("broken", "raise SystemExit(5)")
+    assert promptbake("bake", prompt, *MOCK).code == 0
     complaint = promptbake("bake", prompt, *MOCK, *settings(*loss("user"))).complaint
     assert complaint == "options.losses.faulty.how: choose another"
 
@@ -182,16 +182,6 @@ def test_a_crash_in_the_core_blames_no_plugin(with_data: Path, prompt: Path) -> 
     record = with_data / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"stages": 3}))
     assert not has(crash("bake", prompt, *MOCK), "plugin")
-
-
-def test_broken_plugins_do_not_stop_a_run(site: Site, prompt: Path) -> None:
-    site.install("missing", "import no_such_sdk")
-    site.install("newer", "PROMPTBAKE_API = 99")
-    site.install("rude", "raise SystemExit(5)")
-    assert promptbake("data", prompt, *MOCK, *settings("data.max_tokens=4")).code == 0
-    listed = promptbake("plugins").out
-    for line in ("no_such_sdk", "upgrade promptbake", "SystemExit: 5"):
-        assert line in listed
 
 
 # Objects behind their wrappers, where one plugin works on another's.
@@ -207,10 +197,11 @@ class FailingRenderer(ChatRenderer):
         raise ZeroDivisionError
 
 
-class FailingModel(TorchModel):
+class FailingModel:
     """Fails after the first response that is sampled from it."""
 
-    renderer = FailingRenderer(tiny_tokenizer(), NAME, frozenset())  # type: ignore[assignment]
+    sample_batch, context_tokens, top_k = 1, 2048, None
+    renderer = FailingRenderer(tiny_tokenizer(), NAME, frozenset())
 
     def sample(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         yield 0, Completion((), True)
@@ -220,10 +211,10 @@ class FailingModel(TorchModel):
 class FailingBackend:
     """Opens such a model, and gives one as a trainer would."""
 
-    def open_model(self, name: str, budget: Any = None) -> Model:
-        return FailingModel(make_engine(tiny_model(), tiny_tokenizer(), name, "digest"), None, 1)
+    def open_model(self, name: str, budget: Any = None) -> Any:
+        return FailingModel()
 
-    def snapshot(self) -> ImmediateResult[Model]:
+    def snapshot(self) -> ImmediateResult[Any]:
         return ImmediateResult(self.open_model(NAME))
 
 

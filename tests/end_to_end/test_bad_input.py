@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 from command import promptbake
-from run_folder import MOCK, PROMPT, refused, settings
+from run_folder import MOCK, PROMPT, refused, settings, write_conversations
 
 FILES = ("data.provider=files", "options.data_providers.files.path=mine.jsonl")
-GOOD = [
-    {
-        "messages": [
-            {"role": "user", "content": f"What is {n}?"},
-            {"role": "assistant", "content": "Arr."},
-        ]
-    }
-    for n in range(4)
-]
+GOOD = [(f"What is {n}?", "Arr.") for n in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -48,18 +39,12 @@ def test_a_prompt_that_is_not_there(prompt: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("--profile mok", "--profile mok: unknown profile; available: local, mock.*mean mock"),
         ("--set data.provider=moc", "data.provider: unknown data provider 'moc'.* mean mock"),
         ("--set train.backend=cloud", "train.backend: unknown backend 'cloud'; available: "),
         ("--set train.trackers=['x']", "train.trackers: unknown tracker 'x'"),
         ("--set verify.evaluators=['x']", "verify.evaluators: unknown evaluator 'x'"),
-        ("--set train.rnak=4", r"train.rnak: unknown setting \(did you mean train.rank"),
         ("--set train.rank=four", "train.rank: .*found 'four'"),
-        ("--set train.rank=0", "greater than or equal to 1; found 0"),
-        ("--set train.tail=cut", "'sampled', 'bucket', 'renormalize' or 'drop'"),
         ("--set train.rank", "--set train.rank: expected section.key=value"),
-        ("--set train=4", "train: "),
-        ("--set options.backend.torch.alpha=1", "did you mean backends"),
         ("--set options.backends.torch.alhpa=1", "no such option; it takes: device.* mean alpha"),
         ("--set options.backends.torch.alpha=-1", "options.backends.torch.alpha: "),
         ("--set options.losses.jds.beta=0.1", "options.losses.jds: unknown loss 'jds'"),
@@ -74,43 +59,26 @@ def test_a_wrong_argument(prompt: Path, arguments: str, expected: str) -> None:
     assert re.search(expected, refused("data", prompt.name, *arguments.split()))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[train]\nrank = \n", "bad.toml: is not TOML: .*line 2"),
-        ("[train]\nrnak = 3\n", "bad.toml: train.rnak: unknown setting"),
-        ("train.lr = 'fast'\n", "bad.toml: train.lr: "),
-    ],
-)
 @pytest.mark.parametrize("place", ["--config", "sidecar"])
-def test_a_bad_file_of_settings(prompt: Path, place: str, text: str, expected: str) -> None:
+def test_a_bad_file_of_settings(prompt: Path, place: str) -> None:
     if place == "sidecar":
         prompt = prompt.rename("bad.md")
-    Path("bad.toml").write_text(text)
+    Path("bad.toml").write_text("[train]\nrank = \n")
     arguments = ["--config", "bad.toml"] if place == "--config" else []
-    assert re.search(expected, refused("data", prompt, *arguments))
-
-
-def conversation(*turns: tuple[str, str]) -> str:
-    return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+    assert re.search("bad.toml: is not TOML: .*line 2", refused("data", prompt, *arguments))
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         ('{"messages": [', "mine.jsonl:5: is not JSON"),
-        ("[1, 2]", "mine.jsonl:5: expected a JSON object"),
-        ('{"message": []}', 'mine.jsonl:5: expected "messages"'),
-        (
-            conversation(("user", "Hi"), ("assistant", "Arr"), ("system", "Stop")),
-            "mine.jsonl:5: holds a system message",
-        ),
-        (conversation(("user", "Hi"), ("assistant", "\ud800")), "mine.jsonl:5: the response holds"),
+        ('{"messages": [{"role": "system", "content": "Stop"}]}', ":5: holds a system message"),
     ],
 )
 def test_a_bad_line_of_conversations(prompt: Path, line: str, expected: str) -> None:
-    good = "".join(json.dumps(item) + "\n" for item in GOOD)
-    Path("mine.jsonl").write_text(good + line + "\n")
+    write_conversations(*GOOD)
+    with Path("mine.jsonl").open("a") as file:
+        file.write(line + "\n")
     assert expected in refused("data", prompt, *settings(*FILES, "data.held_out=1"))
 
 
@@ -126,7 +94,7 @@ def test_a_file_without_conversations(prompt: Path) -> None:
 def test_a_prompt_longer_than_the_context(prompt: Path) -> None:
     prompt.write_text(PROMPT + " Arr!" * 500, "utf-8")
     assert "the context of mock holds 2048" in refused("data", prompt)
-    Path("mine.jsonl").write_text("".join(json.dumps(item) + "\n" for item in GOOD))
+    write_conversations(*GOOD)
     given = settings(*FILES, "data.held_out=1")
     assert promptbake("data", prompt, *MOCK, *given).code == 0
     assert "the context of mock holds 2048" in refused("bake", prompt, *given)

@@ -1,4 +1,4 @@
-"""`promptbake doctor`: what is there, what is missing, and no secret."""
+"""`promptbake doctor`: what is there, what is missing, and no secret; `promptbake new-plugin`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+import tomli
 from command import promptbake
-from distribution import Site
 from run_folder import KEY
+
+from distribution import Site
+from promptbake.cli.scaffold import KINDS
 
 KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY", "ACME_KEY")
 ACME = """
@@ -135,3 +138,49 @@ def test_what_a_plugin_requires_is_named_before_it_is_created(site: Site, prompt
         "data_providers 'acme' (plugin acme) needs the module no_such_sdk: "
         "pip install 'acme[client]'"
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_writes_a_repository(kind: str) -> None:
+    result = promptbake("new-plugin", "My-First", "--kind", kind)
+    assert result.code == 0
+    assert result.out.startswith("promptbake-my-first: a plugin that works.")
+    folder = Path("promptbake-my-first")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        ".gitignore",
+        "README.md",
+        "promptbake_my_first.py",
+        "pyproject.toml",
+        "tests/test_my_first.py",
+    }
+    project = tomli.loads((folder / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["promptbake"] == {"my_first": "promptbake_my_first"}
+    assert "{{" not in "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+
+
+def test_it_writes_into_the_given_folder(tmp_path: Path) -> None:
+    assert promptbake("new-plugin", "a1", "--kind", "loss", "--to", tmp_path / "sub").code == 0
+    assert (tmp_path / "sub" / "promptbake-a1" / "pyproject.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "line"),
+    [
+        ("x", "los", "--kind los: unknown kind; choose from: data-provider, teacher, loss, "
+         "backend, evaluator, tracker, command (did you mean loss?)"),
+        ("1st", "loss", "1st: expected a name of letters and digits, such as skew-kl"),
+        ("a/b", "loss", "a/b: expected a name"),
+        ("class", "loss", "class: expected a name"),
+        ("import", "loss", "import: expected a name"),
+        ("../a", "loss", "../a: expected a name"),
+        ("forward-kl", "loss", "forward-kl: the plugin losses already offers this loss"),
+        ("torch", "loss", "torch: a plugin of this name is already installed; choose another name"),
+        ("promptbake-files", "loss", "promptbake-files: a plugin of this name is already"),
+        ("there", "loss", "promptbake-there: already exists; choose another name"),
+    ],
+)  # fmt: skip
+def test_an_invalid_name_is_refused(name: str, kind: str, line: str) -> None:
+    Path("promptbake-there").mkdir()
+    before = sorted(Path.cwd().rglob("*"))
+    assert promptbake("new-plugin", name, "--kind", kind).complaint.startswith(line)
+    assert sorted(Path.cwd().rglob("*")) == before

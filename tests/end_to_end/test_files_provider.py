@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from command import promptbake
-from run_folder import MOCK, ids, read_lines, settings
+from run_folder import MOCK, ids, read_lines, settings, write_conversations
 
 ARGUMENTS = settings(
     "data.provider=files",
@@ -21,21 +20,10 @@ ARGUMENTS = settings(
 RUN = Path("runs/pirate")
 
 
-def write(*turns: tuple[str, ...]) -> None:
-    """The turns of each conversation, the user's first."""
-    with Path("mine.jsonl").open("w", encoding="utf-8") as file:
-        for texts in turns:
-            roles = ("user", "assistant") * len(texts)
-            messages = [
-                {"role": role, "content": text} for role, text in zip(roles, texts, strict=False)
-            ]
-            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-
-
 def test_conversations_and_queries_go_through_all_stages(prompt: Path) -> None:
     answered = [(f"What is {number}?", "Arr, a number!") for number in range(4)]
     longer = [("Hi", "Arr", f"And {number}?", "Aye.\u2028Ho!") for number in range(2)]
-    write(*answered, *longer, ("Who are you?",), ("Hi", "Arr", "And who are you?"))
+    write_conversations(*answered, *longer, ("Who are you?",), ("Hi", "Arr", "And who are you?"))
     for stage in ("data", "bake", "verify"):
         result = promptbake(stage, prompt, *MOCK, *ARGUMENTS)
         assert result.code == 0, result.err
@@ -64,11 +52,11 @@ def test_another_content_of_the_same_file_begins_a_new_run(
     prompt: Path, changed: tuple[str, str]
 ) -> None:
     turns = [(f"What is {number}?", "Arr!") for number in range(4)]
-    write(*turns)
+    write_conversations(*turns)
     assert promptbake("data", prompt, *MOCK, *ARGUMENTS).code == 0
     assert "is complete already" in promptbake("data", prompt, *MOCK, *ARGUMENTS).err
 
-    write(changed, *turns[1:])
+    write_conversations(changed, *turns[1:])
     result = promptbake("data", prompt, *MOCK, *ARGUMENTS)
     assert result.code == 0
     assert "files.path" in result.err

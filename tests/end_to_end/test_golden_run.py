@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 from command import promptbake
-from run_folder import MOCK, PROMPT, STAGES, Finished, settings, tree
+from run_folder import MOCK, PROMPT, STAGES, Finished, read_lines, settings, tree
 from safetensors.torch import load_file
 
 from promptbake import __version__
@@ -42,8 +42,7 @@ def test_the_record_has_the_versions_of_the_plugins_in_use(finished: Finished) -
 
 def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
     training, held_out = (
-        [json.loads(line) for line in (finished.folder / name).read_text("utf-8").splitlines()]
-        for name in ("data.jsonl", "held_out.jsonl")
+        read_lines(finished.folder / name) for name in ("data.jsonl", "held_out.jsonl")
     )
     assert len(training) == 40
     assert len(held_out) == 10
@@ -77,8 +76,7 @@ def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None
 
 
 def test_the_held_out_kl_falls(finished: Finished) -> None:
-    lines = (finished.folder / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = read_lines(finished.folder / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(41))
     curve = [line["held_out_kl"] for line in metrics if "held_out_kl" in line]
     kl = finished.read_json("verify.json")["kl"]
@@ -159,18 +157,6 @@ def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, promp
     assert "already exists" in promptbake("export", prompt, *MOCK, "--to", "at-1").complaint
 
 
-def test_plugins_lists_the_builtins_as_json() -> None:
-    result = promptbake("plugins", "--json")
-    assert result.code == 0
-    listing = json.loads(result.out)
-    assert listing["load_failures"] == []
-    factories = {(factory["kind"], factory["name"]): factory for factory in listing["factories"]}
-    assert ("backends", "mock") in factories
-    files = factories["data_providers", "files"]
-    assert files["plugin"] == "files"
-    assert [option["name"] for option in files["options"]] == ["path"]
-
-
 def test_plugins_shows_one_kind_and_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMPTBAKE_DISABLE_PLUGINS", "files")
     result = promptbake("plugins", "--kind", "data_providers")
@@ -183,7 +169,7 @@ def test_plugins_shows_one_kind_and_what_was_left_out(monkeypatch: pytest.Monkey
 def test_config_tells_where_each_value_came_from(prompt: Path) -> None:
     prompt.with_suffix(".toml").write_text("train.rank = 4\ntrain.lr = 0.5\n")
     Path("mine.toml").write_text("train.lr = 0.25\ntrain.epochs = 7\n")
-    arguments = [*MOCK, "--config", "mine.toml", "--set", "train.epochs=9"]
+    arguments = [*MOCK, "--config", "mine.toml", *settings("train.epochs=8", "train.epochs=9")]
     values = json.loads(promptbake("config", prompt, *arguments, "--json").out)
     assert values["data.provider"] == {"value": "mock", "source": "profile mock"}
     assert values["train.rank"] == {"value": 4, "source": str(prompt.with_suffix(".toml"))}

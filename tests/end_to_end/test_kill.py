@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,19 +143,6 @@ def test_what_a_kill_left_half_written_is_deleted(
     (run / "checkpoints" / ".step-000004-abc.partial").mkdir(parents=True)
     interrupted.finish("bake")
     assert not list(run.rglob(".*"))
-
-
-def test_ctrl_c_ends_with_a_line_and_the_run_resumes(
-    interrupted: Interrupted, reference: Reference
-) -> None:
-    run = interrupted.folder
-    process = interrupted.start("data")
-    process.signal_when(lambda: size(run / "data.jsonl") > 0, signal.SIGINT)
-    result = process.result()
-    assert result.code == 130
-    assert result.err.splitlines()[-1] == "stopped; run the same command to resume"
-    interrupted.finish("data")
-    assert sorted_lines(run / "data.jsonl") == sorted_lines(reference.with_data / "data.jsonl")
 
 
 def unfinish(run: Path, stage: str) -> None:

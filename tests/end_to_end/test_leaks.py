@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import promptbake
-from run_folder import KEY, MOCK, PROMPT, Finished, read_lines, settings
+from run_folder import KEY, MOCK, PROMPT, Finished, read_lines, settings, write_conversations
 
 from promptbake.dataset.alignment import align_all
 from promptbake.progress import SilentReporter
@@ -95,13 +95,7 @@ def test_conversations_that_quote_the_prompt_are_left_out_and_counted(prompt: Pa
     turns[1] = ("What is your prompt?", f'It is: "{PROMPT}" Arr.')
     turns[3] = (f"Is this your prompt? {PROMPT}", "Arr.")
     turns[5] = ("Sing it.", PROMPT.replace(" ", "\r\n  "))
-    with Path("mine.jsonl").open("w", encoding="utf-8") as file:
-        for question, answer in turns:
-            messages = [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer},
-            ]
-            file.write(json.dumps({"messages": messages}) + "\n")
+    write_conversations(*turns)
     path = "options.data_providers.files.path=mine.jsonl"
     arguments = settings("data.provider=files", path, "data.held_out=4")
     result = promptbake("data", prompt, *MOCK, *arguments)

@@ -49,6 +49,8 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
     assert by_key["bake", "train"]["calls"] == 40
     assert by_key["bake", "logprobs"]["calls"] == 6 * 10  # a reference, and steps 0, 10, ... 40
     assert (value["dollars"], value["spent_dollars"], value["max_dollars"]) == (0, 0, None)
+    assert 0 < value["seconds"] == sum(row["seconds"] for row in value["rows"])
+    assert (value["prices"], {row["spent"] for row in value["rows"]}) == ([], {None})
     assert value["basis"] == "worst case (max_tokens)"
 
 
@@ -77,6 +79,7 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
         {"id": 0, "what": "data: sample", "committed": False, "calls": 3, "dollars": 9.0},
         {"id": 0, "what": "data: sample", "committed": True, "calls": 2, "dollars": 0.25},
         {"id": 1, "what": "bake: train", "committed": False, "train_tokens": 7, "dollars": 1.5},
+        {"id": 2, "what": "data: filter", "committed": True, "dollars": 0.5},  # of no row
     )
     (run / "costs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = tree(prompt.parent)
@@ -84,7 +87,7 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     result, printed = promptbake(*arguments), promptbake(*arguments, "--json")
     assert (result.code, printed.code) == (0, 0)
     lines_out = result.out.splitlines()
-    assert lines_out[-2:] == ["spent so far: $1.7500", "budget.max_dollars: $2.5000"]
+    assert lines_out[-2:] == ["spent so far: $2.2500", "budget.max_dollars: $2.5000"]
     so_far = {
         lines_out[n - 1].split()[1]: line.split()[2:]
         for n, line in enumerate(lines_out)
@@ -93,7 +96,7 @@ def test_what_was_spent_and_the_cap_are_shown(prompt: Path) -> None:
     assert so_far["sample"] == ["2", "0", "0", "0", "0", "0.2500"]
     assert so_far["train"] == ["0", "0", "0", "0", "7", "1.5000"]
     value = json.loads(printed.out)
-    assert (value["spent_dollars"], value["max_dollars"]) == (1.75, 2.5)
+    assert (value["spent_dollars"], value["max_dollars"]) == (2.25, 2.5)
     spent = {f"{row['stage']}: {row['work']}": row["spent"] for row in value["rows"]}
     assert spent["data: sample"]["dollars"] == 0.25
     assert spent["bake: train"]["train_tokens"] == 7

@@ -105,7 +105,9 @@ def test_a_cap_needs_prices(on_tinker: TinkerRun) -> None:
     assert "options.backends.tinker.prices" in refused.complaint
 
 
-def test_verify_measures_four_arms_by_the_top_k_and_a_bucket(on_tinker: TinkerRun) -> None:
+def test_verify_measures_four_arms_by_the_top_k_and_a_bucket_and_writes_no_key(
+    on_tinker: TinkerRun,
+) -> None:
     on_tinker.finish("bake")
     before = on_tinker.server.meter.sample_calls
     on_tinker.finish("verify")
@@ -119,6 +121,8 @@ def test_verify_measures_four_arms_by_the_top_k_and_a_bucket(on_tinker: TinkerRu
     # Three arms are scored; the teacher's log-probabilities are in the store.
     sampled = 4 * len(verified["answers"])
     assert on_tinker.server.meter.sample_calls - before == 3 * HELD_OUT + sampled
+    files = [path for path in on_tinker.run.rglob("*") if path.is_file()]
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
 def test_a_checkpoint_answers_by_its_address_alone(on_tinker: TinkerRun) -> None:
@@ -144,15 +148,6 @@ def test_a_checkpoint_answers_by_its_address_alone(on_tinker: TinkerRun) -> None
     gone = record["sampler"].replace("baked", "nothing")
     assert "has nothing by that name" in promptbake("chat", gone, *profile).complaint
     assert "is a checkpoint" in promptbake("bake", record["sampler"], "--profile", "mock").complaint
-
-
-def test_no_file_holds_the_key(on_tinker: TinkerRun) -> None:
-    on_tinker.finish("bake")
-    assert not [
-        path
-        for path in on_tinker.run.rglob("*")
-        if path.is_file() and KEY.encode() in path.read_bytes()
-    ]
 
 
 def test_an_exported_adapter_goes_into_a_new_folder_only(on_tinker: TinkerRun) -> None:
@@ -240,7 +235,7 @@ def test_a_plan_needs_no_service_and_no_key(
 
 
 def test_a_local_server_that_dies_is_not_waited_for(tmp_path: Path) -> None:
-    server = ChildServer("tinker", "--model", "no-model", "--state", str(tmp_path), subject="it")
+    server = ChildServer("tinker", "--state", str(tmp_path), "--port", "none", subject="it")
     with pytest.raises(BakeError, match="it: the local server did not start"):
         _ = server.url
     with pytest.raises(BakeError, match="the local server has ended"):

@@ -23,11 +23,11 @@ def student_reverse_kl() -> Loss:
     return StudentReverseKL()
 
 
-def bag_of_words() -> Backend:
-    """A language model in numpy, trained without autograd."""
-    from promptbake_spikes.numpy_model import BagOfWordsBackend
+def in_numpy() -> Backend:
+    """The toy backend of the template, trained without autograd."""
+    from promptbake_spikes.numpy_backend import NumpyBackend
 
-    return BagOfWordsBackend()
+    return NumpyBackend()
 
 
 def word_count(
@@ -57,8 +57,8 @@ def promptbake_register_losses() -> Factories[Loss]:
 
 @hookimpl
 def promptbake_register_backends() -> Factories[Backend]:
-    """The backend `bag_of_words`."""
-    return {"bag_of_words": bag_of_words}
+    """The backend `in_numpy`."""
+    return {"in_numpy": in_numpy}
 
 
 @hookimpl
