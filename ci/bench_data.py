@@ -60,7 +60,7 @@ def measure(shape: Shape) -> list[float]:
 @contextmanager
 def served(shape: Shape) -> Iterator[str]:
     """The address of an endpoint of its own process, for as long as the block lasts."""
-    command = [sys.executable, "-m", "promptbake_loopback", "openai", "--exit-with-parent"]
+    command = [sys.executable, "-P", "-m", "promptbake_loopback", "openai", "--exit-with-parent"]
     with subprocess.Popen(
         [*command, "--model", MODEL, "--latency", str(shape.latency)],
         stdin=subprocess.PIPE,
