@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from pathlib import Path
 
@@ -49,10 +50,15 @@ def test_checkpoints_outlive_the_server(tmp_path: Path) -> None:
         loss = training.forward(asked, "cross_entropy").result().metrics
         trained(training)
         last = training.forward(asked, "cross_entropy").result().metrics
+    left, live_elsewhere = tmp_path / "runs" / ".a-1.partial", tmp_path / ".b-1.partial"
+    for partial in (left, live_elsewhere):
+        partial.mkdir()
+    os.utime(left, (1, 1))
     with (
         TinkerLoopback("tiny", state=tmp_path) as server,
         tinker.ServiceClient(base_url=server.url, api_key=KEY) as service,
     ):
+        assert (left.exists(), live_elsewhere.exists()) == (False, True)
         again = service.create_training_client_from_state_with_optimizer(kept).result()
         assert again.model_id != training.model_id
         assert again.forward(asked, "cross_entropy").result().metrics == loss
