@@ -8,7 +8,7 @@ from promptbake import BakeError, Budget, Checkpoint, Model, Trainer
 from promptbake_tinker.base import Base
 from promptbake_tinker.connection import Connect, connect
 from promptbake_tinker.export import download_adapter
-from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.model import TinkerModel, digest_of
 from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
 
@@ -23,6 +23,10 @@ class TinkerBackend:
         self, settings: Settings, name: str = "tinker", connect: Connect = connect
     ) -> None:
         self._settings, self.name, self._connect = settings, name, connect
+
+    def model_digest(self, name: str) -> str:
+        """Of its name: the service keeps the weights."""
+        return digest_of(name)
 
     def open_model(self, name: str, budget: Budget) -> Model:
         """Open a base model of the service. Raises BakeError if its tokenizer does not load."""

@@ -137,7 +137,12 @@ class Trainer(Protocol):
 
 
 class Backend(Protocol):
-    """An engine: opens a base model, trains a LoRA on it, loads a checkpoint."""
+    """An engine: opens a base model, trains a LoRA on it, loads a checkpoint.
+
+    It may have a method `model_digest(name: str) -> str | None`: the digest of the model that
+    `open_model` would open, without opening it, or None where that cannot be told. Without it the
+    model is opened where a stage only asks whether it is still the same.
+    """
 
     @property
     def name(self) -> str:
