@@ -114,7 +114,7 @@ def _job(session: Session, target: BakeTarget, deferred: DeferredBar) -> Generat
         completed_ids=frozenset(),
         max_tokens=session.config.data.max_tokens,
         seed=session.config.seed,
-        open_model=session.open_base,
+        open_model=session.open_model_of_data,
         budget=session.budget,
         progress=deferred.advance_estimate,
         note=deferred.note,
@@ -136,11 +136,16 @@ def load_dataset(session: Session) -> Dataset:
             f"{run.path}: its data was generated with another text of the prompt "
             f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
         )
+    if "weights" in stage["inputs"]:
+        session.check_data_model(session.model_digest)
     return Dataset(conversations.read(run.data), conversations.read(run.held_out))
 
 
 def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
-    """What the data stage's result depends on, for run.json."""
+    """What the data stage's result depends on, for run.json.
+
+    The model's weights are among it where the provider has opened the model.
+    """
     config = session.config
     options = config.options_of(config.provider)
     checked = session.registry.choose(config.provider).check(options)
@@ -157,6 +162,9 @@ def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
             if isinstance(value, Path) and value.is_file()
         },
     }
+    recorded = session.run.stage("data").get("inputs", {})
+    if "weights" in recorded or (not recorded and session.model_is_open):
+        inputs["weights"] = session.model_digest
     if config.targets:
         inputs["targets"] = [
             [target.name, target.teacher.digest, target.student.digest]
