@@ -6,19 +6,28 @@ CONFIG  ?=
 SET     ?=
 RUN     ?=
 TO      ?= adapter
+FORCE   ?=
 PYTHON  ?= python3
+
+# What a user gives reaches the command through the environment, as it is: never as text of a recipe,
+# which the shell would expand, and never expanded by make (a value may hold `...` or $(...)).
+INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE
+$(foreach name,$(INPUTS),$(eval override $(name) := $$(value $(name))))
+export $(INPUTS)
 
 READY := .venv/.ready
 BAKE  := .venv/bin/promptbake
-ARGS   = "$(PROMPT)" --profile "$(PROFILE)" $(if $(CONFIG),--config "$(CONFIG)") \
-         $(foreach setting,$(SET),--set "$(setting)") $(if $(RUN),--run "$(RUN)")
+# Options by = and the prompt behind --: a value may begin with a dash.
+ARGS   = --profile="$$PROFILE" $${CONFIG:+--config="$$CONFIG"} $${RUN:+--run="$$RUN"} -- "$$PROMPT"
+WITH   = PROMPTBAKE_SET="$$SET" $(BAKE)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup plan data bake verify chat export report plugins doctor test check plugin-authors bench-data bench-tinker clean
 
 help: ## print this help
-	@echo "make TARGET [PROMPT=$(PROMPT)] [PROFILE=$(PROFILE)] [CONFIG=FILE] [SET=\"a.b=1 c.d=2\"] [RUN=DIR]"
+	@printf 'make TARGET [PROMPT=%s] [PROFILE=%s] [CONFIG=FILE] [SET="a.b=1 c.d=2"] [RUN=DIR] [FORCE=1]\n' \
+		"$$PROMPT" "$$PROFILE"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -33,25 +42,25 @@ $(READY): pyproject.toml ci/constraints.txt
 	@touch $@
 
 plan: $(READY) ## estimate tokens, dollars and minutes; sends nothing
-	@$(BAKE) plan $(ARGS)
+	@$(WITH) plan $(ARGS)
 
 data: $(READY) ## sample the prompted model's responses; saved without the prompt
-	@$(BAKE) data $(ARGS)
+	@$(WITH) data $${FORCE:+--force} $(ARGS)
 
 bake: $(READY) ## train a LoRA to answer without the prompt as the model does with it
-	@$(BAKE) bake $(ARGS)
+	@$(WITH) bake $${FORCE:+--force} $(ARGS)
 
 verify: $(READY) ## measure the result on held-out queries; writes verify.json and report.html
-	@$(BAKE) verify $(ARGS)
+	@$(WITH) verify $(ARGS)
 
 chat: $(READY) ## talk to the baked model
-	@$(BAKE) chat $(ARGS)
+	@$(WITH) chat $(ARGS)
 
 export: $(READY) ## export the adapter into TO=folder, in PEFT's format
-	@$(BAKE) export $(ARGS) --to "$(TO)"
+	@$(WITH) export --to="$$TO" $(ARGS)
 
 report: $(READY) ## write report.html again
-	@$(BAKE) report $(ARGS)
+	@$(WITH) report $(ARGS)
 
 plugins: $(READY) ## list the plugins, and what did not load
 	@$(BAKE) plugins

@@ -52,21 +52,22 @@ def _described(function: Function) -> Function:
 
 
 @_described
-def data(prompt: str | Path | Prompt, **job: Unpack[Job]) -> Dataset:
-    return commands.data(_open(prompt, job))
+def data(prompt: str | Path | Prompt, *, force: bool = False, **job: Unpack[Job]) -> Dataset:
+    return commands.data(_open(prompt, job), force)
 
 
 @_described
 def bake(
     prompt: str | Path | Prompt,
     *,
+    force: bool = False,
     start: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     batches: Callable[[BatchContext], BatchSource] | None = None,
     **job: Unpack[Job],
 ) -> Checkpoint:
     session = _open(prompt, job)
-    return commands.bake(session, start=start, teacher=teacher, batches=batches)
+    return commands.bake(session, force, start=start, teacher=teacher, batches=batches)
 
 
 @_described
@@ -114,6 +115,6 @@ def _open(prompt: str | Path | Prompt, job: Job) -> Session:
         profile=job.get("profile", "local"),
         config_file=None if config is None else Path(config),
         settings=job.get("settings") or {},
-        run=None if run is None else Path(run),
+        run=run,
         reporter=SilentReporter() if job.get("quiet") else RichReporter(),
     )

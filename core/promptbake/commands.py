@@ -28,21 +28,23 @@ class Help:
     min: float | None = None
 
 
+Force = Annotated[bool, Help("Replace a finished bake of another profile or model.")]
 Strength = Annotated[float, Help("Multiplies the adapter's change of the weights; 0 is no bake.")]
 
 
-def data(session: Session) -> Dataset:
+def data(session: Session, force: Force = False) -> Dataset:
     """Sample the prompted model's responses to the queries, and save them without the prompt."""
     from promptbake.runs.generation import load_dataset
     from promptbake.stages import data
 
     with session.stage_lock("data"):
-        data.run(session)
+        data.run(session, force=force)
     return load_dataset(session)
 
 
 def bake(
     session: Session,
+    force: Force = False,
     *,
     start: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
@@ -60,7 +62,7 @@ def bake(
     from promptbake.stages import bake
 
     with session.stage_lock("bake"):
-        bake.run(session, bake.BakeOptions(start, teacher, batches))
+        bake.run(session, bake.BakeOptions(start, teacher, batches, force))
         return session.checkpoint
 
 
@@ -77,7 +79,8 @@ def report(session: Session) -> Path:
     from promptbake.report import page
 
     session.refuse_address("report")
-    page.write(session.run)
+    with session.run.locked():
+        page.write(session.run)
     return session.run.report
 
 

@@ -16,12 +16,28 @@ from typing import Any
 from promptbake.errors import BakeError
 
 PARTIAL = ".partial"  # the ending of what is not complete yet
+SEAL = "check"  # the key of a line's checksum
+_owners: dict[Path, str] = {}  # by the folders in which stages of this process work: the run's id
+
+
+@contextmanager
+def owned_by(folder: Path, owner: str) -> Iterator[None]:
+    """Name what is not complete yet below a folder after its owner, so that a kill's is known.
+
+    What an earlier kill of the same owner left there is deleted first, and nothing else is.
+    """
+    _delete_partial(folder, owner)
+    _owners[folder.resolve()] = owner
+    try:
+        yield
+    finally:
+        _owners.pop(folder.resolve(), None)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing: a temporary file beside it, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=PARTIAL, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=PARTIAL, dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -39,7 +55,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=PARTIAL, dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=PARTIAL, dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -50,10 +66,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def delete_partial(folder: Path) -> None:
-    """Delete the partial files that a kill left anywhere in a folder that is locked."""
-    for path in sorted(folder.rglob(f".*{PARTIAL}"), reverse=True):  # the innermost first
-        if path.is_dir():
+def _prefix(path: Path) -> str:
+    parents = path.parent.resolve()
+    owner = next((_owners[each] for each in (parents, *parents.parents) if each in _owners), "")
+    return f".{path.name}-{owner}-" if owner else f".{path.name}-"
+
+
+def _delete_partial(folder: Path, owner: str) -> None:
+    for path in sorted(folder.rglob(f".*-{owner}-*{PARTIAL}"), reverse=True):  # innermost first
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -84,6 +105,25 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with its checksum, which tells later whether it is still what was written."""
+    return {**value, SEAL: _checksum(value)}
+
+
+def unseal(value: dict[str, Any]) -> bool:
+    """Take the checksum out of a value that was read; False where it is not the value's.
+
+    A value without one, such as a line that was edited by hand, is taken as it is.
+    """
+    seal = value.pop(SEAL, None)
+    return seal is None or seal == _checksum(value)
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class JsonLines:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from promptbake import Backend, atomic_folder, cache_folder
 from promptbake_loopback.child import ChildServer
 from promptbake_loopback.tinker import KEY
@@ -50,8 +52,10 @@ def _save_tiny() -> Path:
     from promptbake.testing import save_tiny
 
     target = cache_folder() / "loopback" / TINY
-    if not target.exists():
-        transformers.logging.disable_progress_bar()
-        with atomic_folder(target) as new:
-            save_tiny(new)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):  # another run may begin at the same time
+        if not target.exists():
+            transformers.logging.disable_progress_bar()
+            with atomic_folder(target) as new:
+                save_tiny(new)
     return target

@@ -8,7 +8,7 @@ from promptbake import BakeError, Budget, Checkpoint, Model, NoBudget, Renderer,
 from promptbake_tinker.base import Base
 from promptbake_tinker.connection import Connect, Connection, connect
 from promptbake_tinker.export import download_adapter
-from promptbake_tinker.model import TinkerModel
+from promptbake_tinker.model import TinkerModel, digest_of
 from promptbake_tinker.settings import Settings
 from promptbake_tinker.trainer import TinkerTrainer
 
@@ -25,6 +25,10 @@ class TinkerBackend:
         self._settings, self.name, self._connect = settings, name, connect
         self._connections: dict[str, Connection] = {}
         self._bases: list[Base] = []
+
+    def model_digest(self, name: str) -> str:
+        """Of its name: the service keeps the weights."""
+        return digest_of(name)
 
     def open_model(self, name: str, budget: Budget) -> Model:
         """Open a base model of the service. Raises BakeError if its tokenizer does not load."""

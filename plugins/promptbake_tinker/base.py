@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import tinker
@@ -116,6 +117,10 @@ def _tokenizer(name: str, source: str) -> Any:
     from tinker_cookbook.tokenizer_utils import get_tokenizer
 
     try:
+        if Path(source).is_dir():  # whose code the cookbook would run
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         return get_tokenizer(source)
     except (OSError, ValueError) as error:
         reason = excerpt(str(error))

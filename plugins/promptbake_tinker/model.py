@@ -69,7 +69,7 @@ class TinkerModel:
     @property
     def digest(self) -> str:
         """Of its name: the service keeps the weights."""
-        return f"tinker:{self.base.name}"
+        return digest_of(self.base.name)
 
     @property
     def context_tokens(self) -> int:
@@ -205,6 +205,11 @@ class TinkerModel:
             self.base.latency.seconds(work, self.base.settings.calls_in_flight),
             prices.source if prices else "",
         )
+
+
+def digest_of(name: str) -> str:
+    """A model's digest: the service keeps the weights, so all that is known is the name."""
+    return f"tinker:{name}"
 
 
 def _usage(work: WorkItem, layout: DatumLayout) -> Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from promptbake import Budget, Checkpoint, Model, Trainer
@@ -33,6 +34,11 @@ class TorchBackend:
         self._loader = loader
         self._settings = settings
         self._sample_batch = sample_batch
+
+    def model_digest(self, name: str) -> str | None:
+        """Of the model's files, where the loader has a method `digest` that tells it."""
+        digest_of: Callable[[str], str | None] | None = getattr(self._loader, "digest", None)
+        return digest_of(name) if digest_of else None
 
     def open_model(self, name: str, budget: Budget | None = None) -> Model:
         """Open a base model, frozen; it costs nothing."""

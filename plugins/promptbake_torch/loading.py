@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from promptbake import BakeError, ChatRenderer, excerpt
+from promptbake_torch import embedded
+from promptbake_torch.digests import hub_digest, model_digest
 from promptbake_torch.engine import Engine
-
-END_BYTES = 2**20  # of each end of a weights file, which its digest covers
 
 
 class Loader(Protocol):
@@ -44,17 +42,16 @@ class HubLoader:
         """Load the model and its tokenizer."""
         import transformers
 
-        from promptbake_torch import embedded
-
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         device = _device(self.device)
-        source = str(embedded.folder()) if name == embedded.NAME else name
-        try:
-            config = transformers.AutoConfig.from_pretrained(source)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        source = _source(name)
+        dtype = _dtype(self.dtype, device)
+        try:  # no code that a model brings is ever run
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             module = transformers.AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=_dtype(self.dtype, device)
+                source, config=config, dtype=dtype, trust_remote_code=False
             )
         except (OSError, ValueError, KeyError) as error:
             reason = excerpt(str(error))
@@ -63,7 +60,21 @@ class HubLoader:
                 f"(a folder with config.json and safetensors, a hub id, or {embedded.NAME}): "
                 f"{reason}"
             ) from None
-        return make_engine(module.to(device), tokenizer, name, _digest(Path(source), name))
+        digest = model_digest(name, Path(source))
+        if revision := getattr(config, "_commit_hash", None):  # the one that was loaded
+            digest = hub_digest(name, revision)
+        if digest is None:
+            raise RuntimeError(f"model.name = {name!r}: was loaded, and has no known revision")
+        return make_engine(module.to(device), tokenizer, name, digest)
+
+    def digest(self, name: str) -> str | None:
+        """The digest that the engine would have; None where the model is not on this machine."""
+        return model_digest(name, Path(_source(name)))
+
+
+def _source(name: str) -> str:
+    """What transformers loads the model from."""
+    return str(embedded.folder()) if name == embedded.NAME else name
 
 
 def make_engine(module: Any, tokenizer: Any, name: str, digest: str) -> Engine:
@@ -103,21 +114,3 @@ def _dtype(option: str, device: torch.device) -> torch.dtype:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, option)
     return dtype
-
-
-def _digest(folder: Path, name: str) -> str:
-    """SHA-256 of a folder's config and weights (size and both ends); of a hub id, its name."""
-    digest = hashlib.sha256()
-    if not folder.is_dir():
-        digest.update(name.encode())
-        return digest.hexdigest()
-    for path in sorted(folder.glob("*")):
-        if path.name == "config.json":
-            digest.update(path.read_bytes())
-        elif path.suffix in (".safetensors", ".bin"):
-            with path.open("rb") as file:
-                digest.update(file.read(END_BYTES))
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(size - END_BYTES, 0))
-                digest.update(file.read(END_BYTES) + str(size).encode())
-    return digest.hexdigest()

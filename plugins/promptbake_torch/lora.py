@@ -28,7 +28,7 @@ from promptbake import (
     write_json,
 )
 from promptbake_torch import forward
-from promptbake_torch.adapters import WEIGHTS, read_weights
+from promptbake_torch.adapters import WEIGHTS, adapter_state, attach, read_adapter
 from promptbake_torch.engine import Engine
 from promptbake_torch.model import TorchModel
 
@@ -156,11 +156,11 @@ class LoraTrainer:
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Take an earlier bake's weights; its layers, rank and alpha must be this one's."""
-        weights = read_weights(checkpoint)
+        saved, weights = read_adapter(checkpoint)
         shapes = {name: tensor.shape for name, tensor in self._state().items()}
-        alpha = peft.LoraConfig.from_pretrained(checkpoint.uri).lora_alpha
         own_alpha = self._engine.module.peft_config[self._adapter].lora_alpha
-        if shapes != {name: tensor.shape for name, tensor in weights.items()} or alpha != own_alpha:
+        others = {name: tensor.shape for name, tensor in weights.items()}
+        if shapes != others or saved.lora_alpha != own_alpha:
             raise BakeError(
                 f"{checkpoint.uri}: its LoRA has other layers, another rank or another alpha than "
                 "this run's; bake with the train.rank and the backend's options that it was baked "
@@ -169,10 +169,7 @@ class LoraTrainer:
         peft.set_peft_model_state_dict(self._engine.module, weights, adapter_name=self._adapter)
 
     def _state(self) -> dict[str, Tensor]:
-        state = peft.get_peft_model_state_dict(
-            self._engine.module, adapter_name=self._adapter, save_embedding_layers=False
-        )
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        return adapter_state(self._engine, self._adapter)
 
 
 def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, seed: int) -> None:
@@ -183,12 +180,7 @@ def _attach(engine: Engine, adapter: str, settings: LoraSettings, rank: int, see
         target_modules="all-linear",
         exclude_modules=_frozen_layers(forward.without_peft(engine.module), settings.frozen_share),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if hasattr(engine.module, "peft_config"):
-            engine.module.add_adapter(adapter, config)
-        else:
-            engine.module = peft.get_peft_model(engine.module, config, adapter_name=adapter)
+    attach(engine, adapter, config, seed)
     engine.module.set_adapter(adapter)
 
 

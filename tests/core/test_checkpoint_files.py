@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 
 from promptbake.distill import checkpoints
 from promptbake.distill.checkpoints import CHECKPOINT, read_adapter
+from promptbake.errors import BakeError
 from promptbake.types import Checkpoint
 
 BASE: Any = SimpleNamespace(name="tiny", digest="digest-0")
@@ -44,7 +46,7 @@ def test_training_resumes_from_the_latest_state_and_the_earlier_ones_are_deleted
         checkpoints.save(tmp_path, step, OneNumber(number=step + 1).state)
         assert [path.name for path in tmp_path.iterdir()] == [f"step-{step:06}"]
     trainer = OneNumber()
-    assert checkpoints.restore(tmp_path, trainer) == 100
+    assert checkpoints.restore(tmp_path, trainer, [].append) == 100
     assert trainer.number == 101
 
 
@@ -53,13 +55,13 @@ def test_a_kill_before_the_earlier_state_was_deleted_does_no_harm(tmp_path: Path
     checkpoints.save(tmp_path, 100, OneNumber(101).state)
     (tmp_path / "other" / "step-000095").rename(tmp_path / "step-000095")
     trainer = OneNumber()
-    assert checkpoints.restore(tmp_path, trainer) == 100
+    assert checkpoints.restore(tmp_path, trainer, [].append) == 100
     assert trainer.number == 101
 
 
 def test_without_a_state_training_begins_at_step_0(tmp_path: Path) -> None:
     trainer = OneNumber(7)
-    assert checkpoints.restore(tmp_path / "none", trainer) == 0
+    assert checkpoints.restore(tmp_path / "none", trainer, [].append) == 0
     assert trainer.number == 7
 
 
@@ -70,7 +72,7 @@ def test_a_state_that_could_not_be_written_whole_is_none(tmp_path: Path) -> None
     with pytest.raises(OSError, match="name too long"):
         checkpoints.save(tmp_path, 10, broken.state | {unwritable: b""})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
-    assert checkpoints.restore(tmp_path, broken) == 5
+    assert checkpoints.restore(tmp_path, broken, [].append) == 5
     assert broken.number == 6
 
 
@@ -78,8 +80,49 @@ def test_a_state_may_be_saved_again(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, 5, OneNumber(1).state)
     checkpoints.save(tmp_path, 5, OneNumber(2).state)
     trainer = OneNumber()
-    assert checkpoints.restore(tmp_path, trainer) == 5
+    assert checkpoints.restore(tmp_path, trainer, [].append) == 5
     assert trainer.number == 2
+
+
+@pytest.mark.parametrize("name", ["number", "sha256.json"])
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda content: content[:-1] + b"~", None])
+def test_a_damaged_state_is_named_and_not_resumed_from(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None
+) -> None:
+    checkpoints.save(tmp_path / "other", 5, OneNumber(6).state)
+    checkpoints.save(tmp_path, 10, OneNumber(11).state)
+    (tmp_path / "other" / "step-000005").rename(tmp_path / "step-000005")
+    file = tmp_path / "step-000010" / name
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    trainer, said = OneNumber(), list[str]()
+    assert checkpoints.restore(tmp_path, trainer, said.append) == 5
+    assert trainer.number == 6
+    assert [line.partition(" (")[0] for line in said] == [f"bake: {file.parent} is damaged"]
+    assert not file.parent.exists()
+
+
+@pytest.mark.parametrize("uri", ["/home/me/.ssh", "../..", "org/adapter", "file:///etc"])
+def test_an_address_that_leads_elsewhere_on_this_machine_is_not_followed(
+    tmp_path: Path, uri: str
+) -> None:
+    put_record(tmp_path, asdict(CHECKPOINT_OF_TINY) | {"uri": uri})
+    with pytest.raises(BakeError, match="leads out of the folder, and is not followed"):
+        read_adapter(tmp_path, "torch", BASE)
+
+
+def test_links_in_an_adapters_folder_are_not_followed(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    put_record(adapter, asdict(CHECKPOINT_OF_TINY))
+    (adapter / "adapter_model.safetensors").symlink_to(tmp_path / "private key")
+    with pytest.raises(BakeError, match=r"safetensors: is a symbolic link"):
+        read_adapter(adapter, "torch", BASE)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(BakeError, match="link: is a symbolic link"):
+        read_adapter(tmp_path / "link", "torch", BASE)
 
 
 @pytest.mark.parametrize("uri", ["", "remote://weights/7"])

@@ -19,8 +19,8 @@ from promptbake.files import (
     JsonLines,
     atomic_folder,
     check_free_space,
-    delete_partial,
     digest_file,
+    owned_by,
     read_json_lines,
     write_atomic,
     write_json,
@@ -150,25 +150,34 @@ def test_a_folder_whose_filling_fails_stays_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_kill_left_half_written_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", ["0123456789abcdef", "another"])
+def test_what_a_kill_left_half_written_is_deleted_by_its_owner_alone(
+    tmp_path: Path, owner: str
+) -> None:
     program = """if True:
         import os, sys
         from pathlib import Path
-        from promptbake.files import atomic_folder, write_atomic
+        from promptbake.files import atomic_folder, owned_by, write_atomic
         class Killed(str):
             def encode(self):
                 os._exit(9)
-        with atomic_folder(Path(sys.argv[1]) / "checkpoints" / "step-000010") as new:
+        with (
+            owned_by(Path(sys.argv[1]), "0123456789abcdef"),
+            atomic_folder(Path(sys.argv[1]) / "checkpoints" / "step-000010") as new,
+        ):
             (new / "weights").touch()
             write_atomic(new / "inner", Killed())
     """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert done.returncode == 9
-    kept = [tmp_path / "checkpoints", tmp_path / "checkpoints" / "weights"]
-    kept[1].touch()
-    assert len(list(tmp_path.rglob("*"))) == 5
-    delete_partial(tmp_path)
-    assert sorted(tmp_path.rglob("*")) == kept
+    others = [tmp_path / name for name in (".video.mkv-x.partial", ".curl.partial", "weights")]
+    for file in others:
+        file.touch()
+    left = set(tmp_path.rglob("*")) - {*others, tmp_path / "checkpoints"}
+    assert len(left) == 3  # the folder, and two files in it
+    with owned_by(tmp_path, owner):
+        mine = {*others, tmp_path / "checkpoints"} | (left if owner == "another" else set())
+        assert set(tmp_path.rglob("*")) == mine
 
 
 def test_json_is_written_for_people_too(tmp_path: Path) -> None:

@@ -146,6 +146,21 @@ def plugin_imports(root: Path) -> Iterator[str]:
                     yield f"{path}: from {module} import {name}"
 
 
+def foreign_code(root: Path) -> Iterator[str]:
+    """A child Python does not import from the current folder, and no model's code is run."""
+    for path in [*(root / "core").rglob("*.py"), *(root / "plugins").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            source = ast.unparse(node)
+            if isinstance(node, ast.List) and source.startswith("[sys.executable, "):
+                safe = source.startswith("[sys.executable, '-P', ")
+            elif isinstance(node, ast.Call) and "Auto" in (called := ast.unparse(node.func)):
+                safe = "from_pretrained" not in called or "trust_remote_code=False" in source
+            else:
+                continue
+            if not safe:
+                yield f"{path}:{node.lineno}: {source}"
+
+
 BROKEN = (  # a rule, and a file that breaks it
     (floors, "core/promptbake/distill/up.py", "from promptbake.stages import bake"),
     (circles, "core/promptbake/types.py", "import promptbake.files"),
@@ -158,6 +173,8 @@ BROKEN = (  # a rule, and a file that breaks it
     (core_without_plugins, "core/promptbake/runs/x.py", "import promptbake_torch"),
     (plugin_imports, "plugins/promptbake_a/x.py", "from promptbake.runs.config import Config"),
     (plugin_imports, "plugins/promptbake_a/x.py", "from promptbake_b import Hidden"),
+    (foreign_code, "plugins/promptbake_a/x.py", "run([sys.executable, '-m', 'pip'])"),
+    (foreign_code, "core/promptbake/x.py", "transformers.AutoConfig.from_pretrained(folder)"),
 )
 RULES = {rule for rule, *_ in BROKEN}
 

@@ -105,7 +105,7 @@ def test_a_damaged_record_is_refused_with_the_way_out(run: Run) -> None:
     run.path.mkdir(parents=True)
     run.record_file.write_text("{")
     with pytest.raises(
-        BakeError, match=rf"run\.json: is not JSON .*delete {run.path} to start anew"
+        BakeError, match=rf"run\.json: is not JSON .*; move {run.path} away, or give --run"
     ):
         run.state("data", INPUTS)
 
@@ -113,26 +113,79 @@ def test_a_damaged_record_is_refused_with_the_way_out(run: Run) -> None:
 def test_runs_are_archived_one_after_another(run: Run) -> None:
     for number in (1, 2):
         run.begin("data", INPUTS, CONFIG)
-        (run.path / "mark").write_text(str(number))
+        run.data.write_text(str(number))
+        notes = run.path / "notes.txt"
+        notes.touch()  # the user's own
+        with pytest.raises(BakeError, match=r"but notes\.txt is none of its files"):
+            run.archive()
+        notes.unlink()
+        with run.recording_files():
+            (run.path / "of a tracker").touch()
         aside = run.archive()
         assert aside == run.path.with_name(f"yoda~{number}")
-        assert (aside / "mark").read_text() == str(number)
+        assert (aside / "data.jsonl").read_text() == str(number)
         assert not run.path.exists()
 
 
 def test_who_locks_a_run_clears_what_a_kill_left_half_written(run: Run) -> None:
     run.begin("data", INPUTS, CONFIG)
-    half = run.path / ".data.jsonl-1234.partial"
+    half = run.path / f".data.jsonl-{run.record['id']}-1234.partial"
     half.touch()
-    with run.locked():
+    other = run.path / ".data.jsonl-1234.partial"
+    other.touch()
+    with Run(run.path).locked():
         assert not half.exists()
+        assert other.exists()
         assert run.record_file.exists()
 
 
-def test_a_run_must_be_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "yoda").touch()
-    with pytest.raises(BakeError, match="yoda: is not a folder"), Run(tmp_path / "yoda").locked():
+def test_a_kill_while_the_first_file_was_written_does_not_block_the_run(run: Run) -> None:
+    run.path.mkdir(parents=True)
+    (run.path / ".run.json-0123456789abcdef-x_1.partial").touch()
+    with run.locked():
+        assert list(run.path.iterdir()) == []
+        run.begin("data", INPUTS, CONFIG)
+    assert run.record["id"] == "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("", "", "yoda: is not a folder"),
+        ("notes.txt", "mine", r"yoda: is not empty \(notes\.txt\) and is no run of promptbake"),
+        (".x.partial", "mine", r"yoda: is not empty \(\.x\.partial\)"),
+        ("run.json", '{"of": "another program"}', r"run\.json: is no record of a promptbake run"),
+        ("run.json", "[" * 9999, r"run\.json: is not JSON"),
+    ],
+)
+def test_what_is_no_run_is_left_as_it_is(
+    tmp_path: Path, name: str, content: str, problem: str
+) -> None:
+    file = tmp_path / "yoda" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
+    with pytest.raises(BakeError, match=problem), Run(tmp_path / "yoda").locked():
         pass
+    assert [path.name for path in tmp_path.iterdir()] == ["yoda"]  # not even a lock
+    assert file.read_text() == content
+
+
+def test_a_run_and_a_link_to_it_have_one_lock_and_its_own_files_are_no_links(run: Run) -> None:
+    run.begin("data", INPUTS, CONFIG)
+    link = run.path.with_name("link")
+    link.symlink_to(run.path)
+    with (
+        run.locked(),
+        pytest.raises(BakeError, match="another promptbake is running"),
+        Run(link).locked(),
+    ):
+        pass
+    run.adapter.symlink_to(run.path.parent)
+    with pytest.raises(BakeError, match="adapter: is a symbolic link"), Run(link).locked():
+        pass
+    run.path.with_name("loop").symlink_to("loop")
+    with pytest.raises(BakeError, match="loop: is a symbolic link that leads nowhere"):
+        Run(run.path.with_name("loop"))
 
 
 @pytest.mark.parametrize("path", [".", "..", "../yoda", "../yoda/."])
@@ -140,8 +193,9 @@ def test_a_run_may_be_named_from_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     folder = tmp_path / "yoda"
-    (folder / "inner").mkdir(parents=True)
-    monkeypatch.chdir(folder / "inner" if path == ".." else folder)
+    Run(folder).begin("bake", INPUTS, CONFIG)
+    (folder / "adapter").mkdir()
+    monkeypatch.chdir(folder / "adapter" if path == ".." else folder)
     run = Run(Path(path))
     with run.locked():
         run.begin("data", INPUTS, CONFIG)

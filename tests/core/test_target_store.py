@@ -229,6 +229,40 @@ def test_the_teacher_scores_again_where_the_result_would_differ(
     assert len(teacher.spans) == 2
 
 
+class Saying(SilentReporter):
+    """Keeps the lines that it is to say."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:-1] + bytes([content[-1] ^ 1]), lambda content: content[:-9], None],
+    ids=["flipped", "cut", "without a checksum"],
+)
+def test_damaged_scores_are_named_and_asked_for_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes] | None
+) -> None:
+    teacher, reporter = CountingTeacher(), Saying()
+    opened = replace(session(tmp_path, teacher), reporter=reporter)
+    examples_of(opened, FORWARD_KL, datums(3))
+    file = next((tmp_path / "teacher_logprobs").iterdir())
+    content = file.read_bytes()
+    if damage is None:
+        file.rename(file.with_name(file.name[:32] + ".safetensors"))
+    else:
+        file.write_bytes(damage(content))
+    assert first_ids(examples_of(opened, FORWARD_KL, datums(3))) == [3, 4, 5]
+    (again,) = teacher.spans[3:]
+    assert file.read_bytes() == content
+    lost = f"teacher: 1 stored scores are damaged, and asked for again: c{len(again.tokens) - 3}"
+    assert reporter.lines == [lost] * (damage is not None) + ["teacher: 2 of 3 are stored already"]
+
+
 def test_a_baked_teachers_scores_are_not_the_base_models(tmp_path: Path) -> None:
     teacher = CountingTeacher()
     opened = session(tmp_path, teacher)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -57,16 +58,31 @@ def promptbake(*arguments: str | Path) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
+@dataclass(frozen=True)
+class CrashPoint:
+    """The moment before the `number`th change of a folder's files, counted from 1."""
+
+    folder: Path
+    number: int
+
+
 class Process:
-    """A command at work in a process of its own; `max_file_bytes` makes it see a full disk."""
+    """A command at work in a process of its own.
+
+    `max_file_bytes` makes it see a full disk; it is killed at `crash`.
+    """
 
     def __init__(
-        self, log: Path, *arguments: str | Path, max_file_bytes: int | None = None
+        self,
+        log: Path,
+        *arguments: str | Path,
+        max_file_bytes: int | None = None,
+        crash: CrashPoint | None = None,
     ) -> None:
         self._log = log
+        words = [str(argument) for argument in arguments]
         self._process = CONTEXT.Process(
-            target=_work,
-            args=(log, [str(argument) for argument in arguments], max_file_bytes, dict(os.environ)),
+            target=_work, args=(log, words, max_file_bytes, crash, dict(os.environ), Path.cwd())
         )
         self._process.start()
 
@@ -97,9 +113,39 @@ class Process:
         return Result(self._process.exitcode, "", self._log.read_text())
 
 
+CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
+
+
+def _kill_at(crash: CrashPoint) -> None:
+    """Send this process a SIGKILL when it is about to make that change."""
+    below, seen = f"{crash.folder.resolve()}/", 0
+
+    def before(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event == "open":
+            changes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        else:
+            changes = event in CHANGES
+        if not changes or not isinstance(arguments[0], str | Path):
+            return
+        in_open_folder = event in {"os.remove", "os.rmdir"} and arguments[1] != -1
+        if in_open_folder or os.path.abspath(arguments[0]).startswith(below):
+            seen += 1
+            if seen == crash.number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(before)
+
+
 def _work(
-    log: Path, arguments: list[str], max_file_bytes: int | None, environment: dict[str, str]
+    log: Path,
+    arguments: list[str],
+    max_file_bytes: int | None,
+    crash: CrashPoint | None,
+    environment: dict[str, str],
+    folder: Path,
 ) -> None:
+    os.chdir(folder)
     os.environ.clear()  # the server that forks was started with another test's
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -107,4 +153,6 @@ def _work(
     os.dup2(file, 2)
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    if crash is not None:
+        _kill_at(crash)
     main(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from command import Process, promptbake
 from run_folder import MOCK, Finished, refused, settings
 from safetensors.torch import load_file, save_file
 
+from promptbake.distill.checkpoints import digests
 from promptbake.runs.run_folder import Run
+from promptbake.testing import save_tiny
 
 
 def test_a_stage_before_its_time(finished: Finished, prompt: Path) -> None:
@@ -31,6 +34,7 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
 
     def after(content: str) -> list[str]:
         record.write_text(content)
+        record_as_baked(own_copy)
         return [
             refused(stage, prompt, *more)
             for stage, *more in (["verify"], ["chat", "--message", "Hi"])
@@ -49,6 +53,13 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
         assert all(problem in line for line in after(content))
 
 
+def record_as_baked(run: Path) -> None:
+    """Put the adapter's files as they are now on record, as whoever made them would."""
+    record = json.loads((run / "run.json").read_bytes())
+    record["stages"]["bake"]["adapter"] = digests(run / "adapter")
+    (run / "run.json").write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -58,20 +69,46 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
         ("adapter_config.json", lambda content: b"{"),
         ("adapter_config.json", lambda content: content.replace(b'"r": 16', b'"r": 4')),
         ("adapter_config.json", lambda content: content.replace(b'"LORA"', b'"LORE"')),
+        (
+            "adapter_config.json",
+            lambda content: re.sub(
+                rb'(_modules": )\[.*?\]', rb'\1"(.*)*x"', content, flags=re.DOTALL
+            ),
+        ),
+        (
+            "adapter_config.json",
+            lambda content: content.replace(
+                b'"megatron_config": null', b'"megatron_config": {"a": 1}'
+            ),
+        ),
     ],
-    ids=["cut short", "empty", "no weights", "no JSON", "another rank", "another kind"],
+    ids=[
+        "cut short",
+        "empty",
+        "no weights",
+        "no JSON",
+        "another rank",
+        "another kind",
+        "endless pattern",
+        "imports a module",
+    ],
 )
 def test_a_broken_adapter(
     own_copy: Path, prompt: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
     file = own_copy / "adapter" / name
-    file.write_bytes(damage(file.read_bytes()))
-    assert "runs/pirate/adapter: is no adapter for mock" in refused("verify", prompt)
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert f"{name}: not as the bake left it (SHA-256)" in refused("verify", prompt)
+    record_as_baked(own_copy)
+    assert "runs/pirate/adapter: is no adapter" in refused("verify", prompt)
+    assert "runs/pirate/adapter: is no adapter" in refused("export", prompt, "--to", "taken")
 
 
 def test_an_adapter_whose_kl_is_not_finite_says_what_to_lower(own_copy: Path, prompt: Path) -> None:
     file = own_copy / "adapter" / "adapter_model.safetensors"
     save_file({name: weights * torch.nan for name, weights in load_file(file).items()}, file)
+    record_as_baked(own_copy)
     line = promptbake("verify", prompt, *MOCK).complaint
     assert line.startswith("runs/pirate/adapter: the KL of the arm baked is nan; lower train.lr")
 
@@ -86,7 +123,7 @@ def test_a_refused_bake_keeps_the_present_adapter(own_copy: Path, prompt: Path) 
     wrong = settings("train.loss=jsd", "options.losses.jsd.beta=2")
     assert "expected 0 < beta < 1" in refused("bake", prompt, *wrong)
     data = own_copy / "data.jsonl"
-    line = data.read_text("utf-8").splitlines()[0]
+    line = edited(data.read_text("utf-8").splitlines()[0])
     data.write_text(line.replace('"content": "', '"content": "' + "Arr! " * 500) + "\n", "utf-8")
     assert "the context of mock holds 2048" in refused("bake", prompt)
 
@@ -103,13 +140,103 @@ def test_damaged_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
     lines = data.read_text("utf-8").splitlines(keepends=True)
     data.write_text("".join([*lines[:2], '{"id": \n', *lines[2:]]), "utf-8")
     assert "runs/pirate/data.jsonl:3: is not JSON" in refused("bake", prompt)
+    data.write_text(lines[0].replace(" a", " b", 1), "utf-8")
+    assert "data.jsonl:1: is damaged, or was edited" in refused("bake", prompt)
     record.write_text("{")
     assert "runs/pirate/run.json: is not JSON" in refused("bake", prompt)
 
 
-def test_a_data_file_of_unknown_origin_is_not_touched(prompt: Path) -> None:
-    Path("data.jsonl").write_text('{"mine": 1}\n')
-    assert "data.jsonl: already exists" in refused("data", prompt, "--run", ".")
+def test_damaged_lines_are_named_and_generated_again(
+    finished: Finished, own_copy: Path, prompt: Path
+) -> None:
+    data, held_out = own_copy / "data.jsonl", own_copy / "held_out.jsonl"
+    lines = data.read_text("utf-8").splitlines(keepends=True)
+    lines[2] = lines[2].replace("e", "f", 1)
+    lines[4] = lines[4][:30] + "\n"
+    data.write_text("".join(lines), "utf-8")
+    held_out.write_bytes(held_out.read_bytes()[:-9])
+    result = promptbake("data", prompt, *MOCK)
+    assert result.code == 0, result.err
+    assert "runs/pirate/data.jsonl: 2 damaged lines (line 3, 5) are removed" in result.err
+    assert "removed 1 incomplete line(s)" in result.err
+    for name in ("data.jsonl", "held_out.jsonl"):
+        whole, again = (sorted((run / name).read_bytes().splitlines()) for run in
+                        (finished.folder, own_copy))  # fmt: skip
+        assert whole == again
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapter_that_is_not_as_baked_is_baked_again(
+    finished: Finished, own_copy: Path, prompt: Path, name: str
+) -> None:
+    file = own_copy / "adapter" / name
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    (own_copy / "adapter" / "promptbake.json").unlink()
+    result = promptbake("bake", prompt, *MOCK)
+    assert f"{name}, promptbake.json: missing, or not as baked; baking again" in result.err
+    assert digests(own_copy / "adapter") == digests(finished.folder / "adapter")
+    assert "is baked already" in promptbake("bake", prompt, *MOCK).err
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "model.safetensors"])
+def test_another_model_in_the_same_folder_is_noticed(prompt: Path, file: str) -> None:
+    folder = save_tiny(Path("model"))
+    using = settings("train.backend=torch", "data.provider=self", "model.name=model",
+                     "train.epochs=1", "data.max_tokens=4", "train.batch_size=40")  # fmt: skip
+    for stage in ("data", "bake"):
+        assert promptbake(stage, prompt, *MOCK, *using).code == 0
+        assert "already" in promptbake(stage, prompt, *MOCK, *using).err
+    save_tiny(Path("other"), seed=1)
+    template = (folder / "chat_template.jinja").read_text() + " "
+    (Path("other") / "chat_template.jinja").write_text(template)
+    shutil.copy(Path("other") / file, folder / file)
+    other = "when model had other weights, another tokenizer or another chat template"
+    for stage in ("bake", "verify"):
+        assert other in refused(stage, prompt, *using)
+    assert other in refused("chat", prompt, "--message", "Hi", *using)
+    assert (
+        "data: weights changed since runs/pirate" in promptbake("data", prompt, *MOCK, *using).err
+    )
+    assert promptbake("bake", prompt, *MOCK, *using).code == 0
+
+
+def edited(line: str) -> str:
+    """A line of data.jsonl without its checksum, as one that is edited by hand should be."""
+    return re.sub(r', "check": "\w+"', "", line)
+
+
+@pytest.mark.parametrize("stage", ["data", "bake", "verify", "report"])
+@pytest.mark.parametrize("run", [".", "..", "", "inner"])
+def test_a_folder_that_is_no_run_is_not_touched(prompt: Path, stage: str, run: str) -> None:
+    Path("inner").mkdir()
+    for name in ("data.jsonl", ".video.mkv.partial", "verify.json", "inner/.x-1.partial"):
+        Path(name).write_text('{"mine": 1}\n')
+    expected = "is not empty" if run else "--run '': is no folder's name"
+    assert expected in refused(stage, prompt, "--run", run)
+
+
+@pytest.mark.parametrize("name", ["...md", "..md", "n\n.md"])
+def test_a_prompt_whose_name_is_no_folders_is_refused(name: str) -> None:
+    Path(name).write_text("Speak.")
+    assert "its name must be one that a folder can have" in refused("data", name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"), [("data", "data.max_tokens=3"), ("bake", "train.epochs=1")]
+)
+def test_a_finished_bake_of_another_profile_is_replaced_only_by_force(
+    own_copy: Path, prompt: Path, stage: str, setting: str
+) -> None:
+    file = own_copy / "run.json"
+    record = json.loads(file.read_bytes())
+    record["profile"], record["config"]["model"]["name"] = "local", "smollm2"
+    file.write_text(json.dumps(record))
+    line = refused(stage, prompt, *settings(setting))
+    assert "runs/pirate: holds a finished bake with the profile local, model smollm2; " in line
+    assert "give --run another folder (make: RUN=...), or replace it with --force" in line
+    result = promptbake(stage, prompt, *MOCK, *settings(setting), "--force")
+    assert result.code == 0, result.err
+    assert own_copy.with_name("pirate~1").exists() == (stage == "data")
 
 
 def test_a_run_in_which_another_process_works(prompt: Path) -> None:

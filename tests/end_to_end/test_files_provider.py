@@ -37,7 +37,7 @@ def test_conversations_and_queries_go_through_all_stages(prompt: Path) -> None:
 def test_think_blocks_are_removed_whoever_brings_the_response(prompt: Path) -> None:
     plain = [(f"What is {number}?", " Arr!\n") for number in range(4)]
     thoughts = ("<think>\nA number?\n</think>\n\nAye!", "hm</think>Aye!", "<think>hm")
-    write(*plain, *[(f"Who is {text}?", text) for text in thoughts])
+    write_conversations(*plain, *[(f"Who is {text}?", text) for text in thoughts])
     result = promptbake("data", prompt, *MOCK, *ARGUMENTS)
     assert result.code == 0, result.err
     assert "removed the think blocks from 2 of 7 responses" in result.err

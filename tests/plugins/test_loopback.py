@@ -6,6 +6,7 @@ They hold its gradients, AdamW, samples, scores and exports against torch and tr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,7 +215,12 @@ def test_what_is_saved_outlives_the_server_until_it_expires(tmp_path: Path) -> N
         sampling = service.create_sampling_client(model_path=kept).result()
         scores = sampling.compute_logprobs(prompt()).result()
     port = int(old.url.rpartition(":")[2])
+    left, live_elsewhere = tmp_path / "runs" / ".a-1.partial", tmp_path / ".b-1.partial"
+    for partial in (left, live_elsewhere):
+        partial.mkdir()
+    os.utime(left, (1, 1))
     with TinkerLoopback(state=tmp_path, clock=lambda: now[0], port=port), service:
+        assert (left.exists(), live_elsewhere.exists()) == (False, True)
         again = service.create_training_client_from_state_with_optimizer(state.path).result()
         assert loss(again) == expected
         assert sampling.compute_logprobs(prompt()).result() == scores

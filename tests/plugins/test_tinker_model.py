@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +14,14 @@ import torch
 from fake_openai import PROMPT, datums
 from fake_tinker import opened
 
-from promptbake.costs import SampleWork, TopKWork, TrainWork, Usage
+from promptbake.costs import NoBudget, SampleWork, TopKWork, TrainWork, Usage
 from promptbake.distill.objective import TailedLoss, full_kl, rest
 from promptbake.errors import BakeError
+from promptbake.testing import save_tiny
 from promptbake.types import Span, TokenIds
 from promptbake_loopback.tinker import TinkerLoopback
 from promptbake_losses.divergences import ForwardKL
+from promptbake_tinker import Settings, TinkerBackend
 from promptbake_tinker.latency import LatencyModel
 from promptbake_tinker.model import TinkerModel
 from promptbake_torch.model import TorchModel
@@ -36,6 +41,17 @@ def spans(model: Any) -> list[Span]:
 
 def prompts(model: Any) -> list[TokenIds]:
     return [datum.teacher_ids[: -datum.n_response] for datum in datums(model)]
+
+
+def test_a_tokenizers_own_code_is_not_run(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with suppress(BakeError):
+        TinkerBackend(Settings(renderer="chat_template")).open_model(str(folder), NoBudget())
+    assert not (tmp_path / "ran").exists()
 
 
 def test_samples_are_those_of_the_same_model_here(model: TinkerModel, twin: TorchModel) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peft
@@ -10,7 +13,7 @@ import pytest
 import torch
 from torch_models import OBJECTIVE, SYSTEM, examples, plain_logprobs, prompts, spans, train
 
-from promptbake import Backend, BakeError, Checkpoint, Message
+from promptbake import Backend, BakeError, ChatRenderer, Checkpoint, Message
 from promptbake.testing import BackendSuite, save_tiny, tiny_model, tiny_tokenizer
 from promptbake_torch import (
     HubLoader,
@@ -157,6 +160,67 @@ def test_a_folder_opens_and_another_model_has_another_digest(folders: list[Path]
         torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), spans(model)[0]))
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("model.safetensors", lambda content: content[:-999] + b"?" + content[-998:]),
+        ("tokenizer_config.json", lambda content: content + b" "),
+        ("chat_template.jinja", lambda content: content + b" "),
+    ],
+)
+def test_the_digest_covers_every_byte_and_is_known_without_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, change: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setenv("PROMPTBAKE_CACHE", str(tmp_path / "cache"))
+    loader, folder = HubLoader("cpu", "auto"), save_tiny(tmp_path / "model", 0)
+    (folder / "README.md").touch()
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    before = loader.digest(str(folder))
+    assert before == loader(str(folder)).digest == loader.digest(str(folder))
+    (folder / "README.md").write_text("changed")
+    assert loader.digest(str(folder)) == before
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(change(content))
+    os.utime(folder / file, (1, 1))  # as a careful copy leaves it
+    changed = loader.digest(str(folder))
+    (folder / file).write_bytes(content)
+    assert changed != before == loader.digest(str(folder))
+
+
+def test_a_digest_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTBAKE_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"0" * 10)
+    young, loader = HubLoader("cpu", "auto").digest(str(weights.parent)), HubLoader("cpu", "auto")
+    assert not (tmp_path / "cache").exists()  # it may change again within one time stamp
+    time.sleep(2.1)
+    assert loader.digest(str(weights.parent)) == young
+    (remembered,) = (tmp_path / "cache" / "digests").iterdir()
+    remembered.write_text("0" * 64)
+    assert loader.digest(str(weights.parent)) != young  # read from there
+    remembered.write_text("no digest")
+    assert loader.digest(str(weights.parent)) == young
+
+
+def test_a_hub_id_is_told_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    loader, digests = HubLoader("cpu", "auto"), []
+    for revision in ("a" * 40, "b" * 40):
+        digests.append(loader.digest("org/model"))
+        snapshot = tmp_path / "models--org--model" / "snapshots" / revision
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").touch()
+        refs = tmp_path / "models--org--model" / "refs"
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text(revision)
+    digests.append(loader.digest("org/model"))
+    assert digests[0] is None
+    assert digests[1] != digests[2]
+    assert loader.digest("no/hub/id") is None
+
+
 def test_bfloat16_samples_and_trains(folders: list[Path]) -> None:
     engine = HubLoader("cpu", "bfloat16")(str(folders[0]))
     assert engine.module.dtype == torch.bfloat16
@@ -201,6 +265,17 @@ def test_a_template_without_a_system_role_gets_the_prompt_in_the_first_turn() ->
     assert tokenizer.decode(model.renderer.prompt(turns, "Be brief.")).startswith(
         "<|im_start|>user\nBe brief.\n\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>"
     )
+
+
+@pytest.mark.parametrize("inner", ["{% for j in range(99999) %}{% endfor %}", "{{ f() }}"])
+def test_a_template_that_does_not_end_is_refused(inner: str) -> None:
+    tokenizer = tiny_tokenizer()
+    macro = "{% macro f() %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endmacro %}"
+    tokenizer.chat_template = macro + "{% for i in range(99999) %}" + inner + "{% endfor %}"
+    trace = sys.gettrace()
+    with pytest.raises(BakeError, match=r"model tiny: its chat template takes more than 0\.2 s"):
+        ChatRenderer(tokenizer, "tiny", frozenset(), template_seconds=0.2)
+    assert sys.gettrace() is trace
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:

@@ -14,7 +14,13 @@ import typer.main
 
 from promptbake.cli import console
 from promptbake.cli.console import out
-from promptbake.cli.run_commands import ConfigFile, Profile, Settings, add_run_command
+from promptbake.cli.run_commands import (
+    ConfigFile,
+    Profile,
+    Settings,
+    add_run_command,
+    all_settings,
+)
 from promptbake.commands import COMMANDS
 from promptbake.errors import BakeError
 from promptbake.plugins.hookspecs import HOOKS
@@ -143,7 +149,7 @@ def config(
     if prompt:
         read_prompt(prompt)
     sidecar = prompt.with_suffix(".toml") if prompt else None
-    resolved = resolve(profile, sidecar, config, settings or ())
+    resolved = resolve(profile, sidecar, config, all_settings(settings))
     values = dict(flatten(resolved.config.model_dump(mode="json")))
     if as_json:
         console.print_json(

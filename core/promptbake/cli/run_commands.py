@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -26,10 +28,14 @@ PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's 
 Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="section.key=value; may be repeated. Also from PROMPTBAKE_SET."),
 ]
 RunFolder = Annotated[
-    Path | None, typer.Option("--run", help="The run's folder.", show_default="runs/<prompt name>")
+    str | None,
+    typer.Option(
+        "--run", metavar="FOLDER", help="The run's folder.", show_default="runs/<prompt name>"
+    ),
 ]
 RUN_OPTIONS = (
     ("prompt", PromptFile, inspect.Parameter.empty),
@@ -45,6 +51,15 @@ OUTPUT_OPTIONS = {  # of how a result is shown; the others' results have one for
     "plan": ("as_json", Json, False),
     "chat": ("message", Message, None),
 }
+
+
+# The items of PROMPTBAKE_SET: blanks part them, but not within quotes or brackets.
+SETTING = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|\S)+""")
+
+
+def all_settings(given: Sequence[str] | None) -> list[str]:
+    """Those of the environment, which `make` passes, then those of the command line."""
+    return [*SETTING.findall(os.environ.get("PROMPTBAKE_SET", "")), *(given or ())]
 
 
 def add_run_command(
@@ -89,14 +104,14 @@ def add_run_command(
 
 @contextmanager
 def _session(
-    *, prompt: str, profile: str, config: Path | None, settings: list[str] | None, run: Path | None
+    *, prompt: str, profile: str, config: Path | None, settings: list[str] | None, run: str | None
 ) -> Iterator[Session]:
     """Open a session; Ctrl-C says how to resume."""
     session = open_session(
         prompt,
         profile=profile,
         config_file=config,
-        settings=settings or (),
+        settings=all_settings(settings),
         run=run,
         reporter=RichReporter(),
     )

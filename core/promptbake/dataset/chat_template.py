@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from jinja2 import TemplateError
@@ -12,21 +16,30 @@ from promptbake.errors import BakeError
 from promptbake.types import Message, TokenIds
 
 PROBE = "quartz"
+TEMPLATE_FILE = "<template>"  # what jinja calls the code of a template that is a string
 
 
 class ChatRenderer:
     """Renders turns by the tokenizer's own chat template.
 
     A template without a system role gets the prompt folded into the first user's turn;
-    `folds_system` tells. `extra_stop_ids` end a turn beside the template's own end.
+    `folds_system` tells. `extra_stop_ids` end a turn beside the template's own end. Rendering one
+    conversation may take `template_seconds` of CPU time: it takes milliseconds, or does not end.
     """
 
-    def __init__(self, tokenizer: Any, name: str, extra_stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        name: str,
+        extra_stop_ids: frozenset[int],
+        *,
+        template_seconds: float = 5.0,
+    ) -> None:
         if not tokenizer.chat_template:
             raise BakeError(
                 f"model {name}: its tokenizer has no chat template, so choose a chat model"
             )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._name, self._seconds = tokenizer, name, template_seconds
         self._prefixes: dict[str | None, TokenIds] = {}
         self.folds_system = not self._shows_system()
         self._end = self._end_of_turn(name)
@@ -68,12 +81,13 @@ class ChatRenderer:
         return tuple(self._tokenizer.encode(self._text(messages, True), add_special_tokens=False))
 
     def _text(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,  # templates that know no thinking ignore it
-        )
+        with _bounded(self._seconds, self._name):
+            text: str = self._tokenizer.apply_chat_template(
+                [{"role": message.role, "content": message.content} for message in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=False,  # templates that know no thinking ignore it
+            )
         return text
 
     def _shows_system(self) -> bool:
@@ -95,6 +109,33 @@ class ChatRenderer:
                 f"model {name}: neither its chat template nor its tokenizer ends a turn"
             )
         return int(self._tokenizer.eos_token_id)
+
+
+@contextmanager
+def _bounded(seconds: float, model: str) -> Iterator[None]:
+    """Raise BakeError where a template, which is a program of the model's author, does not end.
+
+    The interpreter's trace function is called at each line of the template's code, in this thread.
+    """
+    ends = time.thread_time() + seconds
+
+    def at_line(frame: FrameType, event: str, argument: object) -> Any:
+        if time.thread_time() > ends:
+            raise BakeError(
+                f"model {model}: its chat template takes more than {seconds:g} s for one "
+                "conversation; choose another model, or mend the template"
+            )
+        return at_line
+
+    def at_call(frame: FrameType, event: str, argument: object) -> Any:
+        return at_line if frame.f_code.co_filename == TEMPLATE_FILE else None
+
+    before = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _with_system(

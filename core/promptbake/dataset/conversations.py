@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbake.errors import BakeError
-from promptbake.files import read_text
+from promptbake.files import SEAL, read_text, unseal
 from promptbake.redaction import excerpt
 from promptbake.types import Conversation, Message
 
@@ -29,10 +29,15 @@ def to_line(conversation: Conversation) -> dict[str, Any]:
 def read(path: Path) -> tuple[Conversation, ...]:
     """The conversations of a file whose lines `to_line` wrote, perhaps edited by hand.
 
-    Raises BakeError naming the file and the line for what is none.
+    Raises BakeError naming the file and the line for what is none, or is not what was written.
     """
     conversations = []
     for number, line in read_objects(path):
+        if not unseal(line):
+            raise BakeError(
+                f"{path}:{number}: is damaged, or was edited: its {SEAL!r} does not match; run "
+                f"`promptbake data` to generate it again, or delete its {SEAL!r} to keep it"
+            )
         messages = check_messages(line, f"{path}:{number}")
         try:
             conversation = Conversation(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from promptbake.errors import BakeError
-from promptbake.files import atomic_folder, digest_file, write_atomic
+from promptbake.files import atomic_folder, digest_file, write_atomic, write_json
 from promptbake.interfaces import Model, Trainer, TrainingState
 from promptbake.types import Checkpoint
 
 PREFIX = "step-"
 CHECKPOINT = "promptbake.json"
+CHECKSUMS = "sha256.json"  # of a state's files
 
 
 def save(folder: Path, step: int, state: TrainingState) -> None:
@@ -22,27 +24,63 @@ def save(folder: Path, step: int, state: TrainingState) -> None:
     with atomic_folder(folder / f"{PREFIX}{step:06}") as new:
         for name, content in state.items():
             write_atomic(new / name, content)
+        write_json(new / CHECKSUMS, digests(new))
     for old in _states(folder)[:-1]:
         shutil.rmtree(old)
 
 
-def restore(folder: Path, trainer: Trainer) -> int:
-    """Load the latest state; the number of steps that were taken, 0 where there is none."""
-    states = _states(folder)
-    if not states:
-        return 0
-    trainer.load_state(states[-1])
-    return _step(states[-1])
+def restore(folder: Path, trainer: Trainer, say: Callable[[str], None]) -> int:
+    """Load the latest state that is as it was written; the number of steps that were taken.
+
+    A damaged one is named and deleted. 0 where there is none.
+    """
+    for state in reversed(_states(folder)):
+        if damaged := _damaged(state):
+            say(f"bake: {state} is damaged ({', '.join(damaged)}), so it is not resumed from")
+            shutil.rmtree(state)
+            continue
+        trainer.load_state(state)
+        return _step(state)
+    return 0
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder, by its path there."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
+
+
+def differing(folder: Path, recorded: Mapping[str, str]) -> list[str]:
+    """The names of the recorded files that are missing or not as they were."""
+    return [
+        name
+        for name, digest in recorded.items()
+        if not (folder / name).is_file() or digest_file(folder / name) != digest
+    ]
+
+
+def _damaged(state: Path) -> list[str]:
+    try:
+        recorded = json.loads((state / CHECKSUMS).read_bytes())
+    except (OSError, ValueError):
+        recorded = None
+    return differing(state, recorded) if isinstance(recorded, dict) else [CHECKSUMS]
 
 
 def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
     """The checkpoint in an adapter's folder. Raises BakeError if it is none, or of another model.
 
-    The address in it is the folder, unless the backend keeps the weights elsewhere.
+    The address in it is the folder, unless the backend keeps the weights elsewhere, with a service.
+    The folder may be anybody's: it leads to no other place on this machine.
     """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            raise BakeError(f"{path}: is a symbolic link, which an adapter has none of")
     try:
         record = json.loads((folder / CHECKPOINT).read_bytes())
         checkpoint = Checkpoint(**record)
+        if not isinstance(checkpoint.uri, str):
+            raise TypeError(f"its uri is {checkpoint.uri!r}")
     except FileNotFoundError:
         raise BakeError(
             f"{folder}: holds no adapter; run `promptbake bake` (or `make bake`) first, with the "
@@ -50,12 +88,23 @@ def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
         ) from None
     except (ValueError, TypeError) as error:
         raise BakeError(f"{folder / CHECKPOINT}: is no record of an adapter: {error}") from None
+    local = "://" not in checkpoint.uri or checkpoint.uri.startswith("file:")
+    if checkpoint.uri and local:
+        raise BakeError(
+            f"{folder / CHECKPOINT}: its uri {checkpoint.uri!r} leads out of the folder, and is "
+            "not followed; it must be empty, or a service's address"
+        )
     if checkpoint.backend != backend:
         raise BakeError(
             f"{folder}: was baked by the backend {checkpoint.backend!r}, and train.backend is "
             f"{backend!r}; use the profile that it was baked with"
         )
     if checkpoint.base_digest != base.digest:
+        if checkpoint.base_model == base.name:
+            raise BakeError(
+                f"{folder}: was baked when {base.name} had other weights, another tokenizer or "
+                "another chat template; bake anew"
+            )
         raise BakeError(
             f"{folder}: is an adapter of another model, {checkpoint.base_model}; the model is "
             f"{base.name}, so set model.name={checkpoint.base_model} or bake anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from promptbake.errors import BakeError
 from promptbake.files import write_atomic
 from promptbake.interfaces import Model, Teacher
 from promptbake.plugins.attribution import contract_error
@@ -18,17 +20,26 @@ from promptbake.progress import Reporter
 from promptbake.seeds import derive
 from promptbake.types import Datum, TeacherLogprobs
 
+FILE_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{32}\.safetensors")
+
 
 class TargetStore:
-    """One safetensors file a conversation, named by what its content depends on.
+    """One safetensors file a conversation, named by what it depends on, and by its SHA-256.
 
     The key covers the teacher, the model, the tokens that the teacher reads (hence the prompt),
-    K, the draws and the seed. The prompt itself is in no file: only in the key's hash.
+    K, the draws and the seed. The prompt itself is in no file: only in the key's hash. A file whose
+    content is no longer that of its name is damaged, and not read.
     """
 
     def __init__(self, folder: Path, **depends_on: object) -> None:
         self._folder = folder
         self._depends_on = depends_on
+        # By key. Files of other names, such as those of before there were checksums, are none.
+        self._files = {
+            match[1]: file
+            for file in (folder.iterdir() if folder.is_dir() else ())
+            if (match := FILE_NAME.fullmatch(file.name))
+        }
 
     def key(self, datum: Datum) -> str:
         """The file name, without its ending."""
@@ -36,7 +47,15 @@ class TargetStore:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def __contains__(self, datum: Datum) -> bool:
-        return self._path(datum).exists()
+        return self.key(datum) in self._files
+
+    def delete_damaged(self, datums: Sequence[Datum]) -> list[str]:
+        """Delete what is damaged of these datums, and return their conversations' ids."""
+        damaged = [datum for datum in datums if datum in self and self._content(datum) is None]
+        for datum in damaged:
+            if file := self._files.pop(self.key(datum), None):  # None: of two with the same tokens
+                file.unlink(missing_ok=True)
+        return [datum.conversation_id for datum in damaged]
 
     def put(self, datum: Datum, scores: TeacherLogprobs) -> None:
         """Store one datum's log-probabilities, whole or not at all.
@@ -55,11 +74,18 @@ class TargetStore:
         # A teacher may give views of one table; a file holds each tensor for itself.
         whole = {name: part.clone(memory_format=torch.contiguous_format)
                  for name, part in tensors.items()}  # fmt: skip
-        write_atomic(self._path(datum), safetensors.torch.save(whole))
+        content = safetensors.torch.save(whole)
+        file = self._folder / f"{self.key(datum)}-{_digest(content)}.safetensors"
+        write_atomic(file, content)
+        self._files[self.key(datum)] = file
 
     def get(self, datum: Datum) -> TeacherLogprobs:
-        """One datum's log-probabilities."""
-        tensors = safetensors.torch.load(self._path(datum).read_bytes())
+        """One datum's log-probabilities. Raises BakeError where they were damaged just now."""
+        content = self._content(datum)
+        if content is None:
+            file = self._files[self.key(datum)]
+            raise BakeError(f"{file}: is damaged; run the same command to score it again")
+        tensors = safetensors.torch.load(content)
         return TeacherLogprobs(
             tensors["ids"].long(),
             tensors["logprobs"],
@@ -68,8 +94,14 @@ class TargetStore:
             tensors["drawn_importance_weights"],
         )
 
-    def _path(self, datum: Datum) -> Path:
-        return self._folder / f"{self.key(datum)}.safetensors"
+    def _content(self, datum: Datum) -> bytes | None:
+        file = self._files[self.key(datum)]
+        content = file.read_bytes() if file.is_file() else b""
+        return content if file.stem.endswith(f"-{_digest(content)}") else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def check(datum: Datum, scores: TeacherLogprobs) -> None:
@@ -121,6 +153,11 @@ class StoredTeacher:
         return (store.get(datum) for datum in datums)
 
     def _fill(self, store: TargetStore, datums: Sequence[Datum], draws: int) -> None:
+        if damaged := store.delete_damaged(datums):
+            names = ", ".join(damaged)
+            self.reporter.say(
+                f"teacher: {len(damaged)} stored scores are damaged, and asked for again: {names}"
+            )
         wanted = [datum for datum in datums if datum not in store]
         if not wanted:
             return

@@ -65,7 +65,7 @@ class Model(Protocol):
 
     @property
     def digest(self) -> str:
-        """Changes when the base model's weights do."""
+        """Changes when the base model's weights, its tokenizer or its chat template do."""
         ...
 
     @property

@@ -142,7 +142,10 @@ class Backend(Protocol):
     One that can open a model's renderer without its weights may also have a method
     `open_renderer(name) -> Renderer`: conversations are then rendered when they are generated, and
     those that it raises BakeError for are left out. One that keeps sessions with a service may have
-    `note_failure(error)`, which is called when a command ends with an error.
+    `note_failure(error)`, which is called when a command ends with an error. One may have a method
+    `model_digest(name) -> str | None`: the digest of the model that `open_model` would open,
+    without opening it, or None where that cannot be told. Without it the model is opened where a
+    stage only asks whether it is still the same.
     """
 
     @property

@@ -202,6 +202,7 @@ class Resolved:
     config: Config
     sources: Mapping[str, str]
     hints: tuple[str, ...] = ()  # for the user: settings that have moved
+    profile: str = ""
 
 
 def resolve(
@@ -255,7 +256,7 @@ def resolve(
     resolved = {
         key: sources.get(key, "default") for key, _ in flatten(config.model_dump(mode="json"))
     }
-    return Resolved(config, resolved, hints)
+    return Resolved(config, resolved, hints, profile)
 
 
 def _refuse_secrets(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:

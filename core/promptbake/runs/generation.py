@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from promptbake.dataset import conversations
@@ -18,7 +19,7 @@ from promptbake.dataset.queries import (
 from promptbake.dataset.query_generation import read_queries, write_queries
 from promptbake.errors import BakeError
 from promptbake.files import digest_file
-from promptbake.interfaces import DataProvider, GenerationJob
+from promptbake.interfaces import DataProvider, GenerationJob, Model
 from promptbake.progress import DeferredBar
 from promptbake.runs.session import Session
 from promptbake.types import BakeTarget, Dataset, GenerationRequest, Query
@@ -114,13 +115,21 @@ def _job(session: Session, target: BakeTarget, deferred: DeferredBar) -> Generat
         completed_ids=frozenset(),
         max_tokens=session.config.data.max_tokens,
         seed=session.config.seed,
-        open_model=session.open_base,
+        open_model=partial(_open_model, session),
         budget=session.budget,
         progress=deferred.advance_estimate,
         note=deferred.note,
         turns=session.config.data.turns,
         model_name=session.config.model.name,
     )
+
+
+def _open_model(session: Session) -> Model:
+    """The base model for the data stage, whose record then says which weights it used."""
+    run = session.run
+    if run.begun == "data" and "weights" not in run.stage("data")["inputs"]:
+        run.add_input("data", "weights", session.base.digest)
+    return session.base
 
 
 def load_dataset(session: Session) -> Dataset:
@@ -137,11 +146,20 @@ def load_dataset(session: Session) -> Dataset:
             f"{run.path}: its data was generated with another text of the prompt "
             f"{session.prompt.name}; run `promptbake data` (or `make data`) again"
         )
+    if "weights" in stage["inputs"] and stage["inputs"]["weights"] != session.model_digest:
+        raise BakeError(
+            f"{run.path}: its data was generated when {session.config.model.name} had other "
+            "weights, another tokenizer or another chat template; run `promptbake data` (or "
+            "`make data`) again"
+        )
     return Dataset(conversations.read(run.data), conversations.read(run.held_out))
 
 
 def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
-    """What the data stage's result depends on, for run.json."""
+    """What the data stage's result depends on, for run.json.
+
+    The model's weights are among it where the provider has opened the model.
+    """
     config = session.config
     options = config.options_of(config.provider)
     checked = session.registry.choose(config.provider).check(options)
@@ -158,6 +176,9 @@ def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
             if isinstance(value, Path) and value.is_file()
         },
     }
+    recorded = session.run.stage("data").get("inputs", {})
+    if "weights" in recorded or (not recorded and session.model_is_open):
+        inputs["weights"] = session.model_digest
     if config.targets:
         inputs["targets"] = [
             [target.name, target.teacher.digest, target.student.digest]

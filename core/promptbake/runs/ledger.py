@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ class Ledger:
     """A budget in a run's costs.jsonl: a line for each reservation, one for each commit.
 
     A reservation that a kill left open has been sent, so it counts as spent. Without
-    `max_dollars` there is no cap, and the ledger is kept all the same.
+    `max_dollars` there is no cap, and the ledger is kept all the same. `claim` is called before
+    the file is opened: the folder must be known as a run's.
     """
 
-    def __init__(self, path: Path, max_dollars: float | None) -> None:
-        self._path, self._cap = path, max_dollars
+    def __init__(
+        self, path: Path, max_dollars: float | None, claim: Callable[[], None] = lambda: None
+    ) -> None:
+        self._path, self._cap, self._claim = path, max_dollars, claim
         self.stage = ""  # the one that runs, which names what is reserved
         self._file: JsonLines | None = None
         # The last line of a number is the one that counts.
@@ -82,6 +86,7 @@ class Ledger:
         self._dollars += usage.dollars - before.dollars
         self._reservations[number] = (what, usage)
         if self._file is None:
+            self._claim()
             self._file = JsonLines(self._path)
         line = {"id": number, "what": what, "committed": committed}
         used = {name: value for name, value in vars(usage).items() if value}

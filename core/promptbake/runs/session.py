@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from promptbake.distill.checkpoints import read_adapter
+from promptbake.distill.checkpoints import differing, read_adapter
 from promptbake.errors import BakeError
 from promptbake.files import read_text
 from promptbake.interfaces import (
@@ -104,6 +104,17 @@ class Session:
         if self.address:
             raise BakeError(f"{self.address}: is a checkpoint; to {command}, give a prompt's file")
 
+    def begin(self, stage: str, inputs: Mapping[str, object], *, clean: bool = True) -> None:
+        """Record in the run that a stage has begun, with all settings."""
+        config = self.config.model_dump(mode="json")
+        self.run.begin(
+            stage, inputs, config, self.plugin_versions, self.resolved.profile, clean=clean
+        )
+
+    def refuse_replacement(self) -> None:
+        """Raise BakeError where a finished bake of another profile or model would be replaced."""
+        self.run.check_replaceable(self.config, self.resolved.profile)
+
     @property
     def plugin_versions(self) -> dict[str, str]:
         """The versions of the plugins that the config names."""
@@ -162,7 +173,7 @@ class Session:
     @cached_property
     def budget(self) -> Ledger:
         """What the run has spent, and may spend; outside the stages nothing is recorded."""
-        return Ledger(self.run.costs, self.config.budget.max_dollars)
+        return Ledger(self.run.costs, self.config.budget.max_dollars, self.run.claim)
 
     @cached_property
     def base(self) -> Model:
@@ -188,6 +199,19 @@ class Session:
         """The base model, for plugins that may not need it."""
         return self.base
 
+    @property
+    def model_is_open(self) -> bool:
+        """Whether the base model has been opened."""
+        return "base" in vars(self)
+
+    @cached_property
+    def model_digest(self) -> str:
+        """The base model's digest, of a model that is not opened where the backend can tell."""
+        digest_of = getattr(self.backend, "model_digest", None)
+        if digest_of is None or self.model_is_open:
+            return self.base.digest
+        return digest_of(self.config.model.name) or self.base.digest
+
     @cached_property
     def baked(self) -> Model:
         """The baked model: of the run's adapter, or of the address that was given."""
@@ -202,7 +226,19 @@ class Session:
         """Where the baked model's weights are. Raises BakeError where there are none."""
         if self.address:
             return Checkpoint(self.backend.name, self.base.name, self.base.digest, self.address)
-        return read_adapter(self.run.adapter, self.backend.name, self.base)
+        stage = self.run.stage("bake")
+        if stage and not stage["done"] and self.run.adapter.exists():
+            raise BakeError(
+                f"{self.run.adapter}: the bake with the present settings has not finished; run "
+                "`promptbake bake` to resume it"
+            )
+        checkpoint = read_adapter(self.run.adapter, self.backend.name, self.base)
+        if damaged := differing(self.run.adapter, stage.get("adapter", {})):
+            raise BakeError(
+                f"{self.run.adapter}: {', '.join(damaged)}: not as the bake left it (SHA-256); run "
+                "`promptbake bake` to write it again"
+            )
+        return checkpoint
 
 
 def open_session(
@@ -211,7 +247,7 @@ def open_session(
     profile: str,
     config_file: Path | None,
     settings: Sequence[str] | Mapping[str, object],
-    run: Path | None,
+    run: str | Path | None,
     reporter: Reporter,
 ) -> Session:
     """Read the prompt, resolve the config, load the plugins; open no model yet.
@@ -234,10 +270,13 @@ def open_session(
     else:
         file = Path(prompt)
         prompt, sidecar, folder = read_prompt(file), file.with_suffix(".toml"), file.parent
+        _check_name(prompt)  # that of its folder below runs/
     registry = load()
     resolved = resolve(profile, sidecar, config_file, settings, registry)
     targets = _targets(resolved.config, prompt, folder)
-    run_folder = Run(run or Path("runs") / prompt.name)
+    if run is not None and not str(run):
+        raise BakeError("--run '': is no folder's name; leave it out for runs/<prompt's name>")
+    run_folder = Run(Path("runs") / prompt.name if run is None else Path(run))
     session = Session(prompt, targets, resolved, run_folder, registry, reporter, address)
     _check_names(session)
     for hint in resolved.hints:
@@ -265,6 +304,11 @@ def _targets(config: Config, prompt: Prompt, folder: Path) -> tuple[BakeTarget, 
 def _checked(prompt: Prompt) -> Prompt:
     if not isinstance(prompt.text, str) or not prompt.text.strip():
         raise BakeError(f"prompt {prompt.name!r}: the prompt is empty")
+    _check_name(prompt)
+    return prompt
+
+
+def _check_name(prompt: Prompt) -> None:
     name = prompt.name
     if not (
         isinstance(name, str)
@@ -273,7 +317,6 @@ def _checked(prompt: Prompt) -> Prompt:
         and len(name.encode()) <= LONGEST_NAME
     ):
         raise BakeError(f"prompt {name!r}: its name must be one that a folder can have")
-    return prompt
 
 
 def _check_names(session: Session) -> None:

@@ -47,11 +47,13 @@ class BakeOptions:
         start: An earlier bake that the student starts from.
         teacher: The bake that the prompted teacher is; None for the bare base model.
         batches: Makes the source of batches; None for the stored conversations.
+        force: Replace a finished bake of another profile or model.
     """
 
     start: Checkpoint | None = None
     teacher: Checkpoint | None = None
     batches: Callable[[BatchContext], BatchSource] | None = None
+    force: bool = False
 
 
 def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
@@ -63,9 +65,15 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
     choice = choose_tail(session)
     inputs = _inputs(session, options, choice.tail)
     state, changed = folder.state("bake", inputs)
-    if state == "done" and folder.adapter.exists():
+    if state == "done" and not (damaged := _damaged(session)):
         session.reporter.say(f"bake: {folder.adapter} is baked already")
         return
+    if state == "done":
+        session.reporter.say(
+            f"bake: {folder.adapter}: {', '.join(damaged)}: missing, or not as baked; baking again"
+        )
+    if changed and not options.force:
+        session.refuse_replacement()
     started = time.monotonic()
     if config.train.tail == "auto" and choice.tail != "sampled":
         session.reporter.say(f"train.tail = 'auto': {choice.tail}, since {choice.reason}")
@@ -77,11 +85,15 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
         base, rank=config.train.rank, seed=config.seed, start=options.start
     )
     trackers = session.trackers()
-    first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student)
+    say = session.reporter.say
+    first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student, say)
     _preflight(session, student, objective)
-    if state == "fresh":  # what can be refused has been: the earlier adapter is deleted only now
+    # What can be refused has been: the earlier adapter is deleted only now. That it counts no more
+    # is recorded before, so that a kill in between leaves no record of an adapter that is gone.
+    session.begin("bake", inputs, clean=state != "fresh")
+    if state == "fresh":
         _clear(session, changed)
-    folder.begin("bake", inputs, config.model_dump(mode="json"), session.plugin_versions)
+        folder.set_clean("bake")
     schedule = Schedule(
         len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
     )
@@ -94,8 +106,17 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
         with atomic_folder(folder.adapter) as new:
             checkpoint = student.save_adapter(new)
             write_json(new / CHECKPOINT, vars(checkpoint))
+    adapter = checkpoints.digests(folder.adapter)
     results = {"steps": schedule.steps, "tail": asdict(choice), "sampling": check.as_json()}
-    folder.finish("bake", time.monotonic() - started, **results)
+    folder.finish("bake", time.monotonic() - started, adapter=adapter, **results)
+
+
+def _damaged(session: Session) -> list[str]:
+    """What is missing of the finished adapter, or not as the bake left it."""
+    adapter, recorded = session.run.adapter, session.run.stage("bake").get("adapter")
+    if recorded is None:
+        return [] if adapter.exists() else [adapter.name]
+    return checkpoints.differing(adapter, recorded)
 
 
 def _batches(
@@ -204,7 +225,8 @@ def _tracked(session: Session, trackers: Sequence[Tracker], first: int) -> Itera
     """The trackers follow the run from step `first` on, until it has ended or failed."""
     with ExitStack() as ending:
         for tracker in trackers:
-            tracker.start(session.run.path, session.config.model_dump(mode="json"), first)
+            with session.run.recording_files():
+                tracker.start(session.run.path, session.config.model_dump(mode="json"), first)
             ending.callback(tracker.finish)
         yield
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from promptbake.dataset import conversations
 from promptbake.dataset.acceptance import Acceptance
 from promptbake.dataset.query_generation import store_queries
 from promptbake.dataset.shortfall import reasons_for, same_at_every_temperature
 from promptbake.errors import BakeError
-from promptbake.files import JsonLines, read_json_lines
+from promptbake.files import JsonLines, read_json_lines, seal, unseal, write_atomic
 from promptbake.interfaces import DataProvider
 from promptbake.plugins.attribution import contract_error
 from promptbake.progress import Bar, DeferredBar
@@ -23,8 +25,12 @@ from promptbake.runs.session import Session
 from promptbake.types import Conversation, Rejection
 
 
-def run(session: Session) -> None:
+def run(session: Session, force: bool = False) -> None:
     """Fill data.jsonl and held_out.jsonl with what is missing from them.
+
+    Args:
+        session: The run.
+        force: Move a finished bake of another profile or model to a new name.
 
     Raises:
         BakeError: The input is wrong. What was generated before is kept, and the next run resumes.
@@ -33,17 +39,21 @@ def run(session: Session) -> None:
     prepared = prepare(session, deferred, write=True)
     inputs = data_inputs(session, prepared)
     state, changed = session.run.state("data", inputs)
-    if state == "done" and session.run.data.exists() and session.run.held_out.exists():
+    if state != "fresh":
+        _drop_damaged_lines(session)
+    if state == "done" and _is_complete(session.run):
         session.reporter.say(f"data: {session.run.data} is complete already")
         return
-    if state == "fresh" and not changed:
-        _refuse_unrecorded_files(session.run)
+    if changed and not force:
+        session.refuse_replacement()
     started = time.monotonic()
     if state != "fresh":
         prepared = prepared.resumed(_stored(session.run), _seen(session.run))
     # What cannot work is refused here, while nothing is written yet.
     _ = session.renderer
     answers = [prepared.provider.generate(job) for job in prepared.jobs]
+    if session.model_is_open:
+        inputs = inputs | {"weights": session.base.digest}
     if changed:
         archived = session.run.archive()
         session.budget.start_anew()
@@ -51,9 +61,7 @@ def run(session: Session) -> None:
             f"data: {', '.join(changed)} changed since {session.run.path} began; "
             f"that run is kept as {archived}, and a new one begins"
         )
-    session.run.begin(
-        "data", inputs, session.config.model_dump(mode="json"), session.plugin_versions
-    )
+    session.begin("data", inputs)
     if prepared.written:
         store_queries(session.run.queries, query_record(session), prepared.queries)
     # A provider with queries of its own may know better how many there will be.
@@ -90,10 +98,10 @@ def _store(
             item = acceptance.check(item)
             if isinstance(item, Rejection):
                 reasons[item.reason] += 1
-                rejected.append(vars(item))
+                rejected.append(seal(vars(item)))
             else:
                 file = test if item.query_id in held_out else training
-                file.append(conversations.to_line(item))
+                file.append(seal(conversations.to_line(item)))
             bar.advance()
     if thoughts := acceptance.cleaned:
         reporter.say(f"data: removed the think blocks from {thoughts} of {answered} responses")
@@ -101,11 +109,47 @@ def _store(
         reporter.say(f"data: left out {count} of {answered} responses: {reason}")
     for name, count in acceptance.dropped_meta.items():
         reporter.say(f"data: left out meta[{name!r}] of {count} responses: it may not be stored")
+    return _counts(run)
+
+
+def _counts(run: Run) -> dict[str, int]:
     return {
         "conversations": len(read_json_lines(run.data)),
         "held_out": len(read_json_lines(run.held_out)),
         "rejected": len(read_json_lines(run.rejected)),
     }
+
+
+def _is_complete(run: Run) -> bool:
+    """Whether as many lines are there as there were when the stage was done."""
+    stage = run.stage("data")
+    return all(stage.get(name) == count for name, count in _counts(run).items())
+
+
+def _drop_damaged_lines(session: Session) -> None:
+    """Take the lines that are not as they were written out of their files, to generate them again.
+
+    An incomplete last line is left to JsonLines.
+    """
+    for file in (session.run.data, session.run.held_out, session.run.rejected):
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        sound = [line for line in whole if _is_sound(line)]
+        if len(sound) < len(whole):
+            numbers = [str(n) for n, line in enumerate(whole, 1) if not _is_sound(line)]
+            write_atomic(file, b"".join(sound + lines[len(whole) :]))
+            session.reporter.say(
+                f"data: {file}: {len(numbers)} damaged lines (line {', '.join(numbers)}) are "
+                "removed, and generated again"
+            )
+
+
+def _is_sound(text: bytes) -> bool:
+    try:
+        line: Any = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(line, dict) and isinstance(line.get("id"), str) and unseal(line)
 
 
 def _checked(
@@ -129,15 +173,6 @@ def _stored(run: Run) -> frozenset[str]:
 def _seen(run: Run) -> frozenset[tuple[str, str]]:
     lines = (line for file in (run.data, run.held_out) for line in read_json_lines(file))
     return frozenset((line["query_id"], line["messages"][-1]["content"]) for line in lines)
-
-
-def _refuse_unrecorded_files(run: Run) -> None:
-    for file in (run.data, run.held_out):
-        if file.exists():
-            raise BakeError(
-                f"{file}: already exists, and no {run.record_file.name} says where it is from; "
-                "move it away, or give --run another folder"
-            )
 
 
 def _say_temperature(session: Session, prepared: PreparedData) -> None:

@@ -98,7 +98,7 @@ class PluginSuite(Suite):
 def _imported(plugin: str) -> list[str]:
     """What a new process prints that imports the plugin; the last line names heavy modules."""
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, plugin], text=True, check=False,
+        [sys.executable, "-P", "-c", IMPORT, plugin], text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, f"it cannot be imported:\n{done.stdout[-800:]}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import RLock
@@ -23,6 +25,7 @@ UNLISTED = "unlisted_weights"  # what save_weights_and_get_sampling_client leave
 KINDS = frozenset({"weights", "sampler_weights", "external_weights", UNLISTED})
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 PLAIN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"  # no path to another folder
+YOUNG = 3600.0  # seconds
 SHORTEST_TTL, LONGEST_TTL = 3600, 10 * 366 * 86400  # seconds
 RECORD, WEIGHTS, OPTIMIZER, FILES = "record.json", "lora.safetensors", "adam.safetensors", "files"
 
@@ -70,11 +73,8 @@ class Store:
         self._clock = clock
         self._lock = RLock()
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in sorted(folder.rglob(".*.partial"), reverse=True):  # what a kill left
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            else:
-                partial.unlink()
+        for partial in sorted(folder.rglob(".*.partial"), reverse=True):
+            _delete_left(partial)
 
     def add_run(self, run_id: str, base_model: str, shape: LoraShape) -> Run:
         """Record a new training run."""
@@ -180,6 +180,17 @@ class Store:
 
     def _sampler_file(self, sampler_id: str) -> Path:
         return self._folder / "samplers" / f"{_plain(sampler_id)}.json"
+
+
+def _delete_left(partial: Path) -> None:
+    """Delete what a kill left; what is so young may be another server's, which is writing it."""
+    with suppress(FileNotFoundError):
+        if time.time() - partial.stat().st_mtime < YOUNG:
+            return
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
 
 
 def _plain(name: str) -> str:

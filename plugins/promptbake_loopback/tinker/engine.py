@@ -179,8 +179,10 @@ def _load(name: str) -> tuple[Any, Any]:
 
         return tiny_model(), tiny_tokenizer()
     transformers.logging.disable_progress_bar()
-    module = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    return module, transformers.AutoTokenizer.from_pretrained(name)
+    module = transformers.AutoModelForCausalLM.from_pretrained(
+        name, dtype=torch.float32, trust_remote_code=False
+    )
+    return module, transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def _leaves(module: Any) -> dict[str, list[str]]:
