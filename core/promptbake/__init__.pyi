@@ -21,6 +21,15 @@ from .dataset.conversations import check_messages, read_objects
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
 from .distill.objective import mask_top_k_draws, response_token_as_draw, tail_importance_weights
+from .documents.typed import (
+    Amount,
+    Count,
+    Document,
+    parse_json,
+    read_json_lines,
+    read_lines,
+    read_own_lines,
+)
 from .errors import BakeError, BudgetError, nearest
 from .files import (
     JsonLines,
@@ -28,7 +37,6 @@ from .files import (
     cache_folder,
     check_free_space,
     digest_file,
-    read_json_lines,
     write_atomic,
     write_json,
 )
@@ -94,6 +102,7 @@ __all__ = [
     "ARMS",
     "NO_COST",
     "RUNTIME_ONLY",
+    "Amount",
     "Arm",
     "ArmAnswers",
     "Backend",
@@ -108,9 +117,11 @@ __all__ = [
     "Completion",
     "Conversation",
     "CostEstimate",
+    "Count",
     "DataProvider",
     "Dataset",
     "Datum",
+    "Document",
     "EvalArm",
     "EvalContext",
     "Evaluator",
@@ -177,9 +188,12 @@ __all__ = [
     "nearest",
     "no_note",
     "no_progress",
+    "parse_json",
     "plan",
     "read_json_lines",
+    "read_lines",
     "read_objects",
+    "read_own_lines",
     "redact",
     "requires",
     "response_token_as_draw",

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 import openai
 
 from promptbake import GenerationJob, GenerationRequest, Message, Role, Usage, derive
-from promptbake_openai.completions import (
-    ChatCompletion,
-    InvalidResponseError,
-    parse_completion,
-    strip_thinking,
-)
+from promptbake_openai.answers import InvalidResponseError
+from promptbake_openai.completions import ChatCompletion, parse_completion, strip_thinking
 from promptbake_openai.endpoint import Endpoint
 
 ATTEMPTS = 5  # at a response without a completion; the client itself repeats what is lost

@@ -17,7 +17,10 @@ from promptbake_torch.model import TorchModel
 
 WEIGHTS = "adapter_model.safetensors"
 # What peft raises for a folder that holds no adapter, or one that does not fit the model.
-UNUSABLE = (OSError, ValueError, KeyError, RuntimeError, UserWarning, safetensors.SafetensorError)
+UNUSABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError),
+    *(ImportError, UserWarning, safetensors.SafetensorError),
+)
 
 
 def load_adapter(base: TorchModel, checkpoint: Checkpoint, strength: float = 1.0) -> TorchModel:

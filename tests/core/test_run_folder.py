@@ -107,7 +107,7 @@ def test_a_damaged_record_is_refused_with_the_way_out(run: Run) -> None:
     run.path.mkdir(parents=True)
     run.record_file.write_text("{")
     with pytest.raises(
-        BakeError, match=rf"run\.json: is not JSON .*delete {run.path} to start anew"
+        BakeError, match=rf"run\.json: is not JSON: .*delete {run.path} to start anew"
     ):
         run.state("data", INPUTS)
 

@@ -55,6 +55,8 @@ def test_a_prompt_that_is_not_there(prompt: Path) -> None:
         ("--set verify.evaluators=['x']", "verify.evaluators: unknown evaluator 'x'"),
         ("--set train.rnak=4", r"train.rnak: unknown setting \(did you mean train.rank"),
         ("--set train.rank=four", "train.rank: .*found 'four'"),
+        ("--set train.lr=1e300", "train.lr: .*less than or equal to 10+; found 1e.300"),
+        ("--set options.backends.torch.alpha=nan", "options.backends.torch.alpha: "),
         ("--set train.rank=0", "greater than or equal to 1; found 0"),
         ("--set train.tail=cut", "'sampled', 'bucket', 'renormalize' or 'drop'"),
         ("--set train.rank", "--set train.rank: expected section.key=value"),
@@ -80,6 +82,10 @@ def test_a_wrong_argument(prompt: Path, arguments: str, expected: str) -> None:
         ("[train]\nrank = \n", "bad.toml: is not TOML: .*line 2"),
         ("[train]\nrnak = 3\n", "bad.toml: train.rnak: unknown setting"),
         ("train.lr = 'fast'\n", "bad.toml: train.lr: "),
+        ("train.lr = 1979-05-27\n", "bad.toml: train.lr: is a date or a time"),
+        (f"seed = {'9' * 5000}\n", "bad.toml: is not TOML"),
+        (f"a = {'[' * 300}{']' * 300}\n", "bad.toml: (is not TOML|a.*nested more than 50 deep)"),
+        ("train.rank = 99999999999\n", "bad.toml: train.rank: .*less than 2147483648"),
     ],
 )
 @pytest.mark.parametrize("place", ["--config", "sidecar"])
@@ -105,7 +111,10 @@ def conversation(*turns: tuple[str, str]) -> str:
             conversation(("user", "Hi"), ("assistant", "Arr"), ("system", "Stop")),
             "mine.jsonl:5: holds a system message",
         ),
-        (conversation(("user", "Hi"), ("assistant", "\ud800")), "mine.jsonl:5: the response holds"),
+        (
+            conversation(("user", "Hi"), ("assistant", "\ud800")),
+            "mine.jsonl:5: is not JSON: unexpected end of hex escape at line 1 column 90 (half",
+        ),
     ],
 )
 def test_a_bad_line_of_conversations(prompt: Path, line: str, expected: str) -> None:

@@ -105,8 +105,24 @@ def test_damaged_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
     assert "data.jsonl:1: holds a system message" in refused("bake", prompt)
     data.write_text(lines[0].replace('"query_id"', '"query"'), "utf-8")
     assert "data.jsonl:1: has no 'query_id'" in refused("bake", prompt)
+    data.write_text("\n", "utf-8")
+    assert "data.jsonl: holds no conversations" in refused("bake", prompt)
+    data.write_text((own_copy / "held_out.jsonl").read_text("utf-8"), "utf-8")
+    assert "ask what data.jsonl asks, too" in refused("verify", prompt)
     record.write_text("{")
     assert "runs/pirate/run.json: is not JSON" in refused("bake", prompt)
+    record.write_text('{"stages": 3}')
+    assert "runs/pirate/run.json: stages: expected a JSON object" in refused("bake", prompt)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x02}q\x00."])
+def test_a_damaged_training_state_is_named(own_copy: Path, prompt: Path, content: bytes) -> None:
+    (state,) = (own_copy / "checkpoints").iterdir()
+    (state / "optimizer.pt").write_bytes(content)
+    record = json.loads((own_copy / "run.json").read_bytes())
+    record["stages"]["bake"]["done"] = False
+    (own_copy / "run.json").write_text(json.dumps(record))
+    assert f"runs/pirate/checkpoints/{state.name}: is a damaged training" in refused("bake", prompt)
 
 
 def test_a_data_file_of_unknown_origin_is_not_touched(prompt: Path) -> None:

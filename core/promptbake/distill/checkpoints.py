@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from promptbake.documents.text import read_bytes
+from promptbake.documents.typed import parse_json
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, digest_file, write_atomic
 from promptbake.interfaces import Model, Trainer, TrainingState
@@ -40,16 +41,13 @@ def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
 
     The address in it is the folder, unless the backend keeps the weights elsewhere.
     """
-    try:
-        record = json.loads((folder / CHECKPOINT).read_bytes())
-        checkpoint = Checkpoint(**record)
-    except FileNotFoundError:
+    file = folder / CHECKPOINT
+    if not file.exists():
         raise BakeError(
             f"{folder}: holds no adapter; run `promptbake bake` (or `make bake`) first, with the "
             "same prompt and the same --run"
-        ) from None
-    except (ValueError, TypeError) as error:
-        raise BakeError(f"{folder / CHECKPOINT}: is no record of an adapter: {error}") from None
+        )
+    checkpoint = parse_json(Checkpoint, read_bytes(file), f"{file}: is no record of an adapter")
     if checkpoint.backend != backend:
         raise BakeError(
             f"{folder}: was baked by the backend {checkpoint.backend!r}, and train.backend is "

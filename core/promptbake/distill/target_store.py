@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 
+from promptbake.errors import BakeError
 from promptbake.files import write_atomic
 from promptbake.interfaces import Model, Teacher
 from promptbake.plugins.attribution import contract_error
 from promptbake.progress import Reporter
+from promptbake.redaction import excerpt
 from promptbake.seeds import derive
 from promptbake.types import Datum, TeacherLogprobs
 
@@ -58,15 +61,24 @@ class TargetStore:
         write_atomic(self._path(datum), safetensors.torch.save(whole))
 
     def get(self, datum: Datum) -> TeacherLogprobs:
-        """One datum's log-probabilities."""
-        tensors = safetensors.torch.load(self._path(datum).read_bytes())
-        return TeacherLogprobs(
-            tensors["ids"].long(),
-            tensors["logprobs"],
-            tensors["drawn_ids"].long(),
-            tensors["drawn_logprobs"],
-            tensors["drawn_importance_weights"],
-        )
+        """One datum's log-probabilities. Raises BakeError where the file is damaged."""
+        path = self._path(datum)
+        try:
+            tensors = safetensors.torch.load(path.read_bytes())
+            scores = TeacherLogprobs(
+                tensors["ids"].long(),
+                tensors["logprobs"],
+                tensors["drawn_ids"].long(),
+                tensors["drawn_logprobs"],
+                tensors["drawn_importance_weights"],
+            )
+            check(datum, scores)
+        except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise BakeError(
+                f"{path}: is damaged ({excerpt(str(error), 120)}); delete it and run the same "
+                "command: it is computed again"
+            ) from None
+        return scores
 
     def _path(self, datum: Datum) -> Path:
         return self._folder / f"{self.key(datum)}.safetensors"

@@ -12,11 +12,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, JsonValue
 
+from promptbake.documents.typed import Amount, Count, Document, read_json
 from promptbake.errors import BakeError
 from promptbake.files import delete_partial, write_json
 
 StageState = Literal["fresh", "resumed", "done"]
+
+
+class StageRecord(Document):
+    """What is on record of a stage."""
+
+    model_config = ConfigDict(extra="allow")
+    inputs: dict[str, JsonValue]
+    done: bool
+    seconds: Amount
+    conversations: Count | None = None
+    held_out: Count | None = None
+    rejected: Count | None = None
+    steps: Count | None = None
+
+
+class RunRecord(Document):
+    """What run.json holds; the settings in it are for people, and are not read again."""
+
+    model_config = ConfigDict(extra="allow")
+    schema_: Literal[1] = Field(1, alias="schema")
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    plugins: dict[str, str] = Field(default_factory=dict)
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
 
 
 class Run:
@@ -65,12 +91,10 @@ class Run:
         if not self.record_file.exists():
             return {}
         try:
-            record: dict[str, Any] = json.loads(self.record_file.read_bytes())
-        except ValueError as error:
-            raise BakeError(
-                f"{self.record_file}: is not JSON ({error}); delete {self.path} to start anew"
-            ) from None
-        return record
+            record = read_json(RunRecord, self.record_file)
+        except BakeError as error:
+            raise BakeError(f"{error}; delete {self.path} to start anew") from None
+        return record.model_dump(by_alias=True, exclude_unset=True)
 
     def stage(self, name: str) -> dict[str, Any]:
         """What is on record of a stage: `inputs`, `done`, `seconds` and its results."""
