@@ -15,7 +15,7 @@ ARGS   = "$(PROMPT)" --profile "$(PROFILE)" $(if $(CONFIG),--config "$(CONFIG)")
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins doctor test check plugin-authors bench-data bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors bench-data bench-tinker clean
 
 help: ## print this help
 	@echo "make TARGET [PROMPT=$(PROMPT)] [PROFILE=$(PROFILE)] [CONFIG=FILE] [SET=\"a.b=1 c.d=2\"] [RUN=DIR]"
@@ -67,6 +67,9 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
+
+fuzz: $(READY) ## give 12,000 damaged files and answers to what reads them (FUZZ="--seed 1 --only 42")
+	.venv/bin/python ci/fuzz.py $$FUZZ
 
 plugin-authors: $(READY) ## run the README's commands for plugin authors, with promptbake installed from a wheel
 	ci/plugin_authors.sh
