@@ -23,7 +23,7 @@ WITH   = PROMPTBAKE_SET="$$SET" $(BAKE)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins doctor test check plugin-authors bench-data bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors bench-data bench-tinker clean
 
 help: ## print this help
 	@printf 'make TARGET [PROMPT=%s] [PROFILE=%s] [CONFIG=FILE] [SET="a.b=1 c.d=2"] [RUN=DIR] [FORCE=1]\n' \
@@ -76,6 +76,9 @@ check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
+
+fuzz: $(READY) ## give 12,000 damaged files and answers to what reads them (FUZZ="--seed 1 --only 42")
+	.venv/bin/python ci/fuzz.py $$FUZZ
 
 plugin-authors: $(READY) ## run the README's commands for plugin authors, with promptbake installed from a wheel
 	ci/plugin_authors.sh

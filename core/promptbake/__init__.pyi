@@ -22,6 +22,15 @@ from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
 from .dataset.thinking import strip_thinking
 from .distill.objective import mask_top_k_draws, tail_importance_weights
+from .documents.typed import (
+    Amount,
+    Count,
+    Document,
+    parse_json,
+    read_json_lines,
+    read_lines,
+    read_own_lines,
+)
 from .errors import BakeError, BudgetError, nearest
 from .files import (
     JsonLines,
@@ -29,7 +38,6 @@ from .files import (
     cache_folder,
     check_free_space,
     digest_file,
-    read_json_lines,
     write_atomic,
     write_json,
 )
@@ -95,6 +103,7 @@ __all__ = [
     "ARMS",
     "NO_COST",
     "RUNTIME_ONLY",
+    "Amount",
     "Arm",
     "ArmAnswers",
     "Backend",
@@ -109,9 +118,11 @@ __all__ = [
     "Completion",
     "Conversation",
     "CostEstimate",
+    "Count",
     "DataProvider",
     "Dataset",
     "Datum",
+    "Document",
     "EvalArm",
     "EvalContext",
     "Evaluator",
@@ -178,9 +189,12 @@ __all__ = [
     "nearest",
     "no_note",
     "no_progress",
+    "parse_json",
     "plan",
     "read_json_lines",
+    "read_lines",
     "read_objects",
+    "read_own_lines",
     "redact",
     "requires",
     "run_in_thread",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -17,6 +18,11 @@ class Usage:
     train_tokens: int = 0  # of one forward and one backward pass
     dollars: float = 0.0
     unpriced_calls: int = 0  # of `calls`, those whose price is not known
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:  # nor NaN, which would defeat a budget
+                raise ValueError(f"{name} = {value}: expected a finite number of 0 or more")
 
     def __add__(self, other: Usage) -> Usage:
         mine, others = vars(self), vars(other)

@@ -168,35 +168,7 @@ class JsonLines:
         self.close()
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of our own; none where there is no file.
-
-    Raises BakeError naming the file and the line for what is not JSON.
-    """
-    content, _ = _whole_lines(path)
-    lines = []
-    for number, text in enumerate(content.splitlines(), start=1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise BakeError(f"{path}:{number}: is not JSON: {error}") from None
-    return lines
-
-
 def _whole_lines(path: Path) -> tuple[bytes, int]:
     content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
     return content[:whole], int(whole < len(content))
-
-
-def read_text(path: Path) -> str:
-    """A user's text file. Raises BakeError for what cannot be read as UTF-8 text."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise BakeError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BakeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    if "\0" in text:
-        raise BakeError(f"{path}: is not text: it holds a NUL byte at {text.index(chr(0))}")
-    return text

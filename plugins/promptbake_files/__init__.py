@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from promptbake import (
     NO_COST,
@@ -13,6 +14,7 @@ from promptbake import (
     Conversation,
     CostEstimate,
     DataProvider,
+    Document,
     Factories,
     GenerationJob,
     Message,
@@ -20,11 +22,17 @@ from promptbake import (
     check_messages,
     estimate_responses,
     hookimpl,
-    read_objects,
+    read_lines,
     sample_responses,
 )
 
 PROMPTBAKE_API = 2
+
+
+class _Line(Document):
+    id: str | int | None = None
+    messages: list[Any] | None = None
+    complete: bool = True
 
 
 class FilesProvider:
@@ -39,10 +47,10 @@ class FilesProvider:
         self._queries: dict[tuple[Message, ...], Query] = {}
         self._without_response: set[str] = set()
         ids: set[str] = set()
-        for number, line in read_objects(path):
+        for number, line in read_lines(_Line, path):
             where = f"{path}:{number}"
-            messages = check_messages(line, where)
-            id_ = str(line.get("id", f"line-{number:06}"))
+            messages = check_messages({"messages": line.messages}, where)
+            id_ = f"line-{number:06}" if line.id is None else str(line.id)
             if id_ in ids:
                 raise BakeError(f"{where}: an earlier line has the id {id_!r}, too")
             ids.add(id_)
@@ -50,9 +58,9 @@ class FilesProvider:
             turns = messages[:-1] if has_response else messages
             query = self._queries.setdefault(turns, Query(f"q-{id_}", turns))
             if has_response:
-                complete = bool(line.get("complete", True))
                 meta = {"source": path.name}
-                self._conversations.append(Conversation(id_, query.id, messages, complete, meta))
+                conversation = Conversation(id_, query.id, messages, line.complete, meta)
+                self._conversations.append(conversation)
             else:
                 self._without_response.add(query.id)
         if not ids:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from promptbake import (
     Factories,
@@ -13,7 +14,7 @@ from promptbake import (
     StepMetrics,
     Tracker,
     hookimpl,
-    read_json_lines,
+    read_own_lines,
     write_atomic,
 )
 
@@ -26,18 +27,21 @@ class JsonlTracker:
     def start(self, folder: Path, config: Mapping[str, object], step: int) -> None:
         """Keep the lines up to `step`, or none where the run begins."""
         path = folder / "metrics.jsonl"
-        kept = [line for line in read_json_lines(path) if step and line["step"] <= step]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [each for each in read_own_lines(StepMetrics, path) if step and each.step <= step]
+        write_atomic(path, "".join(json.dumps(_line(each)) + "\n" for each in kept))
         self._lines = JsonLines(path)
 
     def log(self, metrics: StepMetrics) -> None:
         """Append one line; what was not measured is left out."""
-        line = {key: value for key, value in asdict(metrics).items() if value is not None}
-        self._lines.append(line)
+        self._lines.append(_line(metrics))
 
     def finish(self) -> None:
         """Close the file."""
         self._lines.close()
+
+
+def _line(metrics: StepMetrics) -> dict[str, Any]:
+    return {key: value for key, value in asdict(metrics).items() if value is not None}
 
 
 def jsonl() -> Tracker:

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt
 from promptbake import RUNTIME_ONLY, BakeError, DataProvider, Factories, Teacher, hookimpl, requires
 
 if TYPE_CHECKING:
+    from promptbake_openai.bounded_transport import BoundedTransport
     from promptbake_openai.chat import max_usage
     from promptbake_openai.endpoint import Endpoint
     from promptbake_openai.prices import Prices
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from promptbake_openai.teacher import OpenAITeacher
 
 __all__ = [
+    "BoundedTransport",
     "ChatProvider",
     "Endpoint",
     "OpenAITeacher",
@@ -36,6 +38,7 @@ Seconds = Annotated[float, Gt(0), RUNTIME_ONLY]
 HOSTED = "https://api.openai.com/v1"
 PROVIDER = "options.data_providers.openai"
 _PUBLIC = {  # by the module, which is imported at the first use of a name
+    "bounded_transport": ["BoundedTransport"],
     "chat": ["max_usage"],
     "endpoint": ["Endpoint"],
     "prices": ["Prices"],

@@ -17,13 +17,8 @@ from promptbake import (
     derive,
     strip_thinking,
 )
-from promptbake_openai.completions import (
-    USER,
-    ChatCompletion,
-    InvalidResponseError,
-    parse_completion,
-    rejection_reason,
-)
+from promptbake_openai.answers import InvalidResponseError
+from promptbake_openai.completions import USER, ChatCompletion, parse_completion, rejection_reason
 from promptbake_openai.endpoint import Endpoint
 
 ATTEMPTS = 5  # at a response without a completion; the client itself repeats what is lost

@@ -11,8 +11,9 @@ import httpx2
 import openai
 
 from promptbake import BakeError, Message, excerpt
+from promptbake_openai.bounded_transport import BoundedTransport
 from promptbake_openai.neutral_sampling import Fields, NeutralSampling
-from promptbake_openai.rate_limit import RateLimitGate
+from promptbake_openai.rate_limit import LONGEST, RateLimitGate
 from promptbake_openai.reasons import connection_reason, is_lasting, reason_of
 
 SEEDS = 2**31  # an endpoint's seed is a small integer
@@ -98,7 +99,12 @@ class Endpoint:
             "request": [self._count_attempt, self._gate.wait],
             "response": [self._gate.update],
         }
-        http = _HttpClient(self._gate, timeout=self._timeout, limits=limits, event_hooks=hooks)
+        http = _HttpClient(
+            self._gate,
+            timeout=self._timeout,
+            transport=BoundedTransport(limits),
+            event_hooks=hooks,
+        )
         return openai.OpenAI(
             api_key=os.environ[self._key_name],
             base_url=self.url,
@@ -162,6 +168,8 @@ class Endpoint:
     def explain(self, error: openai.OpenAIError) -> tuple[str, bool]:
         """The error in plain words, and whether every other request would fail, too."""
         reason = excerpt(reason_of(error))
+        if self._gate.longest > LONGEST:
+            return f"{self.url}: asks to wait {self._gate.longest:g} seconds: {reason}", True
         if isinstance(error, openai.AuthenticationError):
             return f"{self._key_name}: {self.url} refuses it: {reason}", True
         if isinstance(error, openai.APIStatusError) and error.status_code == 402:

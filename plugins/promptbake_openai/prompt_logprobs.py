@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from promptbake import BakeError
+from promptbake_openai.answers import LogprobEntry, LogprobRow
 
 MINUS_INFINITY = -9999.0  # nats: what vLLM returns in its place
 
@@ -25,11 +25,10 @@ class TokenLogprob:
     text: str | None
 
     @classmethod
-    def parse(cls, token: int, entry: Mapping[str, Any]) -> TokenLogprob:
-        """Read an entry's logprob, rank and decoded_token."""
-        logprob = entry.get("logprob")
-        nats = math.nan if logprob is None else float(logprob)
-        return cls(token, nats, entry.get("rank") or 1, entry.get("decoded_token"))
+    def of(cls, token: int, entry: LogprobEntry) -> TokenLogprob:
+        """The token with its entry; the rank is 1 where none is given."""
+        nats = math.nan if entry.logprob is None else entry.logprob
+        return cls(token, nats, entry.rank or 1, entry.decoded_token)
 
     @property
     def has_logprob(self) -> bool:
@@ -46,7 +45,7 @@ class PositionLogprobs:
     entries: tuple[TokenLogprob, ...]  # most likely first
 
     @classmethod
-    def parse(cls, token: int, row: Any, source: str) -> PositionLogprobs:
+    def of(cls, token: int, row: LogprobRow | None, source: str) -> PositionLogprobs:
         """Read a mapping from token ids to entries.
 
         Args:
@@ -57,13 +56,12 @@ class PositionLogprobs:
         Raises:
             BakeError: It lacks the own token, a log-probability or a text.
         """
-        own_entry = row.get(str(token)) if isinstance(row, dict) else None
-        if own_entry is None:
+        if row is None or token not in row:
             raise BakeError(f"{source} does not score token {token} at the response's position")
-        entries = [TokenLogprob.parse(int(key), entry) for key, entry in row.items()]
+        entries = [TokenLogprob.of(each, entry) for each, entry in row.items()]
         if not all(entry.has_logprob for entry in entries):
             raise BakeError(f"{source} returns no log-probability of a token beside token {token}")
-        own = TokenLogprob.parse(token, own_entry)
+        own = TokenLogprob.of(token, row[token])
         if not isinstance(own.text, str):
             raise BakeError(
                 f"{source} returns no decoded_token, so that its tokenizer cannot be compared with "

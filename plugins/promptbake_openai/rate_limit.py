@@ -12,6 +12,7 @@ from threading import Lock
 import httpx2
 
 RATE_LIMITED = (429, 503)
+LONGEST = 1800.0  # seconds; a longer pause ends the work
 PAUSE = 1.0  # seconds, where the endpoint does not say how long
 
 
@@ -30,6 +31,7 @@ class RateLimitGate:
         self._lock = Lock()
         self._opens_at = 0.0
         self.congestion = 0  # rate-limited responses and timeouts
+        self.longest = 0.0  # seconds, of the pauses that were asked for
 
     def wait(self, request: httpx2.Request) -> None:
         """Wait until the gate is open."""
@@ -37,13 +39,17 @@ class RateLimitGate:
             self._sleep(left)
 
     def update(self, response: httpx2.Response) -> None:
-        """Close the gate where the response is rate-limited; a longer pause is never cut."""
+        """Close the gate where the response is rate-limited, unless for longer than LONGEST."""
         seconds = parse_retry_after(response.headers.get("retry-after"))
         unavailable = response.status_code == 503 and seconds is None
         if response.status_code not in RATE_LIMITED or unavailable:
             return
         with self._lock:
             pause = PAUSE if seconds is None else seconds
+            self.longest = max(self.longest, pause)
+            if pause > LONGEST:
+                response.headers["x-should-retry"] = "false"  # as the openai client reads it
+                return
             self._opens_at = max(self._opens_at, self._clock() + pause)
             self.congestion += 1
 
@@ -59,7 +65,7 @@ def parse_retry_after(header: str | None, now: datetime | None = None) -> float 
         pass
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:  # "-0000" is UTC, too
         when = when.replace(tzinfo=UTC)

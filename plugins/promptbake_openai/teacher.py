@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import openai
 import torch
@@ -20,8 +19,13 @@ from promptbake import (
     run_in_thread,
 )
 from promptbake_openai.adaptive_limit import AdaptiveLimit
+from promptbake_openai.answers import (
+    InvalidResponseError,
+    LogprobAnswer,
+    LogprobRow,
+    parse_answer,
+)
 from promptbake_openai.chat import ATTEMPTS
-from promptbake_openai.completions import InvalidResponseError, parse_choice
 from promptbake_openai.endpoint import Endpoint
 from promptbake_openai.failures import RequestFailures
 from promptbake_openai.prompt_logprobs import PositionLogprobs, top_k_tensors
@@ -128,7 +132,7 @@ class LogprobResponse:
     """A response: its `prompt_logprobs` as received, or the reason why there are none."""
 
     url: str
-    rows: Any = None
+    rows: Sequence[LogprobRow | None] | None = None
     seconds: float = 0.0  # that the request took
     problem: str = ""
     permanent: bool = False  # whether every other request would fail, too
@@ -167,9 +171,9 @@ class LogprobRequest:
         for _ in range(ATTEMPTS):
             try:
                 body = endpoint.complete(self.spans[index].tokens, {"prompt_logprobs": self.k})
-                _, choice = parse_choice(body)
+                answer = parse_answer(LogprobAnswer, body)
                 seconds = time.monotonic() - began
-                return LogprobResponse(endpoint.url, choice.get("prompt_logprobs"), seconds)
+                return LogprobResponse(endpoint.url, answer.choices[0].prompt_logprobs, seconds)
             except openai.OpenAIError as error:
                 problem, permanent = endpoint.explain(error)
                 status = error.status_code if isinstance(error, openai.APIStatusError) else None
@@ -189,7 +193,7 @@ class LogprobRequest:
         source = f"{name}: {response.url}"
         if response.problem:
             raise BakeError(f"{name}: {response.problem}")
-        if not isinstance(response.rows, list):
+        if response.rows is None:
             raise BakeError(f"{source} returns no prompt_logprobs; {requirements(self.k)}")
         if len(response.rows) != len(span.tokens):
             raise BakeError(
@@ -197,7 +201,7 @@ class LogprobRequest:
                 f"{len(span.tokens)} tokens"
             )
         rows = list(zip(span.tokens, response.rows, strict=True))[-span.n_response :]
-        positions = [PositionLogprobs.parse(token, row, source) for token, row in rows]
+        positions = [PositionLogprobs.of(token, row, source) for token, row in rows]
         self._check_texts(span, positions, response.url)
         ids, logprobs = top_k_tensors(positions, self.k, response.url)
         if bool((logprobs.logsumexp(dim=1) > ROUNDING).any()):

@@ -5,16 +5,35 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated
 
 import httpx2
+from pydantic import ConfigDict, Field
 
-from promptbake import BakeError, GenerationJob, nearest
-from promptbake_openai import Prices, max_usage
+from promptbake import BakeError, Count, Document, GenerationJob, nearest, parse_json
+from promptbake_openai import BoundedTransport, Prices, max_usage
 
 KEY = "OPENROUTER_API_KEY"
 BYTES_PER_TOKEN = 4  # of ordinary text, for an estimate; a budget reserves for the worst case
 TIMEOUT = 20.0  # seconds
+
+
+class _Pricing(Document):
+    """Dollars a token, which are written as text."""
+
+    model_config = ConfigDict(strict=False)
+    prompt: Annotated[float, Field(ge=-1, le=1e6)]  # -1 is a router's
+    completion: Annotated[float, Field(ge=-1, le=1e6)]
+
+
+class _Model(Document):
+    id: str
+    context_length: Count | None = None
+    pricing: _Pricing
+
+
+class _ModelList(Document):
+    data: list[_Model]
 
 
 class ListedModel:
@@ -26,10 +45,10 @@ class ListedModel:
     def prices(self) -> Prices | None:
         """In dollars per million tokens; None where they are unknown."""
         try:
-            pricing = self._entry["pricing"]
+            pricing = self._entry.pricing
         except httpx2.HTTPError:
             return None
-        prompt, completion = (float(pricing[name]) * 1e6 for name in ("prompt", "completion"))
+        prompt, completion = pricing.prompt * 1e6, pricing.completion * 1e6
         if prompt < 0 or completion < 0:  # a router, whose price depends on the model that it picks
             return None
         return Prices(prompt, completion, f"{self._url} today, {self._model}")
@@ -37,7 +56,7 @@ class ListedModel:
     def check(self, job: GenerationJob) -> None:
         """Raise BakeError for a model that is not listed, or whose context is too short."""
         try:
-            context = self._entry.get("context_length")
+            context = self._entry.context_length
         except httpx2.HTTPError as error:
             reason = str(error).partition(" for url")[0]
             raise BakeError(f"{self._url}: could not download it: {reason}") from None
@@ -52,11 +71,13 @@ class ListedModel:
                 )
 
     @cached_property
-    def _entry(self) -> dict[str, Any]:
+    def _entry(self) -> _Model:
         key = os.environ.get(KEY)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        response = httpx2.get(self._url, headers=headers, timeout=TIMEOUT).raise_for_status()
-        models: dict[str, dict[str, Any]] = {each["id"]: each for each in response.json()["data"]}
+        with httpx2.Client(transport=BoundedTransport(), timeout=TIMEOUT) as client:
+            response = client.get(self._url, headers=headers).raise_for_status()
+        where = f"{self._url}: is no list of models"
+        models = {each.id: each for each in parse_json(_ModelList, response.content, where).data}
         if self._model not in models:
             raise BakeError(
                 f"options.data_providers.openrouter.model: OpenRouter has no {self._model!r}"

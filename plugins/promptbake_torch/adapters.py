@@ -24,7 +24,10 @@ from promptbake_torch.model import TorchModel
 WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "promptbake.json"
 FIRST, PART = "base_model.model.", ".lora_A.weight"  # around a module's name in PEFT's names
 # What peft raises for an adapter that does not fit the model.
-UNUSABLE = (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError)
+UNUSABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError),
+    *(ImportError, UserWarning, safetensors.SafetensorError),
+)
 ModuleName = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # a regular expression may never end
 OwnPattern = Annotated[str, Field(pattern=r"^\.\*[\w\\.]+\\\.\(\d+(\|\d+)*\)\\\.\.\*$")]
 

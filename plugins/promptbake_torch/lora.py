@@ -132,11 +132,18 @@ class LoraTrainer:
 
     def load_state(self, folder: Path) -> None:
         """Resume from the files of a state."""
-        state = safetensors.torch.load((folder / WEIGHTS).read_bytes())
-        peft.set_peft_model_state_dict(self._engine.module, state, adapter_name=self._adapter)
-        self._optimizer.load_state_dict(
-            torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        )
+        try:
+            state = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+            peft.set_peft_model_state_dict(self._engine.module, state, adapter_name=self._adapter)
+            self._optimizer.load_state_dict(
+                torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+            )
+        except Exception as error:  # which a damaged file makes torch raise cannot be listed
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BakeError(
+                f"{folder}: is a damaged training state ({reason}); delete that folder and run the "
+                "same command: the bake begins anew"
+            ) from None
         self._engine.forget(self._adapter)
 
     def save_adapter(self, folder: Path) -> Checkpoint:

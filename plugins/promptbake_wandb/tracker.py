@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import wandb
+from pydantic import ConfigDict
 from wandb.sdk.lib import wbauth
 
-from promptbake import BakeError, JsonLines, StepMetrics, read_json_lines, write_atomic
+from promptbake import (
+    BakeError,
+    Count,
+    Document,
+    JsonLines,
+    StepMetrics,
+    read_own_lines,
+    write_atomic,
+)
 
 # Disables what W&B records by itself: the machine, the code, the console, the installed packages.
 # Any: the values are for parameters of many types.
@@ -34,6 +43,14 @@ SETTINGS: dict[str, Any] = {
 OFFLINE = (
     "; to keep the metrics on disk for `wandb sync`: --set options.trackers.wandb.mode=offline"
 )
+
+
+class _Line(Document):
+    """A line of history.jsonl; beside the step it has what was measured."""
+
+    model_config = ConfigDict(extra="allow")
+    step: Count
+    steps: Count
 
 
 class WandbTracker:
@@ -73,7 +90,8 @@ class WandbTracker:
             message = "tracker wandb: " + str(error).partition("\n")[0]
             raise BakeError(message + (OFFLINE if self._mode == "online" else "")) from None
         history = home / "history.jsonl"
-        kept = [line for line in read_json_lines(history) if step and line["step"] <= step]
+        lines = read_own_lines(_Line, history)
+        kept = [line.model_dump() for line in lines if step and line.step <= step]
         write_atomic(history, "".join(json.dumps(line) + "\n" for line in kept))
         self._history = JsonLines(history)
         self._run = run

@@ -187,11 +187,28 @@ def test_no_file_is_written_where_nothing_is_ever_held(costs: Path) -> None:
     assert not costs.parent.exists()
 
 
-def test_a_damaged_ledger_is_named_and_not_taken_for_an_empty_one(costs: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("damaged", "is not JSON"),
+        ("[]", "expected a JSON object"),
+        *((f'{{"id": 1, "what": "a", "committed": true, "dollars": {dollars}}}', "dollars: ")
+          for dollars in ("NaN", "-1", "1e999", '"1"')),
+    ],
+)  # fmt: skip
+def test_a_damaged_ledger_is_named_and_not_taken_for_an_empty_one(
+    costs: Path, line: str, problem: str
+) -> None:
     costs.parent.mkdir()
-    costs.write_text('{"id": 0, "what": "bake: train", "committed": true}\ndamaged\n')
-    with pytest.raises(BakeError, match=r"costs\.jsonl:2: is not JSON"):
+    costs.write_text(f'{{"id": 0, "what": "bake: train", "committed": true}}\n{line}\n')
+    with pytest.raises(BakeError, match=rf"costs\.jsonl:2: {problem}"):
         opened(costs, 1.0)
+
+
+@pytest.mark.parametrize("dollars", [float("nan"), -1.0, float("inf")])
+def test_a_usage_that_would_defeat_the_cap_is_none(dollars: float) -> None:
+    with pytest.raises(ValueError, match="expected a finite number of 0 or more"):
+        Usage(calls=1, dollars=dollars)
 
 
 def test_where_no_stage_is_at_work_nothing_is_held_and_nothing_recorded(costs: Path) -> None:

@@ -24,6 +24,8 @@ meta = st.dictionaries(
     max_size=2,
 )
 
+BIG = "9" * 5000
+
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
@@ -71,6 +73,29 @@ def test_a_line_that_lacks_something_is_named(tmp_path: Path, missing: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("complete", "false", "complete: expected a valid boolean; found 'false'"),
+        ("id", 3, "id: expected a valid string"),
+        ("meta", {"temperature": float("nan")}, "meta.temperature: expected a finite number"),
+        ("meta", {"temperature": -1}, "meta.temperature: expected greater than or equal to 0"),
+        ("meta", {"tokens": [1]}, "meta.tokens"),
+        ("messages", BIG, "is not JSON: number out of range"),
+    ],
+)
+def test_a_field_of_another_type_is_named(
+    tmp_path: Path, field: str, value: object, problem: str
+) -> None:
+    whole = to_line(Conversation("c", "q", (Message("user", "a"), Message("assistant", "b"))))
+    text = BIG if value == BIG else json.dumps(value)
+    line = json.dumps(whole | {field: "@"}).replace('"@"', text)
+    (tmp_path / "data.jsonl").write_text(f"{line}\n")
+    with pytest.raises(BakeError) as caught:
+        read(tmp_path / "data.jsonl")
+    assert str(caught.value).startswith(f"{tmp_path}/data.jsonl:1: {problem}")
+
+
+@pytest.mark.parametrize(
     ("messages", "problem"),
     [
         (None, 'expected "messages": [...] with at least one turn'),
@@ -89,6 +114,7 @@ def test_a_line_that_lacks_something_is_named(tmp_path: Path, missing: str) -> N
         ([message("user", "")], "the user's turn is empty"),
         ([message("user", "smile \ud83d")], "the user's turn holds half a character"),
         ([message("user"), message("assistant", "\ude00")], "the response holds half a character"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "expected turns {"),
         ([message("assistant")], "turns must go user, assistant, user, ...; found assistant"),
         ([message("user"), message("user")], "turns must go user, assistant, user, ...; found "
          "user, user"),
@@ -107,6 +133,8 @@ def test_turns_may_end_with_either_side() -> None:
     expected = (Message("user", "a"), Message("assistant", " b "), Message("user", "c"))
     assert check_messages({"messages": lines}, "x") == expected
     assert check_messages({"messages": lines[:2]}, "x") == expected[:2]
+    parts = message("user") | {"content": [{"type": "text", "text": part} for part in ("a", "b")]}
+    assert check_messages({"messages": [parts]}, "x") == (Message("user", "ab"),)
 
 
 def test_objects_come_with_their_line_numbers(tmp_path: Path) -> None:

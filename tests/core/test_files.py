@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptbake.documents.typed import read_json_lines
 from promptbake.errors import BakeError
 from promptbake.files import (
     JsonLines,
@@ -21,7 +22,6 @@ from promptbake.files import (
     check_free_space,
     digest_file,
     owned_by,
-    read_json_lines,
     write_atomic,
     write_json,
 )

@@ -23,7 +23,7 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("plugins/*/__init__.py"
 
 FLOORS = (  # of core/promptbake, from the bottom up: an import points to a lower floor
     {"costs", "errors", "redaction", "seeds", "types", "version"},
-    {"concurrency", "files", "interfaces", "progress"},
+    {"concurrency", "documents", "files", "interfaces", "progress"},
     {"dataset", "plugins"},
     {"distill"},
     {"evaluate", "runs"},

@@ -18,8 +18,8 @@ from promptbake.distill.batches import StoredBatches
 from promptbake.distill.loop import Step, steps
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
+from promptbake.documents.typed import read_json_lines
 from promptbake.errors import BakeError, BudgetError
-from promptbake.files import read_json_lines
 from promptbake.interfaces import Objective, Pending, TrainingState
 from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run

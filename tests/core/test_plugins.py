@@ -152,6 +152,8 @@ def test_disabled_plugins_are_left_out_and_say_so(
     registry = load([install("one", LOSS), install("two", LOSS), install("three", "1 / 0")])
     assert registry.choose(PluginChoice("losses", "soft", "train.loss")).plugin == "one"
     assert reasons(registry) == dict.fromkeys(("two", "three"), f"left out by {DISABLE}")
+    with pytest.raises(BakeError, match=f"{DISABLE}: no plugin is called three; installed: one, t"):
+        load([install("one", LOSS), install("two", LOSS)])
 
 
 FACTORIES = """

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
 from promptbake.dataset.queries import (
     BUILTIN,
@@ -90,9 +94,9 @@ def test_a_jsonl_file_holds_texts_or_turns(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         ("{", ":2: is not JSON: "),
-        ("[1]", ":2: expected a JSON object, found '[1]'"),
+        ("[1]", ":2: expected a JSON object; found [1]"),
         ('{"question": "a"}', ':2: expected "messages": [...] with at least one turn'),
-        ('{"text": 3}', ':2: expected turns {"role": "user" or "assistant", "content": text}'),
+        ('{"text": 3}', ':2: text: expected a valid string; found 3'),
         ('{"text": " "}', ":2: the user's turn is empty"),
         ('{"id": "a", "text": "b"}', ": two queries have the id 'a'"),
         ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
@@ -104,6 +108,95 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"id": "a", "text": "a"}\n' + line + "\n")
     assert refusal(str(path)).startswith(f"{path}{problem}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column"),
+    [
+        ("mine.JSONL", '{"text": "Hi?"}\n{"text": "So, \\"what\\"?"}\n', None),
+        ("mine.json", '["Hi?", {"text": "So, \\"what\\"?"}]', None),
+        ("mine.CSV", 'n,text\n1,Hi?\n2,"So, ""what""?"\n', "text"),
+        ("mine.tsv", 'text\tn\nHi?\t1\n"So, ""what""?"\t2\n\n', "text"),
+        ("mine.csv", 'text\nHi?\n"So, ""what""?"\n', None),
+        ("mine.txt", 'Hi?\nSo, "what"?', "text"),
+    ],
+)
+def test_a_file_is_read_as_what_its_ending_says(
+    tmp_path: Path, name: str, content: str, column: str | None
+) -> None:
+    (tmp_path / name).write_text(content)
+    found = load_queries(str(tmp_path / name), column=column)
+    assert [query.messages[0].content for query in found] == ["Hi?", 'So, "what"?']
+    assert load_questions(str(tmp_path / name), column) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("mine.csv", 'text,n\n"Hi?,1\nWhy?,2\n', "mine.csv:3: is not CSV: unexpected end of data"),
+        ("mine.csv", "text,text\nHi?,1\n", "two columns are called 'text'"),
+        ("mine.csv", "a,b\nHi?,1\n", "CSV: set data.column to one of: a, b; found 'text'"),
+        ("mine.csv", "text,n\nHi, you?,1\n", "mine.csv:2: has 3 fields, and there are 2"),
+        ("mine.csv", f"text\n{'x' * 140_000}\n", "is not CSV: field larger than field limit"),
+        ("mine.xlsx", "Hi?", "expected a file that ends with .jsonl, .json, .csv, .tsv, .parq"),
+        ("mine.json", '{"text": "Hi?"}', "expected a list"),
+        ("mine.json", "[" * 5000, "is not JSON: recursion limit exceeded"),
+        ("mine.parquet", "PAR1", "mine.parquet: is not Parquet: "),
+    ],
+)
+def test_a_table_that_is_damaged_is_refused(
+    tmp_path: Path, name: str, content: str, problem: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BakeError) as caught:
+        load_queries(str(tmp_path / name), column="text")
+    assert problem in str(caught.value)
+
+
+def test_a_parquet_file_is_read_by_its_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "mine.parquet")
+    turns = [[{"role": "user", "content": text}] for text in ("Why?", "How?")]
+    write_table(Table.from_pydict({"text": ["Hi?", None], "turns": turns}), path)
+    assert load_queries(path, column="text") == (ask("row-00001", "Hi?"),)
+    assert words(load_queries(path, column="turns")) == {
+        ask("", "Why?").messages,
+        ask("", "How?").messages,
+    }
+    assert "set data.column to one of: text, turns" in refusal(path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert refusal(path).endswith("needs the module pyarrow: pip install 'promptbake[parquet]'")
+
+
+class Rows(list[dict[str, object]]):
+    """As much of a split of `datasets` as is used."""
+
+    column_names = ("id", "question")
+
+    def select_columns(self, names: list[str]) -> list[dict[str, object]]:
+        return [{name: row[name] for name in names} for row in self]
+
+
+def load_dataset(name: str, split: str) -> Rows:
+    """As `datasets.load_dataset`, of one dataset."""
+    if (name, split) != ("org/talk", "train"):
+        raise ValueError(f"Unknown split {split!r}")
+    turns = [{"role": "user", "content": "Why?"}]
+    return Rows({"id": n, "question": value} for n, value in enumerate(("Hi?", "", turns)))
+
+
+def test_a_dataset_of_the_hub_is_read_by_its_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert refusal("hf://org/talk#question") == (
+        "hf://org/talk#question: needs the module datasets: pip install 'promptbake[datasets]'"
+    )
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    expected = (ask("row-00001", "Hi?"), ask("row-00003", "Why?"))
+    assert load_queries("hf://org/talk#question") == expected
+    assert load_queries("hf://org/talk:train", column="question") == expected
+    assert "set data.column to one of: id, question" in refusal("hf://org/talk")
+    assert "cannot be read: Unknown split 'test'" in refusal("hf://org/talk:test#question")
 
 
 def test_a_file_without_queries_or_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -37,8 +37,13 @@ RECORD = {
     },
     "versions": {"promptbake": "0.1.0", "python": "3.11.7"},
     "stages": {
-        "data": {"inputs": {"prompt": "106126b4c0517799"}, "conversations": 105},
-        "bake": {"steps": 52},
+        "data": {
+            "inputs": {"prompt": "106126b4c0517799"},
+            "done": True,
+            "seconds": 1.0,
+            "conversations": 105,
+        },
+        "bake": {"inputs": {}, "done": True, "seconds": 1.0, "steps": 52},
     },
 }
 METRICS = [
@@ -202,7 +207,10 @@ def test_missing_metrics_are_mentioned(run: Run, page: Page, content: str | None
 
 
 def test_one_curve_alone_and_values_that_cannot_be_drawn(run: Run, page: Page) -> None:
-    run.metrics.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": 0.5}\n')
+    run.metrics.write_text(
+        '{"step": 1, "steps": 2, "epoch": 1, "loss": NaN}\n'
+        '{"step": 2, "steps": 2, "epoch": 1, "loss": 0.5}\n'
+    )
     text = Reader(page()).text
     assert "Training loss" in text
     assert "Held-out KL" not in text
@@ -237,12 +245,10 @@ def test_hostile_text_is_shown_as_text(page: Page, text: str) -> None:
     assert reader.text.count(" ".join(text.split())) >= 10
 
 
-def test_control_characters_and_half_surrogates_become_visible(run: Run, page: Page) -> None:
+def test_control_characters_become_visible(page: Page) -> None:
     text = "a\x00b\x1b[31mc\x7fd\x9be\rf"
-    run.record_file.write_text(json.dumps(RECORD | {"config": {"model": {"name": "\ud800g"}}}))
     html = page(answers=[{"id": "x", "question": "?", **dict.fromkeys(ARMS, text)}])
     assert "a␀b␛[31mc␡d\ufffde␍f" in html
-    assert "\ufffdg" in html
     assert re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", html) is None
 
 

@@ -105,7 +105,7 @@ def test_a_damaged_record_is_refused_with_the_way_out(run: Run) -> None:
     run.path.mkdir(parents=True)
     run.record_file.write_text("{")
     with pytest.raises(
-        BakeError, match=rf"run\.json: is not JSON .*; move {run.path} away, or give --run"
+        BakeError, match=rf"run\.json: is not JSON: .*; move {run.path} away, or give --run"
     ):
         run.state("data", INPUTS)
 

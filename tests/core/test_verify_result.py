@@ -40,23 +40,23 @@ def changed(*keys: str, value: Any = None) -> str:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("{", r"\(Invalid JSON: "),
-        ("[]", r"\(Input should be an object"),
-        ('"\\ud800"', r"\(Invalid JSON: "),
-        (changed("thresholds"), r"\(thresholds: Field required"),
-        (changed("version", value=1), r"\(version: Input should be 2"),
-        (changed("extra", value=1), r"\(extra: Extra inputs are not permitted"),
-        (changed("kl", "baked"), r"\(kl\.baked: Field required"),
-        (changed("kl", "kind", value="most"), r"\(kl\.kind: Input should be 'full' or"),
-        (changed("kl", "base", value="far"), r"\(kl\.base: Input should be a valid number"),
-        (changed("kl", "base", value=float("nan")), r"\(kl\.base: Input should be a finite"),
-        (changed("kl", "baked", value=float("inf")), r"\(kl\.baked: Input should be a finite"),
-        (changed("evaluators", "length", "scores", value={"others": {}}), r"\(evaluators\.length"),
+        ("{", r"is not JSON: "),
+        ("[]", r"expected a JSON object; found "),
+        ('"\\ud800"', r"is not JSON: "),
+        (changed("thresholds"), "has no 'thresholds'"),
+        (changed("version", value=1), "version: expected 2; found 1"),
+        (changed("extra", value=1), "extra: is no field of it"),
+        (changed("kl", "baked"), r"kl: has no 'baked'"),
+        (changed("kl", "kind", value="most"), r"kl\.kind: expected 'full' or"),
+        (changed("kl", "base", value="far"), r"kl\.base: expected a valid number; found 'far'"),
+        (changed("kl", "base", value=float("nan")), r"kl\.base: expected a finite"),
+        (changed("kl", "baked", value=float("inf")), r"kl\.baked: expected a finite"),
+        (changed("evaluators", "length", "scores", value={"others": {}}), r"evaluators\.length"),
     ],
 )
 def test_a_damaged_verify_json_is_refused(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "verify.json").write_text(content)
-    what = rf"verify\.json: is no verify\.json of this version {problem}.*run `promptbake verify`"
+    what = rf"verify\.json: is no verify\.json of this version: {problem}.*run `promptbake verify`"
     with pytest.raises(BakeError, match=what):
         VerifyResult.load(tmp_path / "verify.json")
 

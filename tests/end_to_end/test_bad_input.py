@@ -44,6 +44,8 @@ def test_a_prompt_that_is_not_there(prompt: Path) -> None:
         ("--set train.trackers=['x']", "train.trackers: unknown tracker 'x'"),
         ("--set verify.evaluators=['x']", "verify.evaluators: unknown evaluator 'x'"),
         ("--set train.rank=four", "train.rank: .*found 'four'"),
+        ("--set train.lr=1e300", "train.lr: .*less than or equal to 10+; found 1e.300"),
+        ("--set options.backends.torch.alpha=nan", "options.backends.torch.alpha: "),
         ("--set train.rank", "--set train.rank: expected section.key=value"),
         ("--set options.backends.torch.alhpa=1", "no such option; it takes: device.* mean alpha"),
         ("--set options.backends.torch.alpha=-1", "options.backends.torch.alpha: "),
@@ -59,13 +61,23 @@ def test_a_wrong_argument(prompt: Path, arguments: str, expected: str) -> None:
     assert re.search(expected, refused("data", prompt.name, *arguments.split()))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[train]\nrank = \n", "bad.toml: is not TOML: .*line 2"),
+        ("train.lr = 1979-05-27\n", "bad.toml: train.lr: is a date or a time"),
+        (f"seed = {'9' * 5000}\n", "bad.toml: is not TOML"),
+        (f"a = {'[' * 300}{']' * 300}\n", "bad.toml: (is not TOML|a.*nested more than 50 deep)"),
+        ("train.rank = 99999999999\n", "bad.toml: train.rank: .*less than 2147483648"),
+    ],
+)
 @pytest.mark.parametrize("place", ["--config", "sidecar"])
-def test_a_bad_file_of_settings(prompt: Path, place: str) -> None:
+def test_a_bad_file_of_settings(prompt: Path, place: str, text: str, expected: str) -> None:
     if place == "sidecar":
         prompt = prompt.rename("bad.md")
-    Path("bad.toml").write_text("[train]\nrank = \n")
+    Path("bad.toml").write_text(text)
     arguments = ["--config", "bad.toml"] if place == "--config" else []
-    assert re.search("bad.toml: is not TOML: .*line 2", refused("data", prompt, *arguments))
+    assert re.search(expected, refused("data", prompt, *arguments))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +85,10 @@ def test_a_bad_file_of_settings(prompt: Path, place: str) -> None:
     [
         ('{"messages": [', "mine.jsonl:5: is not JSON"),
         ('{"messages": [{"role": "system", "content": "Stop"}]}', ":5: holds a system message"),
+        (
+            '{"messages": [{"role": "user", "content": "\\ud800"}]}',
+            "mine.jsonl:5: is not JSON: unexpected end of hex escape at line 1 column .*half",
+        ),
     ],
 )
 def test_a_bad_line_of_conversations(prompt: Path, line: str, expected: str) -> None:

@@ -142,8 +142,14 @@ def test_damaged_files_of_the_run_itself(own_copy: Path, prompt: Path) -> None:
     assert "runs/pirate/data.jsonl:3: is not JSON" in refused("bake", prompt)
     data.write_text(lines[0].replace(" a", " b", 1), "utf-8")
     assert "data.jsonl:1: is damaged, or was edited" in refused("bake", prompt)
+    data.write_text("\n", "utf-8")
+    assert "data.jsonl: holds no conversations" in refused("bake", prompt)
+    data.write_text((own_copy / "held_out.jsonl").read_text("utf-8"), "utf-8")
+    assert "ask what data.jsonl asks, too" in refused("verify", prompt)
     record.write_text("{")
     assert "runs/pirate/run.json: is not JSON" in refused("bake", prompt)
+    record.write_text('{"schema": 1, "versions": {}, "stages": 3}')
+    assert "runs/pirate/run.json: stages: expected a JSON object" in refused("bake", prompt)
 
 
 def test_damaged_lines_are_named_and_generated_again(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import httpx2
@@ -26,10 +29,10 @@ from promptbake import (
 from promptbake.testing import DataProviderSuite, RecordingBudget
 from promptbake_loopback.openai import identity
 from promptbake_openai import Prices, max_usage, openai_provider
+from promptbake_openai.answers import InvalidResponseError
 from promptbake_openai.chat import swap_roles
 from promptbake_openai.completions import (
     ChatCompletion,
-    InvalidResponseError,
     parse_completion,
     rejection_reason,
     strip_thinking,
@@ -208,7 +211,7 @@ def test_the_completed_turns_of_a_failed_conversation_are_committed() -> None:
     budget = RecordingBudget()
     with ChatEndpoint(key=KEY) as endpoint:
         endpoint.inject_fault("no_choices", times=20, after=1)
-        with pytest.raises(BakeError, match="responded with no choices"):
+        with pytest.raises(BakeError, match="responded with no completion"):
             generate(endpoint, requests("a"), of_job={"budget": budget, "turns": 2})
         output_tokens = endpoint.meter.completion_tokens
     (committed,) = (reservation.committed for reservation in budget.reservations)
@@ -269,6 +272,15 @@ def test_why_a_completion_is_not_kept(
         '{"error": {"message": "no"}}',
         '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}',
         '{"choices": [{"message": null}]}',
+        *(
+            f'{{"usage": {{"{key}": {value}}}, "choices": [{{"message": {{"content": "a"}}}}]}}'
+            for key in ("cost", "prompt_tokens")
+            for value in ("NaN", "-1", "1e999", '"1"', "[]")
+        ),
+        *(
+            f'{{"choices": [{{"message": {{"content": {content}}}}}]}}'
+            for content in ('[{"type": "image_url"}]', "3", '"\\ud800"', "[" * 5000, "9" * 5000)
+        ),
     ],
 )
 def test_a_body_without_a_completion_is_invalid(body: str) -> None:
@@ -279,6 +291,8 @@ def test_a_body_without_a_completion_is_invalid(body: str) -> None:
 def test_a_completion_may_lack_its_usage() -> None:
     body = '{"choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}]}'
     assert parse_completion(body) == ChatCompletion("Yes", "stop", "", 0, 0, None, None)
+    parts = body.replace('"Yes"', '[{"type": "text", "text": "Y"}, {"type": "text", "text": "es"}]')
+    assert parse_completion(parts).text == "Yes"
 
 
 def test_the_simulated_user_sees_the_roles_swapped() -> None:
@@ -309,6 +323,48 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     assert parse_retry_after(header, NOW) == seconds
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "reason"),
+    [
+        ({"content-encoding": "gzip"}, gzip.compress(b" " * 2**28, 1), "is larger than 134 MB"),
+        ({}, b" " * 2**28, "is larger than 134 MB"),
+        ({"content-encoding": "br"}, b"x", "compressed as 'br', which was not asked for"),
+        ({":status": "429", "retry-after": "1e300"}, b"", r"asks to wait 1e\+300 seconds"),
+    ],
+    ids=["bomb", "large", "unknown compression", "endless pause"],
+)
+def test_an_answer_without_bounds_is_refused_at_once(
+    headers: dict[str, str], body: bytes, reason: str
+) -> None:
+    with one_answer(headers, body) as url:
+        provider = openai_provider(model="m", base_url=url, max_retries=3, concurrency=1)
+        with pytest.raises(BakeError, match=reason):
+            list(provider.generate(job(requests("Hi?"))))
+
+
+@contextmanager
+def one_answer(headers: dict[str, str], body: bytes) -> Iterator[str]:
+    """The address of a server that answers every request so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(int(headers.get(":status", 200)))
+            for name, value in headers.items():
+                if name[0] != ":":
+                    self.send_header(name, value)
+            self.end_headers()
+            with suppress(OSError):  # the client has seen enough
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+
+
 class Clock:
     """Time that passes only in `sleep`."""
 
@@ -332,6 +388,8 @@ class Clock:
         ([(500, "3")], 0.0),
         ([(200, "3")], 0.0),
         ([(429, "5"), (429, "1")], 5.0),
+        ([(429, "1e300")], 0.0),
+        ([(429, "Fri, 31 Dec 9999 23:59:59 GMT")], 0.0),
     ],
 )
 def test_a_rate_limited_response_holds_requests_back_for_as_long_as_it_says(

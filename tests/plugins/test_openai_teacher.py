@@ -81,7 +81,7 @@ def remove_texts(rows: Rows) -> None:
         (lambda rows: set_last(rows, None), "returns no log-probability of a token"),
         (add_nats, "no log-probabilities; .*--logprobs-mode raw_logprobs"),
         (remove_texts, "returns no decoded_token"),
-        (lambda _: {}, "returns no prompt_logprobs; teacher.source = 'openai' needs"),
+        (lambda _: [], "returns 0 rows of prompt_logprobs"),
     ],
     ids=["cut", "shifted", "null", "-9999", "no logprob", "logits", "no text", "no rows"],
 )
@@ -151,7 +151,9 @@ def test_transient_faults_are_retried() -> None:
 def test_a_response_without_a_completion_is_given_up_after_five_attempts() -> None:
     with serving() as broken:
         broken.inject_fault("error_body", times=99)
-        with pytest.raises(BakeError, match=r"responded with no choices.*Provider returned error"):
+        with pytest.raises(
+            BakeError, match=r"responded with no completion.*Provider returned error"
+        ):
             score(teacher(broken))
         assert broken.meter.requests == 5
 

@@ -32,7 +32,9 @@ from promptbake.runs.session import read_prompt
 from promptbake.version import __version__
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST} | {
+    errno.ENAMETOOLONG
+}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

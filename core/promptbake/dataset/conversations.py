@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ConfigDict, Field, ValidationError
+
+from promptbake.documents.text import shown
+from promptbake.documents.typed import Document, adapter, parse, read_lines
 from promptbake.errors import BakeError
-from promptbake.files import SEAL, read_text, unseal
-from promptbake.redaction import excerpt
-from promptbake.types import Conversation, Message
-
-ROLES = ("system", "user", "assistant")
+from promptbake.files import SEAL, unseal
+from promptbake.types import Conversation, Message, Role
 
 
 def to_line(conversation: Conversation) -> dict[str, Any]:
@@ -32,25 +33,19 @@ def read(path: Path) -> tuple[Conversation, ...]:
     Raises BakeError naming the file and the line for what is none, or is not what was written.
     """
     conversations = []
-    for number, line in read_objects(path):
-        if not unseal(line):
+    for number, content in read_objects(path):
+        where = f"{path}:{number}"
+        if not unseal(content):
             raise BakeError(
-                f"{path}:{number}: is damaged, or was edited: its {SEAL!r} does not match; run "
+                f"{where}: is damaged, or was edited: its {SEAL!r} does not match; run "
                 f"`promptbake data` to generate it again, or delete its {SEAL!r} to keep it"
             )
-        messages = check_messages(line, f"{path}:{number}")
-        try:
-            conversation = Conversation(
-                line["id"],
-                line["query_id"],
-                messages,
-                line["complete"],
-                line["meta"],
-                line.get("target", ""),
-            )
-        except KeyError as error:
-            raise BakeError(f"{path}:{number}: has no {error}") from None
-        conversations.append(conversation)
+        line = parse(_Line, content, where)
+        messages = check_messages({"messages": line.messages}, where)
+        meta = line.meta.model_dump(exclude_unset=True)
+        conversations.append(
+            Conversation(line.id, line.query_id, messages, line.complete, meta, line.target)
+        )
     return tuple(conversations)
 
 
@@ -64,46 +59,72 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises BakeError naming the file and the line for what is no JSON object.
     """
-    for number, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise BakeError(f"{path}:{number}: is not JSON: {error}") from None
-        if not isinstance(line, dict):
-            raise BakeError(f"{path}:{number}: expected a JSON object, found {excerpt(text, 40)!r}")
-        yield number, line
+    return read_lines(dict[str, Any], path)
 
 
 def check_messages(line: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     """The turns of a user's line: user and assistant in turn, nothing empty, no system message.
 
-    They may end with either. Raises BakeError beginning with `where`.
+    They may end with either. A content is text, or a list of parts that are text. Raises BakeError
+    beginning with `where`.
     """
     messages = line.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BakeError(f'{where}: expected "messages": [...] with at least one turn')
-    for message in messages:
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in ROLES or not isinstance(message.get("content"), str):
-            raise BakeError(
-                f'{where}: expected turns {{"role": "user" or "assistant", "content": text}}, '
-                f"found {excerpt(json.dumps(message, ensure_ascii=False), 80)}"
-            )
-        if role == "system":
-            raise BakeError(
-                f"{where}: holds a system message; conversations are kept without the prompt, "
-                "so delete that turn"
-            )
-        name = "response" if role == "assistant" else "user's turn"
-        if not message["content"].strip():
-            raise BakeError(f"{where}: the {name} is empty")
-        if any("\ud800" <= char <= "\udfff" for char in message["content"]):
-            raise BakeError(f"{where}: the {name} holds half a character (a lone surrogate)")
-    roles = [message["role"] for message in messages]
+    turns = tuple(_turn(message, where) for message in messages)
+    roles = [turn.role for turn in turns]
     if roles != [("user", "assistant")[turn % 2] for turn in range(len(roles))]:
         raise BakeError(
-            f"{where}: turns must go user, assistant, user, ...; found {', '.join(roles)}"
+            f"{where}: turns must go user, assistant, user, ...; found "
+            + shown(", ".join(roles), 120)
         )
-    return tuple(Message(message["role"], message["content"]) for message in messages)
+    return turns
+
+
+def _turn(message: object, where: str) -> Message:
+    try:
+        turn = adapter(_Turn).validate_python(message)
+    except ValidationError:
+        found = shown(json.dumps(message, ensure_ascii=False))
+        raise BakeError(
+            f'{where}: expected turns {{"role": "user" or "assistant", "content": text}}, '
+            f"found {found}"
+        ) from None
+    if turn.role == "system":
+        raise BakeError(
+            f"{where}: holds a system message; conversations are kept without the prompt, "
+            "so delete that turn"
+        )
+    content = turn.content
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    name = "response" if turn.role == "assistant" else "user's turn"
+    if not text.strip():
+        raise BakeError(f"{where}: the {name} is empty")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise BakeError(f"{where}: the {name} holds half a character (a lone surrogate)")
+    return Message(turn.role, text)
+
+
+class _Part(Document):
+    type: Literal["text"]
+    text: str
+
+
+class _Turn(Document):
+    role: Role
+    content: str | list[_Part]
+
+
+class _Meta(Document):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | bool | None]
+    temperature: float | None = Field(None, ge=0)
+
+
+class _Line(Document):
+    id: str
+    query_id: str
+    messages: list[Any]
+    complete: bool
+    meta: _Meta
+    target: str = ""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from io import StringIO
-from pathlib import Path
 
-from promptbake.dataset.conversations import check_messages, read_objects
+from promptbake.dataset.query_files import ask, read_queries
+from promptbake.documents.text import shown
 from promptbake.errors import BakeError
-from promptbake.files import read_text
 from promptbake.types import GenerationRequest, Message, Query
 
 BUILTIN = "builtin"
@@ -24,35 +21,26 @@ GENERATE = "generate"
 def load_queries(
     source: str, builtin: str = "queries.jsonl", column: str | None = None
 ) -> tuple[Query, ...]:
-    """The built-in queries, or those of a file.
+    """The built-in queries, or those of a file or a dataset; `column` is a table's.
 
-    JSONL with "messages" or "text" in each line, CSV with the queries in a named column, or lines
-    of text. Raises BakeError for a file that cannot be read, that holds none, or that repeats
-    an id.
+    Raises BakeError for a file that cannot be read, that holds none, or that repeats an id.
     """
     if source == BUILTIN:
         return _packaged(builtin)
-    path = Path(source)
-    if path.suffix == ".jsonl":
-        queries = [_query(line, f"{path}:{number}", number) for number, line in read_objects(path)]
-    elif path.suffix == ".csv":
-        queries = _rows(path, column)
-    else:
-        lines = enumerate(read_text(path).split("\n"), start=1)
-        queries = [ask(f"line-{number:05}", text) for number, text in lines if text.strip()]
+    queries = list(read_queries(source, column))
     if not queries:
-        raise BakeError(f"{path}: holds no queries")
+        raise BakeError(f"{source}: holds no queries")
     seen: set[str] = set()
     for query in queries:
         if query.id in seen:
-            raise BakeError(f"{path}: two queries have the id {query.id!r}")
+            raise BakeError(f"{source}: two queries have the id {shown(repr(query.id))}")
         seen.add(query.id)
     return tuple(queries)
 
 
-def load_questions(source: str) -> tuple[Query, ...]:
+def load_questions(source: str, column: str | None = None) -> tuple[Query, ...]:
     """The test questions of the report: ten built-in ones, none of them a query, or a file's."""
-    return load_queries(source, builtin="test_questions.jsonl")
+    return load_queries(source, "test_questions.jsonl", column)
 
 
 @dataclass(frozen=True)
@@ -105,39 +93,7 @@ def digest(queries: Sequence[Query]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _rows(path: Path, column: str | None) -> list[Query]:
-    rows = csv.DictReader(StringIO(read_text(path), newline=""))
-    names = list(rows.fieldnames or ())
-    if column not in names:
-        raise BakeError(
-            f"{path}: CSV: set data.column to one of: {', '.join(names) or 'none'}; found "
-            f"{column!r}"
-        )
-    return [
-        ask(f"row-{number:05}", row[column])
-        for number, row in enumerate(rows, start=1)
-        if (row[column] or "").strip()
-    ]
-
-
 def _packaged(name: str) -> tuple[Query, ...]:
     text = (files("promptbake") / name).read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     return tuple(ask(line["id"], line["text"], line["category"]) for line in lines)
-
-
-def ask(id: str, text: str, category: str = "") -> Query:  # noqa: A002
-    """A query of one turn."""
-    return Query(id, (Message("user", text.strip()),), category)
-
-
-def _query(line: dict[str, object], where: str, number: int) -> Query:
-    if "text" in line and "messages" not in line:
-        line = line | {"messages": [{"role": "user", "content": line["text"]}]}
-    messages = check_messages(line, where)
-    if messages[-1].role != "user":
-        raise BakeError(
-            f"{where}: a query ends with the user's turn; for conversations that are answered "
-            "already, use data.provider=files"
-        )
-    return Query(str(line.get("id", f"line-{number:05}")), messages, str(line.get("category", "")))

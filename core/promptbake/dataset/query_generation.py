@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from promptbake.dataset.acceptance import Acceptance
-from promptbake.dataset.queries import ask
+from promptbake.dataset.query_files import ask
+from promptbake.documents.typed import Document, parse, read_json_lines
 from promptbake.errors import BakeError
-from promptbake.files import read_json_lines, write_atomic
+from promptbake.files import write_atomic
 from promptbake.interfaces import DataProvider, GenerationJob
 from promptbake.redaction import excerpt, holds_secret, redact
 from promptbake.types import Conversation, GenerationRequest, Message, Prompt, Query
@@ -87,7 +88,16 @@ def read_queries(path: Path, made_by: dict[str, object]) -> tuple[Query, ...]:
     lines = read_json_lines(path)
     if not lines or lines[0] != made_by:
         return ()
-    return tuple(ask(line["id"], line["text"], line["category"]) for line in lines[1:])
+    queries = (
+        parse(_Line, line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)
+    )
+    return tuple(ask(each.id, each.text, each.category) for each in queries)
+
+
+class _Line(Document):
+    id: str
+    text: str
+    category: str
 
 
 def store_queries(path: Path, made_by: dict[str, object], queries: Sequence[Query]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from promptbake.documents.text import read_bytes
+from promptbake.documents.typed import parse_json, read_json
 from promptbake.errors import BakeError
 from promptbake.files import atomic_folder, digest_file, write_atomic, write_json
 from promptbake.interfaces import Model, Trainer, TrainingState
@@ -61,8 +62,8 @@ def differing(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 
 def _damaged(state: Path) -> list[str]:
     try:
-        recorded = json.loads((state / CHECKSUMS).read_bytes())
-    except (OSError, ValueError):
+        recorded = read_json(dict[str, str], state / CHECKSUMS)
+    except BakeError:
         recorded = None
     return differing(state, recorded) if isinstance(recorded, dict) else [CHECKSUMS]
 
@@ -76,23 +77,18 @@ def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink():
             raise BakeError(f"{path}: is a symbolic link, which an adapter has none of")
-    try:
-        record = json.loads((folder / CHECKPOINT).read_bytes())
-        checkpoint = Checkpoint(**record)
-        if not isinstance(checkpoint.uri, str):
-            raise TypeError(f"its uri is {checkpoint.uri!r}")
-    except FileNotFoundError:
+    file = folder / CHECKPOINT
+    if not file.exists():
         raise BakeError(
             f"{folder}: holds no adapter; run `promptbake bake` (or `make bake`) first, with the "
             "same prompt and the same --run"
-        ) from None
-    except (ValueError, TypeError) as error:
-        raise BakeError(f"{folder / CHECKPOINT}: is no record of an adapter: {error}") from None
+        )
+    checkpoint = parse_json(Checkpoint, read_bytes(file), f"{file}: is no record of an adapter")
     local = "://" not in checkpoint.uri or checkpoint.uri.startswith("file:")
     if checkpoint.uri and local:
         raise BakeError(
-            f"{folder / CHECKPOINT}: its uri {checkpoint.uri!r} leads out of the folder, and is "
-            "not followed; it must be empty, or a service's address"
+            f"{file}: its uri {checkpoint.uri!r} leads out of the folder, and is not followed; it "
+            "must be empty, or a service's address"
         )
     if checkpoint.backend != backend:
         raise BakeError(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import pydantic
 
+from promptbake.documents.text import shown
 from promptbake.errors import BakeError, nearest
 from promptbake.plugins.hookspecs import HOOKS, RUNTIME_ONLY, WITHOUT_OPTIONS, Requirements
 
@@ -79,19 +80,18 @@ class PluginFactory:
         for name in options:
             if name not in known:
                 raise BakeError(
-                    f"{key}.{name}: {self.kind} {self.name!r} (plugin {self.plugin}) has no such "
-                    f"option; it takes: {', '.join(known) or 'none'}{nearest(name, known)}"
+                    f"{key}.{shown(name)}: {self.kind} {self.name!r} (plugin {self.plugin}) has no "
+                    f"such option; it takes: {', '.join(known) or 'none'}{nearest(name, known)}"
                 )
         annotations = _parameter_types(self.function)
         checked: dict[str, object] = {}
         for name, value in options.items():
             try:
-                adapter = pydantic.TypeAdapter(annotations.get(name, Any))
-                checked[name] = adapter.validate_python(value)
+                checked[name] = option_adapter(annotations.get(name, Any)).validate_python(value)
             except pydantic.ValidationError as error:
                 problem = error.errors()[0]["msg"]
                 raise BakeError(
-                    f"{key}.{name}: {problem[0].lower()}{problem[1:]}; found {value!r}"
+                    f"{key}.{name}: {problem[0].lower()}{problem[1:]}; found {shown(repr(value))}"
                 ) from None
         return checked
 
@@ -119,6 +119,11 @@ class PluginFactory:
                 key = f"options.{self.kind}.{self.name}.{option.name}"
                 raise BakeError(f"{key}: is missing; expected {option.type}: --set {key}=...")
         return self.function(**self.check(options))
+
+
+def option_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    """The adapter of an option's type; numbers are finite."""
+    return pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(allow_inf_nan=False))
 
 
 def _is_installed(module: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pluggy
 
+from promptbake.documents.text import shown
 from promptbake.errors import BakeError, nearest
 from promptbake.plugins import hookspecs
 from promptbake.plugins.factories import PluginFactory
@@ -91,7 +92,8 @@ class Registry:
             )
         names = sorted({factory.name for factory in self.of(kind)})
         message = (
-            f"{key}: unknown {SINGULAR[kind]} {name!r}; available: {', '.join(names) or 'none'}"
+            f"{shown(key)}: unknown {SINGULAR[kind]} {shown(repr(name))}; available: "
+            f"{', '.join(names) or 'none'}"
             f"{nearest(name, names)}"
         )
         if self.load_failures:
@@ -108,8 +110,14 @@ def load(points: Iterable[EntryPoint] | None = None) -> Registry:
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
     factories: list[PluginFactory] = []
     failures: list[LoadFailure] = []
-    points = entry_points(group=GROUP) if points is None else points
-    for point in sorted(points, key=lambda point: point.name):
+    found = sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: p.name)
+    names = [point.name for point in found]
+    if unknown := sorted(disabled - set(names)):
+        raise BakeError(
+            f"{DISABLE}: no plugin is called {shown(unknown[0])}; installed: "
+            f"{', '.join(names)}{nearest(unknown[0], names)}"
+        )
+    for point in found:
         version = point.dist.version if point.dist else "?"
         if point.name in disabled:
             failures.append(LoadFailure(point.name, version, f"left out by {DISABLE}"))

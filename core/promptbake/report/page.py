@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from promptbake.files import read_json_lines, write_atomic
+from promptbake.documents.typed import read_own_lines
+from promptbake.files import write_atomic
 from promptbake.report.verify_result import VerifyResult
 from promptbake.runs.config import flatten
 from promptbake.runs.run_folder import Run
-from promptbake.types import ARM_LABELS, Arm
+from promptbake.types import ARM_LABELS, Arm, StepMetrics
 
 ARM_NAMES = {arm: label.capitalize() for arm, label in ARM_LABELS.items()}
-# Control characters are shown as what they are; halves of a surrogate pair cannot be encoded.
+# Control characters are shown as what they are.
 CONTROLS = (
     {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
     | {0x7F: "\u2421"}
-    | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), "\ufffd")
+    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 )
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -37,7 +38,7 @@ def write(run: Run) -> None:
         result=result,
         arm_names=ARM_NAMES,
         kl_chart=_kl_chart(result),
-        training=_training(read_json_lines(run.metrics)),
+        training=_training(read_own_lines(StepMetrics, run.metrics)),
         config=record.get("config", {}),
         facts=_facts(result, record),
         settings=_settings(record.get("config", {})),
@@ -70,11 +71,10 @@ def _kl_chart(result: VerifyResult) -> Markup:
     return charts.kl_bars({ARM_NAMES[arm]: value for arm, value in bars.items()})
 
 
-def _training(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _training(lines: Sequence[StepMetrics]) -> dict[str, Any]:
     """The two curves, None where nothing was recorded, and how many values could not be drawn."""
     from promptbake.report import charts
 
-    lines = list(metrics)
     losses, losses_lost = _points(lines, "loss")
     held_out, held_out_lost = _points(lines, "held_out_kl")
     window = max(1, len(losses) // 10)
@@ -86,8 +86,8 @@ def _training(metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _points(lines: Iterable[Mapping[str, Any]], key: str) -> tuple[list[tuple[int, float]], int]:
-    points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+def _points(lines: Sequence[StepMetrics], key: str) -> tuple[list[tuple[int, float]], int]:
+    points = [(each.step, getattr(each, key)) for each in lines if getattr(each, key) is not None]
     finite = [point for point in points if math.isfinite(point[1])]
     return finite, len(points) - len(finite)
 

@@ -6,26 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from promptbake.documents.text import read_bytes
+from promptbake.documents.typed import OwnDocument, parse_json
 from promptbake.errors import BakeError
 from promptbake.files import write_json
 from promptbake.types import ARMS, Arm, ArmAnswers, Direction
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class HeldOut(_Record):
+class HeldOut(OwnDocument):
     """What the KL was measured on."""
 
     queries: int
     tokens: int = Field(description="response tokens")
 
 
-class KLResult(_Record):
+class KLResult(OwnDocument):
     """KL(prompted || arm) on held-out responses, in `unit`."""
 
     unit: Literal["nats/token"] = "nats/token"
@@ -39,7 +36,7 @@ class KLResult(_Record):
     gap_closed_ci95: tuple[float, float] = Field(description="bootstrap over the queries")
 
 
-class TargetKL(_Record):
+class TargetKL(OwnDocument):
     """KL(prompted || arm) on one target's held-out responses, in nats/token."""
 
     base: float
@@ -50,7 +47,7 @@ class TargetKL(_Record):
     )
 
 
-class DifferenceResult(_Record):
+class DifferenceResult(OwnDocument):
     """The mean difference of two arms over the items that both have."""
 
     mean: float
@@ -58,7 +55,7 @@ class DifferenceResult(_Record):
     items: int
 
 
-class MeasurementResult(_Record):
+class MeasurementResult(OwnDocument):
     """What one evaluator measured: the mean of each arm, and its scores item by item."""
 
     unit: str
@@ -78,7 +75,7 @@ class MeasurementResult(_Record):
         return {arm: value for arm, value in values.items() if value is not None}
 
 
-class Threshold(_Record):
+class Threshold(OwnDocument):
     """What a value must reach."""
 
     min: float
@@ -86,7 +83,7 @@ class Threshold(_Record):
     passed: bool
 
 
-class AnswerResult(_Record):
+class AnswerResult(OwnDocument):
     """One test question, answered by the arms."""
 
     id: str
@@ -103,7 +100,7 @@ class AnswerResult(_Record):
         return cls(id=answers.query.id, question=question, **dict(answers.texts.items()))
 
 
-class Seconds(_Record):
+class Seconds(OwnDocument):
     """How long each stage took, in seconds; None where nothing is on record."""
 
     data: float | None
@@ -111,7 +108,7 @@ class Seconds(_Record):
     verify: float
 
 
-class VerifyResult(_Record):
+class VerifyResult(OwnDocument):
     """What `verify` measured, on queries that were never trained on."""
 
     version: Literal[2] = 2  # of this schema
@@ -158,15 +155,9 @@ class VerifyResult(_Record):
                 f"{path}: does not exist; run `promptbake verify` (or `make verify`) first"
             )
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            problem = f"{where}: {first['msg']}" if where else first["msg"]
-            raise BakeError(
-                f"{path}: is no verify.json of this version ({problem}); run `promptbake verify` "
-                "again"
-            ) from None
+            return parse_json(cls, read_bytes(path), f"{path}: is no verify.json of this version")
+        except BakeError as error:
+            raise BakeError(f"{error}; run `promptbake verify` again") from None
 
 
 def json_schema() -> Mapping[str, Any]:

@@ -18,14 +18,15 @@ import pydantic
 import tomli
 from pydantic import BaseModel, ConfigDict, Field
 
+from promptbake.documents.text import read_text, shown
+from promptbake.documents.typed import check_values, parse_toml
 from promptbake.errors import BakeError, nearest
-from promptbake.files import read_text
 from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.redaction import redact
 from promptbake.types import Tail
 
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
 SHAPES = {  # what pydantic says in Python's words
     "tuple_type": "expected a list, such as [1, 2]",
     "dict_type": "expected a table of keys",
@@ -79,7 +80,7 @@ class TrainSection(_Section):
     tail_draws: Count = Field(4, description="draws from the tail a position, for tail = sampled")
     rank: Count = Field(32, description="the LoRA's rank")
     lr: float = Field(
-        1e-4, gt=0, strict=True, description="the first step's learning rate; it falls to 0"
+        1e-4, gt=0, le=1e30, strict=True, description="of the first step; it falls to 0 at the last"
     )
     batch_size: Count = Field(16, description="conversations a step")
     epochs: Count = Field(4, description="passes over the conversations")
@@ -94,7 +95,9 @@ class TargetSection(_Section):
     name: str = Field(pattern=r"^[\w-]+$", description="what the report calls it")
     teacher: str = Field(description="file of the teacher's prompt; '' for none")
     student: str = Field("", description="file of the student's prompt; '' for none")
-    weight: float = Field(1.0, gt=0, description="of its loss, beside the other targets'")
+    weight: float = Field(
+        1.0, gt=0, le=1e6, strict=True, description="of its loss, beside the other targets'"
+    )
     queries: str = Field("", description="as data.queries, which it replaces")
 
 
@@ -330,21 +333,18 @@ def _profile(name: str, registry: Registry | None) -> Layer:
 
 
 def _read(path: Path) -> Layer:
-    try:
-        return Layer(str(path), tomli.loads(read_text(path)))
-    except tomli.TOMLDecodeError as error:
-        raise BakeError(f"{path}: is not TOML: {error}") from None
+    return Layer(str(path), parse_toml(read_text(path), str(path)))
 
 
 def _setting(text: str) -> Layer:
     key, equals, value = text.partition("=")
     if not equals or not all(part.strip() for part in key.split(".")):
-        raise BakeError(f"--set {text}: expected section.key=value, such as train.lr=1e-3")
+        raise BakeError(f"--set {shown(text)}: expected section.key=value, such as train.lr=1e-3")
     try:
-        parsed: Any = tomli.loads(f"value = {value}")["value"]
-    except tomli.TOMLDecodeError:
+        parsed: Any = parse_toml(f"value = {value}", "")["value"]
+    except BakeError:
         parsed = value.strip()  # a bare word is a string
-    return _nested(key, parsed, f"--set {text}")
+    return _nested(key, parsed, f"--set {shown(text)}")
 
 
 def _nested(key: str, value: Any, source: str) -> Layer:
@@ -354,6 +354,7 @@ def _nested(key: str, value: Any, source: str) -> Layer:
         value = os.fspath(value)
     for part in reversed(key.split(".")):
         value = {part.strip(): value}
+    check_values(value, source)
     return Layer(source, value)
 
 
@@ -370,14 +371,14 @@ def _explain(error: pydantic.ValidationError, sources: Mapping[str, str]) -> str
     first = problems[0]
     # The location of an error in a union or a list is longer than the key.
     key = ".".join(map(str, first["loc"]))
-    text = f"{_source_of(key, sources)}: {key}: "
+    text = f"{_source_of(key, sources)}: {shown(key)}: "
     if first["type"] == "extra_forbidden":
         text += f"unknown setting{nearest(key, [*known_keys(), *Config.model_fields])}"
     elif first["type"] == "missing":
         text += "is missing"
     else:
         wanted = SHAPES.get(first["type"], first["msg"].lower())
-        text += f"{wanted}; found {first['input']!r}"
+        text += f"{wanted}; found {shown(repr(first['input']))}"
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 

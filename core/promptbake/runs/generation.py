@@ -152,7 +152,24 @@ def load_dataset(session: Session) -> Dataset:
             "weights, another tokenizer or another chat template; run `promptbake data` (or "
             "`make data`) again"
         )
-    return Dataset(conversations.read(run.data), conversations.read(run.held_out))
+    dataset = Dataset(conversations.read(run.data), conversations.read(run.held_out))
+    for file, kept in ((run.data, dataset.training), (run.held_out, dataset.held_out)):
+        if not kept:
+            raise BakeError(f"{file}: holds no conversations; run `promptbake data` again")
+    _refuse_shared_queries(dataset, run.held_out, run.data)
+    return dataset
+
+
+def _refuse_shared_queries(dataset: Dataset, held_out: Path, training: Path) -> None:
+    """Refuse held-out conversations whose turns are trained on: they would measure nothing."""
+    trained = {(each.target, each.messages[:-1]) for each in dataset.training}
+    shared = [each.id for each in dataset.held_out if (each.target, each.messages[:-1]) in trained]
+    if shared:
+        raise BakeError(
+            f"{held_out}: {len(shared)} of {len(dataset.held_out)} conversations ask what "
+            f"{training.name} asks, too, such as {shared[0]}; what is held out is never trained "
+            "on: take them out of one of the two files"
+        )
 
 
 def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:

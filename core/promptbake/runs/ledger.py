@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from promptbake.costs import NoBudget, Reservation, Usage
+from promptbake.documents.typed import Amount, Count, Document, read_own_lines
 from promptbake.errors import BudgetError
-from promptbake.files import JsonLines, read_json_lines
+from promptbake.files import JsonLines
 
 CENT = 1e-9  # dollars: rounding, and less than any service bills
 
@@ -28,7 +28,8 @@ class Ledger:
         self.stage = ""  # the one that runs, which names what is reserved
         self._file: JsonLines | None = None
         # The last line of a number is the one that counts.
-        self._reservations = {line["id"]: _usage(line) for line in read_json_lines(path)}
+        lines = read_own_lines(_Line, path)
+        self._reservations = {line.id: (line.what, line.usage()) for line in lines}
         self._dollars = sum(usage.dollars for _, usage in self._reservations.values())
         self._next = max(self._reservations, default=-1) + 1
 
@@ -104,5 +105,18 @@ class LedgerReservation:
         self._ledger.write(self._number, self._what, usage, committed=True)
 
 
-def _usage(line: dict[str, Any]) -> tuple[str, Usage]:
-    return line["what"], Usage(**{name: line[name] for name in vars(Usage()) if name in line})
+class _Line(Document):
+    """A line of costs.jsonl."""
+
+    id: Count
+    what: str
+    committed: bool
+    calls: Count = 0
+    input_tokens: Count = 0
+    cached_input_tokens: Count = 0
+    output_tokens: Count = 0
+    train_tokens: Count = 0
+    dollars: Amount = 0.0
+
+    def usage(self) -> Usage:
+        return Usage(**{name: getattr(self, name) for name in vars(Usage())})

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, JsonValue
 
+from promptbake.documents.typed import Amount, Count, Document, read_json
 from promptbake.errors import BakeError
 from promptbake.files import owned_by, write_json
 
@@ -25,6 +27,33 @@ StageState = Literal["fresh", "resumed", "done"]
 # What a kill leaves of the very first file of a run, with the run's id.
 FIRST_PARTIAL = re.compile(r"\.run\.json-([0-9a-f]{16})-\w+\.partial")
 ANOTHER = "give --run another folder"
+
+
+class StageRecord(Document):
+    """What is on record of a stage."""
+
+    model_config = ConfigDict(extra="allow")
+    inputs: dict[str, JsonValue]
+    done: bool
+    seconds: Amount
+    conversations: Count | None = None
+    held_out: Count | None = None
+    rejected: Count | None = None
+    steps: Count | None = None
+
+
+class RunRecord(Document):
+    """What run.json holds; the settings in it are for people, and are not read again.
+
+    A folder with one is a run; without it, it is somebody else's.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    schema_: Literal[1] = Field(alias="schema")
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    versions: dict[str, str]
+    plugins: dict[str, str] = Field(default_factory=dict)
+    stages: dict[str, StageRecord]
 
 
 class Run:
@@ -83,15 +112,11 @@ class Run:
         if not self.record_file.exists():
             return {}
         try:
-            record: Any = json.loads(self.record_file.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise self._no_record(f"is not JSON ({error})") from None
-        if not isinstance(record, dict) or not {"schema", "versions", "stages"} <= record.keys():
-            raise self._no_record("is no record of a promptbake run")
-        return record
-
-    def _no_record(self, what: str) -> BakeError:
-        return BakeError(f"{self.record_file}: {what}; move {self.path} away, or {ANOTHER}")
+            return read_json(RunRecord, self.record_file).model_dump(
+                by_alias=True, exclude_unset=True
+            )
+        except BakeError as error:
+            raise BakeError(f"{error}; move {self.path} away, or {ANOTHER}") from None
 
     @cached_property
     def id(self) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from promptbake.distill.checkpoints import differing, read_adapter
+from promptbake.documents.text import read_text
 from promptbake.errors import BakeError
-from promptbake.files import read_text
 from promptbake.interfaces import (
     Backend,
     DataProvider,
@@ -49,7 +49,7 @@ def read_prompt(path: Path) -> Prompt:
     text = read_text(path).strip()
     if not text:
         raise BakeError(f"{path}: the prompt is empty")
-    return Prompt(path.stem, text)
+    return _checked(Prompt(path.stem, text))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -14,15 +13,16 @@ from promptbake.dataset import conversations
 from promptbake.dataset.acceptance import Acceptance
 from promptbake.dataset.query_generation import store_queries
 from promptbake.dataset.shortfall import reasons_for, same_at_every_temperature
+from promptbake.documents.typed import Document, parse_json, read_json_lines, read_own_lines
 from promptbake.errors import BakeError
-from promptbake.files import JsonLines, read_json_lines, seal, unseal, write_atomic
+from promptbake.files import JsonLines, seal, unseal, write_atomic
 from promptbake.interfaces import DataProvider
 from promptbake.plugins.attribution import contract_error
 from promptbake.progress import Bar, DeferredBar
 from promptbake.runs.generation import PreparedData, data_inputs, prepare, query_record
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
-from promptbake.types import Conversation, Rejection
+from promptbake.types import Conversation, Message, Rejection
 
 
 def run(session: Session, force: bool = False) -> None:
@@ -146,10 +146,10 @@ def _drop_damaged_lines(session: Session) -> None:
 
 def _is_sound(text: bytes) -> bool:
     try:
-        line: Any = json.loads(text)
-    except ValueError:
+        line = parse_json(dict[str, Any], text, "")
+    except BakeError:
         return False
-    return isinstance(line, dict) and isinstance(line.get("id"), str) and unseal(line)
+    return isinstance(line.get("id"), str) and unseal(line)
 
 
 def _checked(
@@ -167,12 +167,20 @@ def _checked(
 
 def _stored(run: Run) -> frozenset[str]:
     files = (run.data, run.held_out, run.rejected)
-    return frozenset(line["id"] for file in files for line in read_json_lines(file))
+    return frozenset(line.id for file in files for line in read_own_lines(_Line, file))
 
 
 def _seen(run: Run) -> frozenset[tuple[str, str]]:
-    lines = (line for file in (run.data, run.held_out) for line in read_json_lines(file))
-    return frozenset((line["query_id"], line["messages"][-1]["content"]) for line in lines)
+    lines = (line for file in (run.data, run.held_out) for line in read_own_lines(_Line, file))
+    return frozenset((each.query_id, each.messages[-1].content) for each in lines if each.messages)
+
+
+class _Line(Document):
+    """What is asked of a stored line where the stage resumes."""
+
+    id: str
+    query_id: str
+    messages: tuple[Message, ...] = ()  # none in a rejected one
 
 
 def _say_temperature(session: Session, prepared: PreparedData) -> None:

@@ -229,7 +229,7 @@ def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, 
     if base.full_vocabulary:
         arms += _reference(base, held_out, prompted)
     yield "verify", "logprobs", arms
-    questions = load_questions(config.questions)
+    questions = load_questions(config.questions, session.config.data.column)
     rows = tuple(
         (len(base.renderer.prompt(question.messages, system)), config.max_tokens)
         for system in (None, session.prompt.text)

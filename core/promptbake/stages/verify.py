@@ -57,7 +57,7 @@ def run(session: Session) -> VerifyResult:
     arms = four_arms(target, session.open_base, lambda: baked)
     answers = ask_arms(
         arms,
-        load_questions(config.verify.questions),
+        load_questions(config.verify.questions, config.data.column),
         max_tokens=config.verify.max_tokens,
         temperature=config.verify.temperature,
         seed=config.seed,
@@ -212,7 +212,10 @@ def _measurement_result(measurement: Measurement) -> MeasurementResult:
         **measurement.means,
         baked_minus_prompted=_difference(scores.get("baked", {}), scores.get("prompted", {})),
         baked_minus_base=_difference(scores.get("baked", {}), scores.get("base", {})),
-        scores={arm: dict(each) for arm, each in scores.items()},
+        scores={
+            arm: {item: float(score) for item, score in each.items()}
+            for arm, each in scores.items()
+        },
     )
 
 

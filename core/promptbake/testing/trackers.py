@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from promptbake.files import read_json_lines
+from promptbake.documents.typed import read_json_lines
 from promptbake.interfaces import Tracker
 from promptbake.runs.run_folder import Run
 from promptbake.testing.inputs import InputTests
