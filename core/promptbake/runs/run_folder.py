@@ -26,11 +26,13 @@ class Run:
     are not those on record, and that is decided here and nowhere else.
     """
 
+    RECORD = "run.json"
+
     def __init__(self, path: Path) -> None:
         if path.name in ("", ".."):  # its name is used
             path = path.resolve()
         self.path = path
-        self.record_file = path / "run.json"
+        self.record_file = path / self.RECORD
         self.data = path / "data.jsonl"
         self.held_out = path / "held_out.jsonl"
         self.queries = path / "queries.jsonl"

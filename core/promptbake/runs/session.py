@@ -25,7 +25,7 @@ from promptbake.interfaces import (
 from promptbake.plugins.attribution import attribute, attributed, contract_error
 from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.progress import Reporter
-from promptbake.runs.config import Config, Resolved, resolve
+from promptbake.runs.config import Config, Layer, Resolved, resolve
 from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.types import BakeTarget, Checkpoint, Prompt
@@ -62,7 +62,8 @@ class Session:
         run: The run's folder.
         registry: The installed plugins.
         reporter: Shows progress and notes to the user.
-        address: Of a checkpoint, where one was given in place of a prompt.
+        address: Of a checkpoint, where one was given in place of a prompt. Where a run's folder was
+            given, the prompt is empty and the settings are those on record.
     """
 
     prompt: Prompt
@@ -81,7 +82,7 @@ class Session:
     @contextmanager
     def stage_lock(self, stage: str) -> Iterator[None]:
         """Keep other processes out while a stage works in the run, and account for its costs."""
-        self.refuse_address(stage)
+        self.require_prompt(stage)
         with self.run.locked():
             self.budget.stage = stage
             try:
@@ -94,6 +95,14 @@ class Session:
         """Raise BakeError where a checkpoint's address was given in place of a prompt."""
         if self.address:
             raise BakeError(f"{self.address}: is a checkpoint; to {command}, give a prompt's file")
+
+    def require_prompt(self, command: str) -> None:
+        """Raise BakeError where a checkpoint or a run's folder was given in place of a prompt."""
+        self.refuse_address(command)
+        if not self.prompt.text:
+            raise BakeError(
+                f"{self.run.path}: is a run's folder; to {command}, give the prompt's file"
+            )
 
     @property
     def plugin_versions(self) -> dict[str, str]:
@@ -196,7 +205,8 @@ def open_session(
     """Read the prompt, resolve the config, load the plugins; open no model yet.
 
     Args:
-        prompt: A file, a Prompt, or a checkpoint's address (SCHEME://...), which has no run.
+        prompt: A file, a Prompt, a run's folder, or a checkpoint's address (SCHEME://...), which
+            has no run.
         profile: A set of defaults.
         config_file: A TOML file of settings.
         settings: section.key=value lines, or values by dotted key.
@@ -205,16 +215,19 @@ def open_session(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sidecar, address, folder = None, None, Path()
+    sidecar, address, folder, recorded = None, None, Path(), None
     if isinstance(prompt, Prompt):
         prompt = _checked(prompt)
     elif SCHEME in str(prompt):
         prompt, address = NO_PROMPT, str(prompt)
+    elif (Path(prompt) / Run.RECORD).is_file():
+        run = run or Path(prompt)
+        prompt, recorded = NO_PROMPT, _recorded_settings(Run(Path(prompt)))
     else:
         file = Path(prompt)
         prompt, sidecar, folder = read_prompt(file), file.with_suffix(".toml"), file.parent
     registry = load()
-    resolved = resolve(profile, sidecar, config_file, settings, registry)
+    resolved = resolve(profile, sidecar, config_file, settings, registry, recorded)
     targets = _targets(resolved.config, prompt, folder)
     run_folder = Run(run or Path("runs") / prompt.name)
     session = Session(prompt, targets, resolved, run_folder, registry, reporter, address)
@@ -222,6 +235,11 @@ def open_session(
     for hint in resolved.hints:
         reporter.say(hint)
     return session
+
+
+def _recorded_settings(run: Run) -> Layer:
+    """The settings that a run was made with, in place of a profile."""
+    return Layer(str(run.record_file), run.record["config"])
 
 
 def _targets(config: Config, prompt: Prompt, folder: Path) -> tuple[BakeTarget, ...]:

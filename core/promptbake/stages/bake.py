@@ -32,7 +32,9 @@ from promptbake.interfaces import (
     Trainer,
     TrainingState,
 )
+from promptbake.report.diagnosis import describe_base_kl
 from promptbake.runs.generation import load_dataset, prepare
+from promptbake.runs.run_folder import Run
 from promptbake.runs.scoring import held_out_kl, stored_teacher, training_examples
 from promptbake.runs.session import Session
 from promptbake.types import Checkpoint, Datum, StepMetrics
@@ -46,11 +48,13 @@ class BakeOptions:
         start: An earlier bake that the student starts from.
         teacher: The bake that the prompted teacher is; None for the bare base model.
         batches: Makes the source of batches; None for the stored conversations.
+        keep: Train no further: the last state that was saved becomes the adapter.
     """
 
     start: Checkpoint | None = None
     teacher: Checkpoint | None = None
     batches: Callable[[BatchContext], BatchSource] | None = None
+    keep: bool = False
 
 
 def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
@@ -74,23 +78,37 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
     )
     trackers = session.trackers()
     first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student)
+    schedule = Schedule(
+        len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
+    )
+    if options.keep:
+        if not first:
+            raise BakeError(
+                f"{folder.path}: --keep found no stopped bake of these settings with a saved step; "
+                "run `promptbake bake` without it"
+            )
+        _save_adapter(folder, student)
+        seconds = time.monotonic() - started
+        folder.finish("bake", seconds, steps=first, planned_steps=schedule.steps)
+        return
     _preflight(session, student, objective)
     if state == "fresh":  # what can be refused has been: the earlier adapter is deleted only now
         _clear(session, changed)
     folder.begin("bake", inputs, config.model_dump(mode="json"), session.plugin_versions)
-    schedule = Schedule(
-        len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
-    )
     with _tracked(session, trackers, first):  # a tracker may refuse, and the teacher costs
         batches = _batches(session, options, objective, training, schedule)
         kl = held_out_kl(session, held_out)
         every = config.train.eval_every, config.train.save_every
         loop = steps(student, batches, objective, schedule, first, *every)
         _train(session, student, loop, schedule, kl, first, trackers)
-        with atomic_folder(folder.adapter) as new:
-            checkpoint = student.save_adapter(new)
-            write_json(new / CHECKPOINT, vars(checkpoint))
+        _save_adapter(folder, student)
     folder.finish("bake", time.monotonic() - started, steps=schedule.steps)
+
+
+def _save_adapter(folder: Run, student: Trainer) -> None:
+    with atomic_folder(folder.adapter) as new:
+        checkpoint = student.save_adapter(new)
+        write_json(new / CHECKPOINT, vars(checkpoint))
 
 
 def _batches(
@@ -152,6 +170,8 @@ def _train(
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
             metrics = replace(metrics, held_out_kl=_held_out_kl(session, kl, snapshot))
+            if not metrics.step and metrics.held_out_kl is not None:
+                session.reporter.say(describe_base_kl(metrics.held_out_kl))
         for tracker in trackers:
             tracker.log(metrics)
 
