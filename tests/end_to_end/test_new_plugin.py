@@ -34,6 +34,12 @@ def test_it_writes_into_the_given_folder(tmp_path: Path) -> None:
     assert (tmp_path / "sub" / "promptbake-a1" / "pyproject.toml").exists()
 
 
+@pytest.mark.parametrize("kind", ["evaluators", "data_provider", "Data-Providers"])
+def test_a_kind_may_be_spelt_as_in_the_settings(kind: str) -> None:
+    assert promptbake("new-plugin", "a2", "--kind", kind).code == 0
+    assert "name" in promptbake("plugins", "--kind", kind).out
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "line"),
     [

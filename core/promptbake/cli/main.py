@@ -15,8 +15,8 @@ from promptbake.cli import console
 from promptbake.cli.console import out
 from promptbake.cli.run_commands import ConfigFile, Profile, Settings, add_run_command
 from promptbake.commands import COMMANDS
-from promptbake.errors import BakeError
-from promptbake.plugins.hookspecs import HOOKS
+from promptbake.errors import BakeError, nearest
+from promptbake.plugins.hookspecs import HOOKS, find_kind
 from promptbake.plugins.registry import load
 from promptbake.progress.terminal import PlainConsole
 from promptbake.redaction import redact
@@ -47,7 +47,7 @@ app = typer.Typer(
     help="Bake a system prompt into a language model's weights, and measure how closely it worked.",
     cls=PluginGroup,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for _command in COMMANDS:
@@ -60,8 +60,11 @@ def plugins(
     as_json: Json = False,
 ) -> None:
     """List what every plugin offers, and what did not load and why."""
+    kind = find_kind(kind) if kind is not None else None
     if kind is not None and kind not in HOOKS:
-        raise BakeError(f"--kind {kind}: unknown kind; choose from: {', '.join(HOOKS)}")
+        raise BakeError(
+            f"--kind {kind}: unknown kind; choose from: {', '.join(HOOKS)}{nearest(kind, HOOKS)}"
+        )
     registry = load()
     factories = [factory for factory in registry.factories if kind in (None, factory.kind)]
     if as_json:
@@ -73,7 +76,14 @@ def plugins(
                         "name": factory.name,
                         "plugin": factory.plugin,
                         "version": factory.version,
-                        "options": [vars(option) for option in factory.options],
+                        "options": [
+                            {
+                                key: value
+                                for key, value in vars(option).items()
+                                if key != "annotation"
+                            }
+                            for option in factory.options
+                        ],
                     }
                     for factory in factories
                 ],
@@ -135,10 +145,26 @@ def config(
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: Json = False,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print each key's type, default and meaning.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of a prompt's TOML file.")
+    ] = False,
 ) -> None:
     """Print the resolved config, and where each value came from."""
     from promptbake.runs.config import resolve
 
+    if describe:
+        from promptbake.runs.describe import describe as describe_settings
+
+        console.print_settings(describe_settings(load().factories), as_json)
+        return
+    if schema:
+        from promptbake.cli.prompts import schema_text
+
+        print(schema_text(), end="")  # noqa: T201 - for a file
+        return
     if prompt:
         read_prompt(prompt)
     sidecar = prompt.with_suffix(".toml") if prompt else None
@@ -150,6 +176,19 @@ def config(
         )
         return
     console.print_config(values, resolved.sources)
+
+
+@app.command()
+def init(
+    to: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
+) -> None:
+    """Write prompts/, the prompts that promptbake comes with, ready to bake."""
+    from promptbake.cli.prompts import write_prompts
+
+    folder = write_prompts(to)
+    out.print(
+        f"{folder}: prompts to bake. Next:\n  promptbake data {folder / 'yoda.md'}", soft_wrap=True
+    )
 
 
 @app.callback(invoke_without_command=True)
@@ -181,7 +220,7 @@ def _plugin_commands() -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit 2 with one line for errors that the user can fix."""
     try:
-        app(arguments)
+        app(arguments, prog_name="promptbake")
     except BakeError as error:
         _fail(str(error))
     except OSError as error:
