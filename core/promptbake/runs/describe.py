@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -38,8 +40,9 @@ class Setting:
 
 def describe(factories: Iterable[PluginFactory]) -> list[Setting]:
     """All settings of promptbake, then the options of these plugins."""
-    own = [*_fields(Config, "")]
-    return own + [_option(factory, option) for factory in factories for option in factory.options]
+    factories = list(factories)
+    options = [_option(each, option, factories) for each in factories for option in each.options]
+    return [*_fields(Config, ""), *options]
 
 
 def json_schema(factories: Iterable[PluginFactory]) -> dict[str, Any]:
@@ -84,10 +87,26 @@ def _default(info: FieldInfo, prefix: str) -> str:
     return _shown(info.default)
 
 
-def _option(factory: PluginFactory, option: Option) -> Setting:
+def _option(factory: PluginFactory, option: Option, factories: Sequence[PluginFactory]) -> Setting:
     default = REQUIRED if option.required else _shown(option.default)
     key = f"options.{factory.kind}.{factory.name}.{option.name}"
-    return Setting(key, option.type, default, option.meaning)
+    meaning = option.meaning or _meaning_elsewhere(factory, option, factories)
+    return Setting(key, option.type, default, meaning)
+
+
+def _meaning_elsewhere(
+    factory: PluginFactory, option: Option, factories: Sequence[PluginFactory]
+) -> str:
+    """Where a docstring says that options are those of `another`: what that one says of it."""
+    named = set(re.findall(r"`(\w+)`", inspect.getdoc(factory.function) or ""))
+    meanings = (
+        each.meaning
+        for other in factories
+        if other.name in named
+        for each in other.options
+        if each.name == option.name and each.meaning
+    )
+    return next(meanings, "")
 
 
 def _shown(value: object) -> str:
