@@ -18,6 +18,7 @@ from .costs import (
 )
 from .dataset.chat_template import ChatRenderer
 from .dataset.conversations import check_messages, read_objects
+from .dataset.example_turns import with_system
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
 from .distill.objective import mask_top_k_draws, response_token_as_draw, tail_importance_weights
@@ -189,4 +190,5 @@ __all__ = [
     "verify",
     "write_atomic",
     "write_json",
+    "with_system",
 ]

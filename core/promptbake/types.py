@@ -32,7 +32,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system prompt, such as the prompt u that is baked; an empty text is no prompt."""
+    """A system prompt, such as the prompt u that is baked; an empty text is no prompt.
+
+    It may hold example turns: see `promptbake.with_system`.
+    """
 
     name: str
     text: str

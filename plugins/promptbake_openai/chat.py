@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import openai
 
-from promptbake import GenerationJob, GenerationRequest, Message, Role, Usage, derive
+from promptbake import GenerationJob, GenerationRequest, Message, Role, Usage, derive, with_system
 from promptbake_openai.completions import (
     ChatCompletion,
     InvalidResponseError,
@@ -68,9 +68,8 @@ def converse(request: GenerationRequest, job: GenerationJob, endpoint: Endpoint)
                 seed = derive(job.seed, "user", request.id, turn)
                 text = complete((SIMULATED_USER, *swap_roles(turns)), USER_TEMPERATURE, seed)
                 turns.append(Message("user", text or "Go on."))
-            system = Message("system", job.prompt.text)
             seed = derive(job.seed, "response", request.id, turn)
-            text = complete((system, *turns), request.temperature, seed)
+            text = complete(with_system(job.prompt.text, turns), request.temperature, seed)
             turns.append(Message("assistant", text))
     except InvalidResponseError as error:
         problem, permanent = f"{endpoint.url}: responded with {error}", False

@@ -9,7 +9,7 @@ from tinker_cookbook import model_info, renderers
 from tinker_cookbook.exceptions import ConfigurationError, RendererError
 from tinker_cookbook.renderers import TrainOnWhat
 
-from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds, excerpt
+from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds, excerpt, with_system
 
 CHAT_TEMPLATE = "chat_template"
 PROBE = (Message("user", "Is quartz a mineral?"),)
@@ -29,7 +29,7 @@ class CookbookRenderer:
 
     def prompt(self, messages: Sequence[Message], system: str | None = None) -> TokenIds:
         """Render turns up to the start of the assistant's reply."""
-        turns = messages if system is None else (Message("system", system), *messages)
+        turns = messages if system is None else with_system(system, messages)
         return tuple(self._renderer.build_generation_prompt(_plain(turns)).to_ints())
 
     def response(self, text: str, complete: bool) -> TokenIds:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptbake.dataset.example_turns import with_system
 from promptbake.distill.checkpoints import read_adapter
 from promptbake.errors import BakeError
 from promptbake.files import read_text
@@ -48,6 +49,10 @@ def read_prompt(path: Path) -> Prompt:
     text = read_text(path).strip()
     if not text:
         raise BakeError(f"{path}: the prompt is empty")
+    try:
+        with_system(text, ())
+    except BakeError as error:
+        raise BakeError(f"{path}: {error}") from None
     return Prompt(path.stem, text)
 
 
@@ -262,6 +267,7 @@ def _targets(config: Config, prompt: Prompt, folder: Path) -> tuple[BakeTarget, 
 def _checked(prompt: Prompt) -> Prompt:
     if not isinstance(prompt.text, str) or not prompt.text.strip():
         raise BakeError(f"prompt {prompt.name!r}: the prompt is empty")
+    with_system(prompt.text, ())  # raises for examples that are no turns
     name = prompt.name
     if not (
         isinstance(name, str)
