@@ -188,7 +188,7 @@ __all__ = [
     "sample_responses",
     "tail_importance_weights",
     "verify",
+    "with_system",
     "write_atomic",
     "write_json",
-    "with_system",
 ]

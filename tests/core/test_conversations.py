@@ -141,10 +141,16 @@ QUESTION = (Message("user", "Why?"),)
     [
         (" Be brief.\n", ["system: Be brief.\n"]),  # as it is where there are no examples
         ("Say [user] twice.", ["system:Say [user] twice."]),
-        ("Be brief.\n\n[user]\nHi\n\n[assistant] \nHo, ho.\n", ["system:Be brief.", "user:Hi", "assistant:Ho, ho."]),
-        ("[user]\na\n[assistant]\nb\n[user]\nc\n[assistant]\nd", ["user:a", "assistant:b", "user:c", "assistant:d"]),
+        (
+            "Be brief.\n\n[user]\nHi\n\n[assistant] \nHo, ho.\n",
+            ["system:Be brief.", "user:Hi", "assistant:Ho, ho."],
+        ),
+        (
+            "[user]\na\n[assistant]\nb\n[user]\nc\n[assistant]\nd",
+            ["user:a", "assistant:b", "user:c", "assistant:d"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_prompt_may_hold_example_turns(prompt: str, turns: list[str]) -> None:
     rendered = [f"{turn.role}:{turn.content}" for turn in with_system(prompt, QUESTION)]
     assert rendered == [*turns, "user:Why?"]

@@ -12,9 +12,14 @@ from promptbake.types import Conversation, Message
 def conversations(total: int, complete: int) -> list[Conversation]:
     """Two of each query, of which the first are complete."""
     return [
-        Conversation(f"c{i}", f"q{i // 2}", (Message("user", f"Q{i}?"), Message("assistant", f"A{i} " * 99)), i < complete)
+        Conversation(
+            f"c{i}",
+            f"q{i // 2}",
+            (Message("user", f"Q{i}?"), Message("assistant", f"A{i} " * 99)),
+            i < complete,
+        )
         for i in range(total)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("complete", "advice"), [(2, "hardly learns to stop: raise it"), (8, "")])
@@ -29,7 +34,8 @@ def test_after_data_three_answers_and_the_share_of_complete_ones(
     ]
     assert all(len(line) < 220 for line in answers)
     assert share.startswith(f"{complete} of 10 responses are complete ({complete}0%)")
-    assert (advice in share) and ("data.max_tokens = 48" in share) == bool(advice)
+    assert advice in share
+    assert ("data.max_tokens = 48" in share) == bool(advice)
 
 
 @pytest.mark.parametrize(

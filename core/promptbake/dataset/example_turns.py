@@ -24,8 +24,8 @@ def with_system(system: str, turns: Sequence[Message]) -> tuple[Message, ...]:
     roles, texts = parts[::2], [text.strip() for text in parts[1::2]]
     if roles != ["user", "assistant"] * (len(roles) // 2) or not all(texts):
         raise BakeError(
-            "the prompt's examples: expected a line [user], its text, a line [assistant], its text, "
-            f"and so on; found {', '.join(roles)}"
+            "the prompt's examples: expected a line [user], its text, a line [assistant], its "
+            f"text, and so on; found {', '.join(roles)}"
         )
     examples = [Message(role, text) for role, text in zip(roles, texts, strict=True)]  # type: ignore[arg-type]
     first = [Message("system", head.strip())] if head.strip() else []
