@@ -13,6 +13,7 @@ import pytest
 from fake_tinker import opened, serving
 
 from promptbake.costs import NoBudget
+from promptbake.dataset.example_turns import with_system
 from promptbake.errors import BakeError
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Message
@@ -136,8 +137,8 @@ def test_a_tokenizer_that_does_not_load_is_named() -> None:
 def test_a_cookbook_renderer_trains_on_what_it_samples(name: str) -> None:
     renderer = make_renderer(name, tiny_tokenizer(), "some/model", "renderer")
     assert isinstance(renderer, CookbookRenderer)
-    for system in (None, "Be brief."):
-        turns = [Message("system", system)] if system else []
+    for system in (None, "Be brief.", "Be brief.\n[user]\nHi\n[assistant]\nHo"):
+        turns = with_system(system, ()) if system else ()
         whole, response = renderer.supervised(
             (*turns, *QUESTION, Message("assistant", "Ten leagues."))
         )

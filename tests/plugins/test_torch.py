@@ -148,10 +148,14 @@ def test_a_start_with_other_settings_is_refused(
 # --- loading and rendering
 
 
-def test_a_folder_opens_and_another_model_has_another_digest(folders: list[Path]) -> None:
+def test_a_folder_opens_and_another_model_has_another_digest(
+    folders: list[Path], tmp_path: Path
+) -> None:
     one, again, other = (HubLoader("cpu", "auto")(str(folders[n])) for n in (0, 0, 1))
     assert one.digest == again.digest != other.digest
     model = TorchModel(one, None, 2)
+    LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1).save_adapter(tmp_path)
+    peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path)  # which finds the base model itself
     (logprobs,) = model.logprobs(spans(model)[:1])
     with torch.no_grad():
         torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), spans(model)[0]))
@@ -201,6 +205,8 @@ def test_a_template_without_a_system_role_gets_the_prompt_in_the_first_turn() ->
     assert tokenizer.decode(model.renderer.prompt(turns, "Be brief.")).startswith(
         "<|im_start|>user\nBe brief.\n\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>"
     )
+    examples = "Be brief.\n[user]\nHi\n[assistant]\nYo"
+    assert model.renderer.prompt(turns[2:], examples) == model.renderer.prompt(turns, "Be brief.")
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:
