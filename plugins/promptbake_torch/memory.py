@@ -19,17 +19,18 @@ def memory_bytes(module: Any, work: WorkItem, sample_batch: int) -> float:
     Measured on the embedded model, it is within a third of the largest resident size.
     """
     config = module.config.get_text_config()
-    weights = sum(each.numel() * each.element_size() for each in module.parameters())
+    weights: float = sum(each.numel() * each.element_size() for each in module.parameters())
     if not work.rows:
         return RUNTIME_BYTES + weights
-    size = next(module.parameters()).element_size()
+    size: int = next(module.parameters()).element_size()
     length, response = (max(sizes) for sizes in zip(*work.rows, strict=True))
     if isinstance(work, SampleWork):
         rows = min(sample_batch, len(work.rows))
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size / config.num_attention_heads
-        cache = 2 * config.num_hidden_layers * heads * width * size * rows * (length + response)
-        return RUNTIME_BYTES + weights + cache + rows * config.vocab_size * 4 * LOGIT_COPIES
+        cache: float = 2 * config.num_hidden_layers * heads * width * size * rows * (length + response)
+        logits: float = rows * config.vocab_size * 4 * LOGIT_COPIES
+        return RUNTIME_BYTES + weights + cache + logits
     logits = response * config.vocab_size * 4 * LOGIT_COPIES
     if not isinstance(work, TrainWork):
         return RUNTIME_BYTES + weights + logits
@@ -37,5 +38,5 @@ def memory_bytes(module: Any, work: WorkItem, sample_batch: int) -> float:
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
     floats = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * inner
     floats += 2 * config.num_attention_heads * length
-    activations = config.num_hidden_layers * floats * length * size
+    activations: float = config.num_hidden_layers * floats * length * size
     return RUNTIME_BYTES + weights + rows * (logits + activations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import get_args
+from typing import cast, get_args
 
 from promptbake.cli.console import out
 from promptbake.errors import BakeError
@@ -47,7 +47,7 @@ def _read() -> str | None:
 def _command(chat: Chat, name: str, argument: str) -> None:
     if name == "/arm":
         try:
-            chat.switch(argument.replace("-", ""))  # type: ignore[arg-type] - which it checks
+            chat.switch(cast(Arm, argument.replace("-", "")))  # which it checks
             out.print(_who(chat), style="dim")
         except BakeError as error:
             out.print(str(error))

@@ -27,6 +27,6 @@ def with_system(system: str, turns: Sequence[Message]) -> tuple[Message, ...]:
             "the prompt's examples: expected a line [user], its text, a line [assistant], its "
             f"text, and so on; found {', '.join(roles)}"
         )
-    examples = [Message(role, text) for role, text in zip(roles, texts, strict=True)]  # type: ignore[arg-type]
+    examples = [Message(role, text) for role, text in zip(roles, texts, strict=True)]
     first = [Message("system", head.strip())] if head.strip() else []
     return (*first, *examples, *turns)
