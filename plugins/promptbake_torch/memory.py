@@ -28,7 +28,8 @@ def memory_bytes(module: Any, work: WorkItem, sample_batch: int) -> float:
         rows = min(sample_batch, len(work.rows))
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size / config.num_attention_heads
-        cache: float = 2 * config.num_hidden_layers * heads * width * size * rows * (length + response)
+        cached: float = 2 * config.num_hidden_layers * heads * width * size  # bytes a token
+        cache = rows * (length + response) * cached
         logits: float = rows * config.vocab_size * 4 * LOGIT_COPIES
         return RUNTIME_BYTES + weights + cache + logits
     logits = response * config.vocab_size * 4 * LOGIT_COPIES

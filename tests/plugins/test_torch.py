@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch_models import OBJECTIVE, SYSTEM, examples, plain_logprobs, prompts, spans, train
 
-from promptbake import Backend, BakeError, Checkpoint, Message
+from promptbake import Backend, BakeError, Checkpoint, Message, SampleWork, TrainWork
 from promptbake.testing import BackendSuite, save_tiny, tiny_model, tiny_tokenizer
 from promptbake_torch import (
     HubLoader,
@@ -214,3 +214,16 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
     tokenizer.chat_template = None
     with pytest.raises(BakeError, match="no chat template"):
         make_engine(tiny_model(), tokenizer, "tiny", "d")
+
+
+def test_memory_grows_with_the_rows_of_a_batch_and_their_length(model: TorchModel) -> None:
+    works = [
+        *(SampleWork(((8, 8),) * n) for n in (1, 2, 9)),  # two at a time
+        *(TrainWork(((n, 8),) * 4, steps=2) for n in (16, 64)),
+        *(TrainWork(((16, 8),) * 4, steps=n) for n in (4, 1)),
+    ]
+    one, two, many, short, long, single, whole = (
+        model.estimate_cost(work).memory_bytes or 0.0 for work in works
+    )
+    assert 0 < one < two == many
+    assert single < short < min(long, whole)
