@@ -76,14 +76,7 @@ def plugins(
                         "name": factory.name,
                         "plugin": factory.plugin,
                         "version": factory.version,
-                        "options": [
-                            {
-                                key: value
-                                for key, value in vars(option).items()
-                                if key != "annotation"
-                            }
-                            for option in factory.options
-                        ],
+                        "options": [option.as_json() for option in factory.options],
                     }
                     for factory in factories
                 ],

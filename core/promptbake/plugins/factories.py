@@ -28,6 +28,10 @@ class Option:
     meaning: str = ""
     annotation: Any = Any
 
+    def as_json(self) -> dict[str, object]:
+        """What `promptbake plugins --json` prints."""
+        return {name: value for name, value in vars(self).items() if name != "annotation"}
+
 
 @dataclass(frozen=True)
 class PluginFactory:
