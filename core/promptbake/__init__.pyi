@@ -18,6 +18,7 @@ from .costs import (
 )
 from .dataset.chat_template import ChatRenderer
 from .dataset.conversations import check_messages, read_objects
+from .dataset.example_turns import with_system
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
 from .dataset.thinking import strip_thinking
@@ -202,6 +203,7 @@ __all__ = [
     "strip_thinking",
     "tail_importance_weights",
     "verify",
+    "with_system",
     "write_atomic",
     "write_json",
 ]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from promptbake import commands
-from promptbake.types import ChatArm, Checkpoint, Dataset, Prompt
+from promptbake.types import Arm, Checkpoint, Dataset, Prompt
 
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource
@@ -61,13 +61,14 @@ def bake(
     prompt: str | Path | Prompt,
     *,
     force: bool = False,
+    keep: bool = False,
     start: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     batches: Callable[[BatchContext], BatchSource] | None = None,
     **job: Unpack[Job],
 ) -> Checkpoint:
     session = _open(prompt, job)
-    return commands.bake(session, force, start=start, teacher=teacher, batches=batches)
+    return commands.bake(session, force, keep, start=start, teacher=teacher, batches=batches)
 
 
 @_described
@@ -84,7 +85,7 @@ def plan(prompt: str | Path | Prompt, **job: Unpack[Job]) -> Plan:
 def chat(
     prompt: str | Path | Prompt,
     *,
-    arm: ChatArm = "baked",
+    arm: Arm = "baked",
     max_tokens: int = 256,
     temperature: float = 0.7,
     strength: float = 1.0,

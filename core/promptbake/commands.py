@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from promptbake.types import ChatArm, Checkpoint, Dataset
+from promptbake.types import Arm, Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource
@@ -45,6 +45,7 @@ def data(session: Session, force: Force = False) -> Dataset:
 def bake(
     session: Session,
     force: Force = False,
+    keep: Annotated[bool, Help("Train no further; the last saved step is the adapter.")] = False,
     *,
     start: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
@@ -62,7 +63,7 @@ def bake(
     from promptbake.stages import bake
 
     with session.stage_lock("bake"):
-        bake.run(session, bake.BakeOptions(start, teacher, batches, force))
+        bake.run(session, bake.BakeOptions(start, teacher, batches, force, keep))
         return session.checkpoint
 
 
@@ -113,14 +114,15 @@ def export(
 
 def chat(
     session: Session,
-    arm: Annotated[ChatArm, Help("Which model replies.")] = "baked",
+    arm: Annotated[Arm, Help("Which model replies.")] = "baked",
     max_tokens: Annotated[int, Help("Maximum tokens per reply.", min=1)] = 256,
     temperature: Annotated[float, Help("0 is greedy.", min=0.0)] = 0.7,
     strength: Strength = 1.0,
 ) -> Chat:
-    """Talk to the baked model, with no system prompt.
+    """Talk to the baked model, with no system prompt; /help in the chat lists its commands.
 
-    PROMPT may also be the address of a checkpoint, such as tinker://.../sampler_weights/...
+    PROMPT may also be a run's folder, such as runs/yoda, or the address of a checkpoint, such as
+    tinker://.../sampler_weights/...
 
     >>> talk = promptbake.chat(pirate, max_tokens=8, **job)
     >>> 0 < len("".join(talk.say("How are you?"))) <= 8

@@ -85,6 +85,7 @@ class CostEstimate:
     priced: bool  # whether `usage.dollars` is known
     seconds: float | None
     source: str = ""  # of the prices, with their date
+    memory_bytes: float | None = None  # the most that this machine needs for it at a time
 
     def __add__(self, other: CostEstimate) -> CostEstimate:
         known = self.seconds is not None and other.seconds is not None
@@ -93,6 +94,7 @@ class CostEstimate:
             self.priced and other.priced,
             (self.seconds or 0.0) + (other.seconds or 0.0) if known else None,
             self.source or other.source,
+            max(each or 0.0 for each in (self.memory_bytes, other.memory_bytes)) or None,
         )
 
 

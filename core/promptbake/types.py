@@ -16,7 +16,6 @@ Arm = Literal["base", "prompted", "baked", "reprompted"]
 Tail = Literal["sampled", "bucket", "renormalize", "drop"]
 StopReason = Literal["stop", "length"]  # the model ended its turn, or the token limit cut it
 Direction = Literal["higher", "lower"]  # which of two values is better
-ChatArm = Literal["base", "prompted", "baked"]
 ARMS: tuple[Arm, ...] = ("base", "prompted", "baked", "reprompted")
 ARM_LABELS: Mapping[Arm, str] = {arm: arm for arm in ARMS} | {"reprompted": "re-prompted"}
 
@@ -33,7 +32,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system prompt, such as the prompt u that is baked; an empty text is no prompt."""
+    """A system prompt, such as the prompt u that is baked; an empty text is no prompt.
+
+    It may hold example turns: see `promptbake.with_system`.
+    """
 
     name: str
     text: str

@@ -16,6 +16,7 @@ from promptbake import (
     Usage,
     derive,
     strip_thinking,
+    with_system,
 )
 from promptbake_openai.answers import InvalidResponseError
 from promptbake_openai.completions import USER, ChatCompletion, parse_completion, rejection_reason
@@ -91,7 +92,6 @@ class Conversing:
         A response that max_tokens cut ends the conversation: what follows it would answer half of
         a turn.
         """
-        system = Message("system", self.job.prompt.text)
         for turn in range(self.job.turns):
             if turn:
                 user = (SIMULATED_USER, *swap_roles(turns))
@@ -99,7 +99,8 @@ class Conversing:
                 if reason := rejection_reason(completion, drop_truncated=True):
                     return USER + reason
                 turns.append(Message("user", strip_thinking(completion.text) or ""))
-            messages, seed = (system, *turns), self._seed("response", turn)
+            messages = with_system(self.job.prompt.text, turns)
+            seed = self._seed("response", turn)
             completion = self._complete(messages, self.request.temperature, seed)
             if reason := rejection_reason(completion, self.drop_truncated):
                 return reason

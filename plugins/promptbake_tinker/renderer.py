@@ -9,7 +9,7 @@ from tinker_cookbook import model_info, renderers
 from tinker_cookbook.exceptions import ConfigurationError, RendererError
 from tinker_cookbook.renderers import TrainOnWhat
 
-from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds, excerpt
+from promptbake import BakeError, ChatRenderer, Message, Renderer, TokenIds, excerpt, with_system
 
 CHAT_TEMPLATE = "chat_template"
 PROBE = (Message("user", "Is quartz a mineral?"),)
@@ -48,7 +48,7 @@ class CookbookRenderer:
 
     def prompt(self, messages: Sequence[Message], system: str | None = None) -> TokenIds:
         """Render turns up to the start of the assistant's reply. Raises BakeError."""
-        turns = messages if system is None else (Message("system", system), *messages)
+        turns = messages if system is None else with_system(system, messages)
         try:
             return tuple(self._renderer.build_generation_prompt(_plain(turns)).to_ints())
         except REFUSALS as error:

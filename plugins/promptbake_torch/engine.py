@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,17 @@ class Engine:
         self._window = _window(module.config.get_text_config())
         self._adapters = 0
         self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
+
+    @property
+    def source(self) -> str:
+        """Where transformers and peft find the model: a folder or a hub id.
+
+        The name of a model that was never in a file.
+        """
+        source: str = self.module.config.name_or_path  # peft's model has its base model's config
+        if not source:
+            return self.name
+        return str(Path(source).resolve()) if Path(source).is_dir() else source
 
     def next_adapter(self) -> str:
         """The name of the next adapter."""

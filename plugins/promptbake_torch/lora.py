@@ -152,7 +152,7 @@ class LoraTrainer:
         write_atomic(folder / WEIGHTS, safetensors.torch.save(self._state(), metadata))
         config = self._engine.module.peft_config[self._adapter].to_dict()
         config |= {
-            "base_model_name_or_path": self._engine.name,
+            "base_model_name_or_path": self._engine.source,
             "inference_mode": True,
             "target_modules": sorted(config["target_modules"]),
         }

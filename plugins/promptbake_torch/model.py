@@ -28,6 +28,7 @@ from promptbake import (
 )
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
+from promptbake_torch.memory import memory_bytes
 from promptbake_torch.random_draws import choose_tokens, draw_outside_top, uniform
 
 SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
@@ -150,7 +151,8 @@ class TorchModel:
         else:
             seconds = tokens * self._seconds_per_token
             usage = Usage(calls, input_tokens=tokens)
-        return CostEstimate(usage, priced=True, seconds=seconds)
+        memory = memory_bytes(self.engine.module, work, self.sample_batch)
+        return CostEstimate(usage, priced=True, seconds=seconds, memory_bytes=memory)
 
     @cached_property
     def _seconds_per_token(self) -> float:

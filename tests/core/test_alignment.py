@@ -88,7 +88,7 @@ def test_each_conversation_is_read_in_the_contexts_of_its_own_target(model: Mode
     assert "Be Yoda." in model.renderer.text(first.student_ids)
     assert PROMPT.text in model.renderer.text(first.teacher_ids)
     assert second.student_ids == second.teacher_ids
-    with pytest.raises(BakeError, match="c0: belongs to the target 'shorter', and there is: 'keep"):
+    with pytest.raises(BakeError, match="c0: unknown target 'shorter'; available: 'keep"):
         align_all(talks, [keep], model)
 
 

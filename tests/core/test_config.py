@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from promptbake.cli.prompts import SCHEMA, schema_text
 from promptbake.errors import BakeError
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.runs.config import Config, flatten, known_keys, profiles, resolve
+from promptbake.runs.describe import describe
+
+PROMPTS = Path(__file__).parents[2] / "prompts"
 
 
 def refusal(*settings: str, **layers: Any) -> str:
@@ -239,3 +245,38 @@ def test_flattening_loses_nothing(values: dict[str, Any]) -> None:
             table = table.setdefault(section, {})
         table[last] = value
     assert built == values
+
+
+def test_every_setting_is_described() -> None:
+    settings = {each.key: each for each in describe(load().factories)}
+    own = {key for key in known_keys() if key not in ("options", "targets")}
+    assert settings.keys() >= own | {"targets[].teacher"}
+    assert [each.key for each in settings.values() if not each.meaning] == []
+    expected = {
+        "train.lr": ("float", "0.0001", "the first step's learning rate; it falls to 0"),
+        "model.name": ("str", "set by the profile", "a hub id, a folder, or a name that the"),
+        "data.temperatures": ("list[float]", "[0.5, 0.7, 0.9, 1.0]", "one response a query at"),
+        "options.backends.torch.alpha": ("float | None", "not set", "The LoRA's; the rank where"),
+        "options.data_providers.openai.model": ("str", "required", "The model's name at the"),
+    }
+    for key, (type_, default, meaning) in expected.items():
+        found = settings[key]
+        assert (found.type, found.default, found.meaning[: len(meaning)]) == (
+            type_,
+            default,
+            meaning,
+        )
+
+
+def test_the_prompts_schema_is_that_of_the_settings() -> None:
+    file = PROMPTS / SCHEMA
+    if os.environ.get("PROMPTBAKE_RECORD"):
+        file.write_text(schema_text(), "utf-8")
+    schema = json.loads(file.read_text("utf-8"))
+    assert schema == json.loads(schema_text()), "run this test once with PROMPTBAKE_RECORD=1"
+    assert "required" not in {*schema, *schema["$defs"]["TrainSection"]}  # a file may set any part
+    alpha = schema["properties"]["options"]["properties"]["backends"]["properties"]["torch"]
+    assert alpha["properties"]["alpha"]["anyOf"][0] == {"exclusiveMinimum": 0, "type": "number"}
+    assert not alpha["additionalProperties"]
+    for sidecar in PROMPTS.glob("*.toml"):
+        assert sidecar.read_text("utf-8").startswith(f"#:schema ./{SCHEMA}\n")

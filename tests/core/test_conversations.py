@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptbake.dataset.conversations import check_messages, read, read_objects, to_line
+from promptbake.dataset.example_turns import with_system
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines
 from promptbake.types import Conversation, Message
@@ -141,3 +142,32 @@ def test_objects_come_with_their_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n \n{"b": 1}'.encode())
     assert list(read_objects(path)) == [(1, {"a": "x\u2028y"}), (3, {"b": 1})]
+
+
+QUESTION = (Message("user", "Why?"),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        (" Be brief.\n", ["system: Be brief.\n"]),  # as it is where there are no examples
+        ("Say [user] twice.", ["system:Say [user] twice."]),
+        (
+            "Be brief.\n\n[user]\nHi\n\n[assistant] \nHo, ho.\n",
+            ["system:Be brief.", "user:Hi", "assistant:Ho, ho."],
+        ),
+        (
+            "[user]\na\n[assistant]\nb\n[user]\nc\n[assistant]\nd",
+            ["user:a", "assistant:b", "user:c", "assistant:d"],
+        ),
+    ],
+)
+def test_a_prompt_may_hold_example_turns(prompt: str, turns: list[str]) -> None:
+    rendered = [f"{turn.role}:{turn.content}" for turn in with_system(prompt, QUESTION)]
+    assert rendered == [*turns, "user:Why?"]
+
+
+@pytest.mark.parametrize("prompt", ["[assistant]\na", "[user]\na", "[user]\n[assistant]\nb"])
+def test_examples_that_are_no_turns_are_refused(prompt: str) -> None:
+    with pytest.raises(BakeError, match=r"examples: expected a line \[user\], its text"):
+        with_system(prompt, QUESTION)

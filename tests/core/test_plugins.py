@@ -86,9 +86,9 @@ def test_what_a_plugin_offers_is_chosen_listed_and_created(install: Installer) -
         "good",
         "?",
     )
-    assert [vars(option) for option in factory.options] == [
-        {"name": "weight", "type": "float", "default": 0.5, "required": False},
-        {"name": "label", "type": "str | None", "default": None, "required": False},
+    assert [option.as_json() for option in factory.options] == [
+        {"name": "weight", "type": "float", "default": 0.5, "required": False, "meaning": ""},
+        {"name": "label", "type": "str | None", "default": None, "required": False, "meaning": ""},
     ]
     assert vars(factory.create({})) == {"weight": 0.5, "label": None}
     assert vars(factory.create({"weight": 1, "label": "x"})) == {"weight": 1.0, "label": "x"}

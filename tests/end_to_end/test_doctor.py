@@ -184,3 +184,9 @@ def test_an_invalid_name_is_refused(name: str, kind: str, line: str) -> None:
     before = sorted(Path.cwd().rglob("*"))
     assert promptbake("new-plugin", name, "--kind", kind).complaint.startswith(line)
     assert sorted(Path.cwd().rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["evaluators", "data_provider", "Data-Providers"])
+def test_a_kind_may_be_spelt_as_in_the_settings(kind: str) -> None:
+    assert promptbake("new-plugin", "a2", "--kind", kind).code == 0
+    assert "name" in promptbake("plugins", "--kind", kind).out

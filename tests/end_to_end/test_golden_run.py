@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,13 +131,27 @@ def test_peft_loads_the_adapter_and_it_changes_the_model(finished: Finished) -> 
     torch.testing.assert_close(without, before)
 
 
-@pytest.mark.parametrize("arm", ["base", "prompted", "baked"])
+@pytest.mark.parametrize("arm", ["base", "prompted", "baked", "reprompted"])
 def test_chat_answers_one_message(own_copy: Path, prompt: Path, arm: str) -> None:
-    arguments = ["chat", prompt, *MOCK, "--arm", arm, "--max-tokens", "12"]
-    first, again = (promptbake(*arguments, "--message", "Who are you?") for _ in range(2))
+    arguments = ["--arm", arm, "--max-tokens", "12", "--message", "Who are you?"]
+    first, again = (promptbake("chat", prompt, *MOCK, *arguments) for _ in range(2))
     assert first.code == 0
     assert first.out.strip()
     assert first.out == again.out
+    assert "chat: loading " in first.err
+    from_folder = promptbake("chat", "runs/pirate", *arguments)  # with the settings on record
+    if arm in ("base", "baked"):
+        assert (from_folder.code, from_folder.out) == (0, first.out)
+    else:
+        assert "runs/pirate: comes without a prompt, and the arm" in from_folder.complaint
+
+
+def test_a_runs_folder_stands_for_a_prompt_where_none_is_needed(own_copy: Path) -> None:
+    assert promptbake("export", "runs/pirate", "--to", "adapter").code == 0
+    assert promptbake("report", "runs/pirate").code == 0
+    for stage in STAGES[:3]:
+        complaint = promptbake(stage, "runs/pirate").complaint
+        assert complaint == f"runs/pirate: is a run's folder; to {stage}, give the prompt's file"
 
 
 def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, prompt: Path) -> None:
@@ -155,6 +170,25 @@ def test_strength_scales_the_adapter_of_chat_and_of_export(own_copy: Path, promp
     for name, weights in whole.items():
         torch.testing.assert_close(quarter[name], weights / 4 if ".lora_B." in name else weights)
     assert "already exists" in promptbake("export", prompt, *MOCK, "--to", "at-1").complaint
+
+
+def test_init_writes_the_prompts(tmp_path: Path) -> None:
+    assert promptbake("init").code == 0
+    names = {path.name for path in Path("prompts").iterdir()}
+    assert names >= {"yoda.md", "yoda.toml", "say-my-dear.md", "promptbake.schema.json"}
+    for prompt in Path("prompts").glob("*.md"):
+        assert promptbake("config", prompt, *MOCK).code == 0
+    assert "prompts: already exists; choose another folder" in promptbake("init").complaint
+
+
+def test_help_is_short_and_the_shell_completes() -> None:
+    assert promptbake("-h").out == promptbake("--help").out
+    assert "--strength" in promptbake("chat", "-h").out
+    words = {"COMP_WORDS": "promptbake ver", "COMP_CWORD": "1"}
+    program = [sys.executable, "-c", "from promptbake.cli.main import main; main()"]
+    asked = os.environ | words | {"_PROMPTBAKE_COMPLETE": "complete_bash"}
+    completed = subprocess.run(program, env=asked, capture_output=True, text=True, check=False)
+    assert completed.stdout.split() == ["verify"]
 
 
 def test_plugins_shows_one_kind_and_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,3 +176,20 @@ def measured(run: Path) -> list[dict[str, object]]:
 
 def sorted_lines(file: Path) -> list[bytes]:
     return sorted(file.read_bytes().splitlines())
+
+
+def test_a_stopped_bake_is_kept_as_it_is_after_the_last_saved_step(
+    interrupted: Interrupted, reference: Reference
+) -> None:
+    run = interrupted.folder
+    shutil.copytree(reference.with_data, run)
+    keep = ("bake", interrupted.prompt, *MOCK, *SETTINGS, "--keep")
+    assert "--keep found no stopped bake" in promptbake(*keep).complaint
+    bake = interrupted.start("bake")
+    bake.signal_when(lambda: len(list(run.glob("checkpoints/step-*"))) > 0, signal.SIGINT)
+    assert "or with --keep to keep the adapter" in bake.result().err
+    kept = promptbake(*keep)
+    steps = json.loads((run / "run.json").read_text())["stages"]["bake"]["steps"]
+    assert f"stopped early, after {steps} of " in kept.out
+    assert "is baked already" in interrupted.finish("bake")
+    assert promptbake("verify", interrupted.prompt, *MOCK, *SETTINGS).code in (0, 1)

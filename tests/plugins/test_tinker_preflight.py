@@ -17,6 +17,7 @@ from tokenizers import AddedToken
 
 import promptbake_tinker
 from promptbake.costs import NoBudget
+from promptbake.dataset.example_turns import with_system
 from promptbake.errors import BakeError
 from promptbake.testing.tiny import tiny_tokenizer
 from promptbake.types import Message
@@ -175,8 +176,8 @@ def test_the_renderer_of_each_model_trains_on_what_it_samples(model: str) -> Non
     assert isinstance(renderer, CookbookRenderer)
     assert renderer.stop_ids
     text = "Ten\n\nleagues."
-    for system in (None, "Be brief."):
-        turns = [Message("system", system)] if system else []
+    for system in (None, "Be brief.", "Be brief.\n[user]\nHi\n[assistant]\nHo"):
+        turns = with_system(system, ()) if system else ()
         whole, response = renderer.supervised((*turns, *QUESTION, Message("assistant", text)))
         assert whole == renderer.prompt(QUESTION, system) + response
         assert response == renderer.response(text, complete=True)

@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch_models import OBJECTIVE, SYSTEM, examples, plain_logprobs, prompts, spans, train
 
-from promptbake import Backend, BakeError, ChatRenderer, Checkpoint, Message
+from promptbake import (
+    Backend,
+    BakeError,
+    ChatRenderer,
+    Checkpoint,
+    Message,
+    SampleWork,
+    TrainWork,
+)
 from promptbake.testing import BackendSuite, save_tiny, tiny_model, tiny_tokenizer
 from promptbake_torch import (
     HubLoader,
@@ -151,10 +159,14 @@ def test_a_start_with_other_settings_is_refused(
 # --- loading and rendering
 
 
-def test_a_folder_opens_and_another_model_has_another_digest(folders: list[Path]) -> None:
+def test_a_folder_opens_and_another_model_has_another_digest(
+    folders: list[Path], tmp_path: Path
+) -> None:
     one, again, other = (HubLoader("cpu", "auto")(str(folders[n])) for n in (0, 0, 1))
     assert one.digest == again.digest != other.digest
     model = TorchModel(one, None, 2)
+    LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1).save_adapter(tmp_path)
+    peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path)  # which finds the base model itself
     (logprobs,) = model.logprobs(spans(model)[:1])
     with torch.no_grad():
         torch.testing.assert_close(logprobs, plain_logprobs(tiny_model(), spans(model)[0]))
@@ -265,6 +277,8 @@ def test_a_template_without_a_system_role_gets_the_prompt_in_the_first_turn() ->
     assert tokenizer.decode(model.renderer.prompt(turns, "Be brief.")).startswith(
         "<|im_start|>user\nBe brief.\n\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>"
     )
+    examples = "Be brief.\n[user]\nHi\n[assistant]\nYo"
+    assert model.renderer.prompt(turns[2:], examples) == model.renderer.prompt(turns, "Be brief.")
 
 
 @pytest.mark.parametrize("inner", ["{% for j in range(99999) %}{% endfor %}", "{{ f() }}"])
@@ -283,3 +297,16 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
     tokenizer.chat_template = None
     with pytest.raises(BakeError, match="no chat template"):
         make_engine(tiny_model(), tokenizer, "tiny", "d")
+
+
+def test_memory_grows_with_the_rows_of_a_batch_and_their_length(model: TorchModel) -> None:
+    works = [
+        *(SampleWork(((8, 8),) * n) for n in (1, 2, 9)),  # two at a time
+        *(TrainWork(((n, 8),) * 4, steps=2) for n in (16, 64)),
+        *(TrainWork(((16, 8),) * 4, steps=n) for n in (4, 1)),
+    ]
+    one, two, many, short, long, single, whole = (
+        model.estimate_cost(work).memory_bytes or 0.0 for work in works
+    )
+    assert 0 < one < two == many
+    assert single < short < min(long, whole)

@@ -15,12 +15,15 @@ from promptbake.plugins.hookspecs import HOOKS
 from promptbake.plugins.registry import Registry
 from promptbake.progress.terminal import PlainConsole
 from promptbake.redaction import CONTROL
+from promptbake.report import diagnosis
+from promptbake.runs.generation import load_dataset
 from promptbake.runs.session import Session
 from promptbake.types import ARM_LABELS, Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.cli.doctor import Health
     from promptbake.report.verify_result import VerifyResult
+    from promptbake.runs.describe import Setting
     from promptbake.runs.ledger import Ledger
     from promptbake.stages.plan import Plan
 
@@ -86,6 +89,19 @@ def print_config(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     out.print(table)
 
 
+def print_settings(settings: Sequence[Setting], as_json: bool) -> None:
+    """Every key with its type, default and meaning."""
+    if as_json:
+        print_json(
+            {each.key: {k: v for k, v in vars(each).items() if k != "key"} for each in settings}
+        )
+        return
+    for each in settings:
+        out.print(f"{each.key}: {each.type} = {each.default}", style="bold", soft_wrap=True)
+        if each.meaning:
+            out.print(f"    {each.meaning}", soft_wrap=True)
+
+
 def show_data(session: Session, dataset: Dataset) -> None:
     """How many conversations there are, and the usage so far."""
     out.print(
@@ -93,13 +109,18 @@ def show_data(session: Session, dataset: Dataset) -> None:
         f"{len(dataset.held_out)} held out",
         soft_wrap=True,
     )
+    for line in diagnosis.describe_data(dataset.training, session.config.data.max_tokens):
+        out.print(line, soft_wrap=True)
     print_spent(session.budget)
 
 
 def show_bake(session: Session, checkpoint: Checkpoint) -> None:
     """Where the adapter is, and the usage so far."""
-    steps = session.run.stage("bake")["steps"]
-    out.print(f"{session.run.adapter}: baked in {steps} steps", soft_wrap=True)
+    stage = session.run.stage("bake")
+    how = f"baked in {stage['steps']} steps"
+    if "planned_steps" in stage:
+        how = f"stopped early, after {stage['steps']} of {stage['planned_steps']} steps"
+    out.print(f"{session.run.adapter}: {how}", soft_wrap=True)
     print_spent(session.budget)
 
 
@@ -126,6 +147,10 @@ def show_verify(session: Session, result: VerifyResult) -> None:
         f"(95 % interval {low:.3f} to {high:.3f}); threshold {threshold:g}: {verdict}",
         soft_wrap=True,
     )
+    if not result.passed:
+        training = load_dataset(session).training
+        epochs = session.config.train.epochs
+        out.print(diagnosis.explain_failure(result, training, epochs), soft_wrap=True)
     out.print(str(session.run.report), soft_wrap=True)
     print_spent(session.budget)
 
@@ -156,6 +181,8 @@ def show_plan(session: Session, plan: Plan) -> None:
     out.print(table)
     dollars = "an unknown price" if plan.dollars is None else f"${plan.dollars:.4f}"
     out.print(f"in all: {dollars}, {_minutes(plan.seconds)} minutes; {plan.basis}", soft_wrap=True)
+    if plan.memory_bytes:
+        out.print(f"memory: about {plan.memory_bytes / 1e9:.1f} GB on this machine", soft_wrap=True)
     if plan.spent or plan.unpriced_calls:
         spent = Usage(dollars=plan.spent, unpriced_calls=plan.unpriced_calls)
         out.print(f"spent so far: {_dollars(spent, '$')}", soft_wrap=True)

@@ -22,8 +22,8 @@ from promptbake.cli.run_commands import (
     all_settings,
 )
 from promptbake.commands import COMMANDS
-from promptbake.errors import BakeError
-from promptbake.plugins.hookspecs import HOOKS
+from promptbake.errors import BakeError, nearest
+from promptbake.plugins.hookspecs import HOOKS, find_kind
 from promptbake.plugins.registry import load
 from promptbake.progress.terminal import PlainConsole
 from promptbake.redaction import redact
@@ -56,7 +56,7 @@ app = typer.Typer(
     help="Bake a system prompt into a language model's weights, and measure how closely it worked.",
     cls=PluginGroup,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for _command in COMMANDS:
@@ -69,8 +69,11 @@ def plugins(
     as_json: Json = False,
 ) -> None:
     """List what every plugin offers, and what did not load and why."""
+    kind = find_kind(kind) if kind is not None else None
     if kind is not None and kind not in HOOKS:
-        raise BakeError(f"--kind {kind}: unknown kind; choose from: {', '.join(HOOKS)}")
+        raise BakeError(
+            f"--kind {kind}: unknown kind; choose from: {', '.join(HOOKS)}{nearest(kind, HOOKS)}"
+        )
     registry = load()
     factories = [factory for factory in registry.factories if kind in (None, factory.kind)]
     if as_json:
@@ -82,7 +85,7 @@ def plugins(
                         "name": factory.name,
                         "plugin": factory.plugin,
                         "version": factory.version,
-                        "options": [vars(option) for option in factory.options],
+                        "options": [option.as_json() for option in factory.options],
                     }
                     for factory in factories
                 ],
@@ -144,10 +147,26 @@ def config(
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: Json = False,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print each key's type, default and meaning.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of a prompt's TOML file.")
+    ] = False,
 ) -> None:
     """Print the resolved config, and where each value came from."""
     from promptbake.runs.config import resolve
 
+    if describe:
+        from promptbake.runs.describe import describe as describe_settings
+
+        console.print_settings(describe_settings(load().factories), as_json)
+        return
+    if schema:
+        from promptbake.cli.prompts import schema_text
+
+        print(schema_text(), end="")  # noqa: T201 - for a file
+        return
     if prompt:
         read_prompt(prompt)
     sidecar = prompt.with_suffix(".toml") if prompt else None
@@ -159,6 +178,19 @@ def config(
         )
         return
     console.print_config(values, resolved.sources)
+
+
+@app.command()
+def init(
+    to: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
+) -> None:
+    """Write prompts/, the prompts that promptbake comes with, ready to bake."""
+    from promptbake.cli.prompts import write_prompts
+
+    folder = write_prompts(to)
+    out.print(
+        f"{folder}: prompts to bake. Next:\n  promptbake data {folder / 'yoda.md'}", soft_wrap=True
+    )
 
 
 @app.callback(invoke_without_command=True)
@@ -194,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         _read_env_file(Path(".env"))
-        app(arguments)
+        app(arguments, prog_name="promptbake")
     except BakeError as error:
         _fail(str(error))
     except OSError as error:

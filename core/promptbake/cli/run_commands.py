@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
@@ -17,14 +16,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from promptbake.cli import console
-from promptbake.cli.console import out
+from promptbake.cli.conversation import talk
 from promptbake.commands import COMMANDS, Help
 from promptbake.plugins.attribution import attribute
 from promptbake.progress.terminal import RichReporter
 from promptbake.runs.session import Session, open_session
-from promptbake.stages.chat import Chat
 
-PromptFile = Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's file.")]
+PromptFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROMPT", help="The prompt's file, or its run's folder for chat, export and report."
+    ),
+]
 Profile = Annotated[str, typer.Option(help="A set of defaults: local, mock, ...")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
 Settings = Annotated[
@@ -53,6 +56,8 @@ OUTPUT_OPTIONS = {  # of how a result is shown; the others' results have one for
 }
 
 
+STOPPED = "stopped; run the same command to resume"
+KEEP = ", or with --keep to keep the adapter as it is after the last saved step"
 # The items of PROMPTBAKE_SET: blanks part them, but not within quotes or brackets.
 SETTING = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|\S)+""")
 
@@ -86,7 +91,7 @@ def add_run_command(
             if not of_run:
                 command(**own_values)
                 return
-            with _session(**given) as session:
+            with _session(command.__name__, **given) as session:
                 result = command(session, **own_values)
                 if not origin:
                     _show(command.__name__, session, result, **output)
@@ -104,7 +109,13 @@ def add_run_command(
 
 @contextmanager
 def _session(
-    *, prompt: str, profile: str, config: Path | None, settings: list[str] | None, run: str | None
+    command: str,
+    *,
+    prompt: str,
+    profile: str,
+    config: Path | None,
+    settings: list[str] | None,
+    run: str | None,
 ) -> Iterator[Session]:
     """Open a session; Ctrl-C says how to resume."""
     session = open_session(
@@ -119,7 +130,7 @@ def _session(
         yield session
     except KeyboardInterrupt as stop:
         session.note_failure(stop)
-        session.reporter.say("stopped; run the same command to resume")
+        session.reporter.say(STOPPED + (KEEP if command == "bake" else ""))
         raise typer.Exit(130) from None
     except typer.Exit:
         raise
@@ -139,33 +150,11 @@ def _show(
     if as_json:
         console.print_json(result.as_json())
     elif name == "chat":
-        _talk(result, message)
+        talk(result, message)
     else:
         console.SHOW[name](session, result)
     if name == "verify" and not result.passed:
         raise typer.Exit(1)
-
-
-def _talk(chat: Chat, message: str | None) -> None:
-    if message is not None:
-        _stream(chat, message)
-        return
-    while True:
-        try:
-            text = out.input("you: " if sys.stdin.isatty() else "")
-            if text.strip():
-                _stream(chat, text)
-        except (EOFError, KeyboardInterrupt):
-            out.print()
-            return
-
-
-def _stream(chat: Chat, text: str) -> None:
-    for piece in chat.say(text):
-        out.write(piece)
-    out.print()
-    if chat.stop_reason == "length" and sys.stdout.isatty():
-        out.print("(stopped at --max-tokens)", style="dim")
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from promptbake.errors import BakeError, nearest
 from promptbake.files import atomic_folder
+from promptbake.plugins.hookspecs import find_kind
 from promptbake.plugins.registry import GROUP, load
 from promptbake.version import __version__
 
@@ -66,6 +67,7 @@ def render(words: dict[str, str], kind: str) -> dict[str, str]:
 
 def _words(name: str, kind: str) -> dict[str, str]:
     """What the templates are filled with."""
+    kind = next((name for name, (plural, _) in KINDS.items() if plural == find_kind(kind)), kind)
     if kind not in KINDS:
         raise BakeError(
             f"--kind {kind}: unknown kind; choose from: {', '.join(KINDS)}{nearest(kind, KINDS)}"

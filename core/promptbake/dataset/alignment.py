@@ -71,8 +71,8 @@ def align_all(
     for conversation in ordered:
         if conversation.target not in by_name:
             raise BakeError(
-                f"conversation {conversation.id}: belongs to the target {conversation.target!r}, "
-                f"and there is: {', '.join(map(repr, by_name))}"
+                f"conversation {conversation.id}: unknown target {conversation.target!r}; "
+                f"available: {', '.join(map(repr, by_name))}"
             )
     return tuple(
         align(conversation, by_name[conversation.target], model, check_context)

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from promptbake.dataset.alignment import common_prefix
+from promptbake.dataset.example_turns import with_system
 from promptbake.errors import BakeError
 from promptbake.types import Message, TokenIds
 
@@ -143,7 +144,8 @@ def _with_system(
 ) -> tuple[Message, ...]:
     if system is None:
         return tuple(messages)
-    if not fold:
-        return (Message("system", system), *messages)
-    first, *others = messages
-    return (Message("user", f"{system}\n\n{first.content}"), *others)
+    turns = with_system(system, messages)
+    if not fold or turns[0].role != "system":
+        return turns
+    head, first, *others = turns
+    return (Message("user", f"{head.content}\n\n{first.content}"), *others)

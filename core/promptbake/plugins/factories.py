@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +26,12 @@ class Option:
     type: str
     default: object
     required: bool = False
+    meaning: str = ""
+    annotation: Any = Any
+
+    def as_json(self) -> dict[str, object]:
+        """What `promptbake plugins --json` prints."""
+        return {name: value for name, value in vars(self).items() if name != "annotation"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,15 @@ class PluginFactory:
         """The factory's keyword arguments; a command and a profile have none."""
         if self.kind in WITHOUT_OPTIONS:
             return ()
-        annotations = _parameter_types(self.function)
+        annotations, meanings = _parameter_types(self.function), _meanings(self.function)
         return tuple(
             Option(
                 parameter.name,
-                _type_name(annotations.get(parameter.name, Any)),
+                type_name(annotations.get(parameter.name, Any)),
                 None if parameter.default is parameter.empty else parameter.default,
                 parameter.default is parameter.empty,
+                meanings.get(parameter.name, ""),
+                annotations.get(parameter.name, Any),
             )
             for parameter in inspect.signature(self.function).parameters.values()
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -139,18 +148,28 @@ def _innermost(factory: Any) -> Any:
     return factory
 
 
-def _type_name(annotation: object) -> str:
+def _meanings(factory: Any) -> dict[str, str]:
+    """What the section `Args:` of a factory's docstring says of each option."""
+    section = (inspect.getdoc(_innermost(factory)) or "").partition("\nArgs:\n")[2]
+    section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def type_name(annotation: object) -> str:
     """The type as a user may read it: without its bounds, and by its short name."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     parts = get_args(annotation)
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
-        return " | ".join(_type_name(part) for part in parts)
+        return " | ".join(type_name(part) for part in parts)
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, parts))
+    if parts[1:] == (Ellipsis,):
+        return f"list[{type_name(parts[0])}]"
     if parts:
         outer = getattr(get_origin(annotation), "__name__", str(annotation))
-        return f"{outer}[{', '.join(_type_name(part) for part in parts)}]"
+        return f"{outer}[{', '.join(type_name(part) for part in parts)}]"
     return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
 
 

@@ -95,6 +95,14 @@ SINGULAR = {  # one of a kind, for a message
 WITHOUT_OPTIONS = ("commands", "profiles")  # kinds whose names may have hyphens
 
 
+def find_kind(text: str) -> str:
+    """A kind as in HOOKS, of its singular or plural, with - or _; the text where there is none."""
+    words = text.lower().replace("-", " ").replace("_", " ")
+    kinds = {singular: kind for kind, singular in SINGULAR.items()}
+    kinds |= {kind.replace("_", " "): kind for kind in HOOKS}
+    return kinds.get(words, text)
+
+
 @hookspec
 def promptbake_register_data_providers() -> Factories[DataProvider]:  # type: ignore[empty-body]
     """Offer sources of conversations: they yield one for each request that is not completed."""

@@ -214,6 +214,7 @@ def resolve(
     config_file: Path | None = None,
     settings: Sequence[str] | Mapping[str, object] = (),
     registry: Registry | None = None,
+    recorded: Layer | None = None,
 ) -> Resolved:
     """Merge the layers, later ones over earlier ones, and check the result.
 
@@ -223,11 +224,12 @@ def resolve(
         config_file: A TOML file that must exist.
         settings: section.key=value lines, or values by dotted key.
         registry: The installed plugins; they are loaded where it is None.
+        recorded: The settings of an earlier run, which stand in the profile's place.
 
     Raises:
         BakeError: With the source, the key, what was expected and the nearest valid key.
     """
-    layers = [_profile(profile, registry)]
+    layers = [recorded or _profile(profile, registry)]
     if sidecar is not None and sidecar.exists():
         layers.append(_read(sidecar))
     if config_file is not None:

@@ -65,6 +65,8 @@ class Run:
     nowhere else.
     """
 
+    RECORD = "run.json"
+
     def __init__(self, path: Path) -> None:
         # Its name is used, and one folder has one lock, by whichever link it is reached.
         if path.name in ("", "..") or path.is_symlink():
@@ -74,7 +76,7 @@ class Run:
                 raise BakeError(f"{path}: is a symbolic link that leads nowhere") from None
         self.path = path
         self.begun = ""  # the stage that this object has recorded as begun
-        self.record_file = path / "run.json"
+        self.record_file = path / self.RECORD
         self.data = path / "data.jsonl"
         self.held_out = path / "held_out.jsonl"
         self.queries = path / "queries.jsonl"

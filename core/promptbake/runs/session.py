@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptbake.dataset.example_turns import with_system
 from promptbake.distill.checkpoints import differing, read_adapter
 from promptbake.documents.text import read_text
 from promptbake.errors import BakeError
@@ -26,7 +27,7 @@ from promptbake.interfaces import (
 from promptbake.plugins.attribution import attribute, attributed, contract_error
 from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.progress import Reporter
-from promptbake.runs.config import Config, Resolved, resolve
+from promptbake.runs.config import Config, Layer, Resolved, resolve
 from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.types import BakeTarget, Checkpoint, Prompt
@@ -49,6 +50,10 @@ def read_prompt(path: Path) -> Prompt:
     text = read_text(path).strip()
     if not text:
         raise BakeError(f"{path}: the prompt is empty")
+    try:
+        with_system(text, ())
+    except BakeError as error:
+        raise BakeError(f"{path}: {error}") from None
     return _checked(Prompt(path.stem, text))
 
 
@@ -63,7 +68,8 @@ class Session:
         run: The run's folder.
         registry: The installed plugins.
         reporter: Shows progress and notes to the user.
-        address: Of a checkpoint, where one was given in place of a prompt.
+        address: Of a checkpoint, where one was given in place of a prompt. Where a run's folder was
+            given, the prompt is empty and the settings are those on record.
     """
 
     prompt: Prompt
@@ -82,7 +88,7 @@ class Session:
     @contextmanager
     def stage_lock(self, stage: str) -> Iterator[None]:
         """Keep other processes out while a stage works in the run, and account for its costs."""
-        self.refuse_address(stage)
+        self.require_prompt(stage)
         with self.run.locked():
             self.budget.stage = stage
             try:
@@ -114,6 +120,14 @@ class Session:
     def refuse_replacement(self) -> None:
         """Raise BakeError where a finished bake of another profile or model would be replaced."""
         self.run.check_replaceable(self.config, self.resolved.profile)
+
+    def require_prompt(self, command: str) -> None:
+        """Raise BakeError where a checkpoint or a run's folder was given in place of a prompt."""
+        self.refuse_address(command)
+        if not self.prompt.text:
+            raise BakeError(
+                f"{self.run.path}: is a run's folder; to {command}, give the prompt's file"
+            )
 
     @property
     def plugin_versions(self) -> dict[str, str]:
@@ -253,7 +267,8 @@ def open_session(
     """Read the prompt, resolve the config, load the plugins; open no model yet.
 
     Args:
-        prompt: A file, a Prompt, or a checkpoint's address (SCHEME://...), which has no run.
+        prompt: A file, a Prompt, a run's folder, or a checkpoint's address (SCHEME://...), which
+            has no run.
         profile: A set of defaults.
         config_file: A TOML file of settings.
         settings: section.key=value lines, or values by dotted key.
@@ -262,17 +277,20 @@ def open_session(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sidecar, address, folder = None, None, Path()
+    sidecar, address, folder, recorded = None, None, Path(), None
     if isinstance(prompt, Prompt):
         prompt = _checked(prompt)
     elif SCHEME in str(prompt):
         prompt, address = NO_PROMPT, str(prompt)
+    elif (Path(prompt) / Run.RECORD).is_file():
+        run = run or Path(prompt)
+        prompt, recorded = NO_PROMPT, _recorded_settings(Run(Path(prompt)))
     else:
         file = Path(prompt)
         prompt, sidecar, folder = read_prompt(file), file.with_suffix(".toml"), file.parent
         _check_name(prompt)  # that of its folder below runs/
     registry = load()
-    resolved = resolve(profile, sidecar, config_file, settings, registry)
+    resolved = resolve(profile, sidecar, config_file, settings, registry, recorded)
     targets = _targets(resolved.config, prompt, folder)
     if run is not None and not str(run):
         raise BakeError("--run '': is no folder's name; leave it out for runs/<prompt's name>")
@@ -282,6 +300,11 @@ def open_session(
     for hint in resolved.hints:
         reporter.say(hint)
     return session
+
+
+def _recorded_settings(run: Run) -> Layer:
+    """The settings that a run was made with, in place of a profile."""
+    return Layer(str(run.record_file), run.record["config"])
 
 
 def _targets(config: Config, prompt: Prompt, folder: Path) -> tuple[BakeTarget, ...]:
@@ -304,6 +327,7 @@ def _targets(config: Config, prompt: Prompt, folder: Path) -> tuple[BakeTarget, 
 def _checked(prompt: Prompt) -> Prompt:
     if not isinstance(prompt.text, str) or not prompt.text.strip():
         raise BakeError(f"prompt {prompt.name!r}: the prompt is empty")
+    with_system(prompt.text, ())  # raises for examples that are no turns
     _check_name(prompt)
     return prompt
 

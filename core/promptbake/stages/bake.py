@@ -33,7 +33,9 @@ from promptbake.interfaces import (
     Trainer,
     TrainingState,
 )
+from promptbake.report.diagnosis import describe_base_kl
 from promptbake.runs.generation import load_dataset, prepare
+from promptbake.runs.run_folder import Run
 from promptbake.runs.scoring import choose_tail, held_out_kl, stored_teacher, training_examples
 from promptbake.runs.session import Session
 from promptbake.types import Checkpoint, Datum, StepMetrics, Tail
@@ -48,12 +50,14 @@ class BakeOptions:
         teacher: The bake that the prompted teacher is; None for the bare base model.
         batches: Makes the source of batches; None for the stored conversations.
         force: Replace a finished bake of another profile or model.
+        keep: Train no further: the last state that was saved becomes the adapter.
     """
 
     start: Checkpoint | None = None
     teacher: Checkpoint | None = None
     batches: Callable[[BatchContext], BatchSource] | None = None
     force: bool = False
+    keep: bool = False
 
 
 def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
@@ -87,6 +91,20 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
     trackers = session.trackers()
     say = session.reporter.say
     first = 0 if state == "fresh" else checkpoints.restore(folder.checkpoints, student, say)
+    schedule = Schedule(
+        len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
+    )
+    if options.keep:
+        if not first:
+            raise BakeError(
+                f"{folder.path}: --keep found no stopped bake of these settings with a saved step; "
+                "run `promptbake bake` without it"
+            )
+        results = {"steps": first, "planned_steps": schedule.steps, "tail": asdict(choice)}
+        folder.finish(
+            "bake", time.monotonic() - started, adapter=_save_adapter(folder, student), **results
+        )
+        return
     _preflight(session, student, objective)
     # What can be refused has been: the earlier adapter is deleted only now. That it counts no more
     # is recorded before, so that a kill in between leaves no record of an adapter that is gone.
@@ -94,19 +112,13 @@ def run(session: Session, options: BakeOptions = BakeOptions()) -> None:
     if state == "fresh":
         _clear(session, changed)
         folder.set_clean("bake")
-    schedule = Schedule(
-        len(training), config.train.batch_size, config.train.epochs, config.train.lr, config.seed
-    )
     with _tracked(session, trackers, first):  # a tracker may refuse, and the teacher costs
         batches, check = _batches(session, options, objective, training, schedule)
         kl = held_out_kl(session, held_out)
         every = config.train.eval_every, config.train.save_every
         loop = steps(student, batches, objective, schedule, first, *every)
         _train(session, student, loop, schedule, kl, first, trackers, choice.tail)
-        with atomic_folder(folder.adapter) as new:
-            checkpoint = student.save_adapter(new)
-            write_json(new / CHECKPOINT, vars(checkpoint))
-    adapter = checkpoints.digests(folder.adapter)
+        adapter = _save_adapter(folder, student)
     results = {"steps": schedule.steps, "tail": asdict(choice), "sampling": check.as_json()}
     folder.finish("bake", time.monotonic() - started, adapter=adapter, **results)
 
@@ -117,6 +129,14 @@ def _damaged(session: Session) -> list[str]:
     if recorded is None:
         return [] if adapter.exists() else [adapter.name]
     return checkpoints.differing(adapter, recorded)
+
+
+def _save_adapter(folder: Run, student: Trainer) -> dict[str, str]:
+    """Save the student; the digests of its files."""
+    with atomic_folder(folder.adapter) as new:
+        checkpoint = student.save_adapter(new)
+        write_json(new / CHECKPOINT, vars(checkpoint))
+    return checkpoints.digests(folder.adapter)
 
 
 def _batches(
@@ -186,6 +206,8 @@ def _train(
     def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
         if snapshot is not None:
             metrics = replace(metrics, held_out_kl=curve.measure(metrics.step, snapshot))
+            if not metrics.step and metrics.held_out_kl is not None:
+                session.reporter.say(describe_base_kl(metrics.held_out_kl))
         for tracker in trackers:
             tracker.log(metrics)
 

@@ -69,6 +69,11 @@ class Plan:
         return sum(known) if len(known) == len(self.rows) else None
 
     @property
+    def memory_bytes(self) -> float | None:
+        """The most that one kind of work needs on this machine; None where nothing is known."""
+        return max((row.estimate.memory_bytes or 0.0 for row in self.rows), default=0.0) or None
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """Where the prices are from."""
         return tuple(dict.fromkeys(row.estimate.source for row in self.rows if row.estimate.source))
@@ -90,6 +95,7 @@ class Plan:
             ],
             "dollars": self.dollars,
             "seconds": self.seconds,
+            "memory_bytes": self.memory_bytes,
             "spent_dollars": self.spent,
             "unpriced_calls": self.unpriced_calls,
             "max_dollars": self.max_dollars,
@@ -116,7 +122,7 @@ NO_SEQUENCES = _Sequences((), ())
 
 def make(session: Session) -> Plan:
     """Plan the job that `data`, `bake` and `verify` would do with this config."""
-    session.refuse_address("plan")
+    session.require_prompt("plan")
     prepared = prepare(session)
     state, _ = session.run.state("data", data_inputs(session, prepared))
     known = state == "done"
