@@ -19,7 +19,7 @@ def memory_bytes(module: Any, work: WorkItem, sample_batch: int) -> float:
     Measured on the embedded model, it is within a third of the largest resident size.
     """
     config = module.config.get_text_config()
-    weights: float = sum(each.numel() * each.element_size() for each in module.parameters())
+    weights = float(sum(each.numel() * each.element_size() for each in module.parameters()))
     if not work.rows:
         return RUNTIME_BYTES + weights
     size: int = next(module.parameters()).element_size()
@@ -29,7 +29,7 @@ def memory_bytes(module: Any, work: WorkItem, sample_batch: int) -> float:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size / config.num_attention_heads
         cached: float = 2 * config.num_hidden_layers * heads * width * size  # bytes a token
-        cache = rows * (length + response) * cached
+        cache: float = rows * (length + response) * cached
         logits: float = rows * config.vocab_size * 4 * LOGIT_COPIES
         return RUNTIME_BYTES + weights + cache + logits
     logits = response * config.vocab_size * 4 * LOGIT_COPIES
@@ -37,7 +37,7 @@ def memory_bytes(module: Any, work: WorkItem, sample_batch: int) -> float:
         return RUNTIME_BYTES + weights + logits
     rows = math.ceil(len(work.rows) * work.times / work.steps) if work.steps else 1
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    floats = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * inner
+    floats: float = HIDDEN_COPIES * config.hidden_size + INNER_COPIES * inner
     floats += 2 * config.num_attention_heads * length
     activations: float = config.num_hidden_layers * floats * length * size
     return RUNTIME_BYTES + weights + rows * (logits + activations)

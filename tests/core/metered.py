@@ -14,7 +14,7 @@ from promptbake.interfaces import Model, Objective, Pending, Trainer, TrainingSt
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 from promptbake.runs.session import Session, open_session
 from promptbake.types import Checkpoint, Completion, Example, Span, TeacherLogprobs, TokenIds
 from promptbake_mock.tiny import NAME, tiny_backend

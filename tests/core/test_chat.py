@@ -12,7 +12,7 @@ from promptbake.cli.conversation import talk
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 from promptbake.runs.run_folder import Run
 from promptbake.runs.session import Session
 from promptbake.stages.chat import Chat

@@ -17,8 +17,9 @@ from promptbake.cli.prompts import SCHEMA, schema_text
 from promptbake.errors import BakeError
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import PluginChoice, Registry, load
-from promptbake.runs.config import Config, flatten, known_keys, profiles, resolve
+from promptbake.runs.config import Config, flatten, known_keys
 from promptbake.runs.describe import describe
+from promptbake.runs.layers import profiles, resolve
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 

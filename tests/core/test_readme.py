@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from promptbake.cli.main import app
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "core/README.md", "plugins/README.md")

@@ -18,7 +18,7 @@ from promptbake.interfaces import Model
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import Registry
 from promptbake.progress import SilentReporter
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 from promptbake.runs.run_folder import Run
 from promptbake.runs.scoring import stored_teacher, training_examples
 from promptbake.runs.session import Session

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from command import promptbake
-from distribution import Site
 from endpoint_run import KEY as ENDPOINT_KEY
 from endpoint_run import QUERIES
 from run_folder import KEY, MOCK, PROMPT, STAGES, Finished
 from tinker_run import TinkerRun, Undisturbed, bake_undisturbed, tinker_run
+
+from distribution import Site
 
 
 @pytest.fixture(autouse=True)

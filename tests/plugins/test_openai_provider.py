@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-import httpx2
 import pytest
 from fake_openai import KEY, ChatEndpoint
 from generation_jobs import job, requests
@@ -37,12 +31,10 @@ from promptbake_openai.completions import (
     rejection_reason,
     strip_thinking,
 )
-from promptbake_openai.rate_limit import PAUSE, RateLimitGate, parse_retry_after
 
 pytestmark = pytest.mark.usefixtures("openai_key")
 NEUTRAL = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
 PLAIN = {"model", "messages", "temperature", "max_tokens", "seed"}
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class TestOpenAIProvider(DataProviderSuite):
@@ -298,108 +290,3 @@ def test_a_completion_may_lack_its_usage() -> None:
 def test_the_simulated_user_sees_the_roles_swapped() -> None:
     turns = [Message("user", "a"), Message("assistant", "b")]
     assert swap_roles(turns) == [Message("assistant", "a"), Message("user", "b")]
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("0.5", 0.5),
-        ("20", 20.0),
-        ("0", 0.0),
-        ("-3", 0.0),
-        (format_datetime(NOW + timedelta(seconds=7), usegmt=True), 7.0),
-        (format_datetime(NOW - timedelta(seconds=7), usegmt=True), 0.0),
-        ("Fri, 02 Jan 2026 03:04:15 -0000", 10.0),
-        ("Fri, 02 Jan 2026 04:04:15 +0100", 10.0),
-        ("", None),
-        (None, None),
-        ("soon", None),
-        ("nan", None),
-        ("inf", None),
-        ("Fri, 99 Jan 2026 03:04:15 GMT", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(header, NOW) == seconds
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "reason"),
-    [
-        ({"content-encoding": "gzip"}, gzip.compress(b" " * 2**28, 1), "is larger than 134 MB"),
-        ({}, b" " * 2**28, "is larger than 134 MB"),
-        ({"content-encoding": "br"}, b"x", "compressed as 'br', which was not asked for"),
-        ({":status": "429", "retry-after": "1e300"}, b"", r"asks to wait 1e\+300 seconds"),
-    ],
-    ids=["bomb", "large", "unknown compression", "endless pause"],
-)
-def test_an_answer_without_bounds_is_refused_at_once(
-    headers: dict[str, str], body: bytes, reason: str
-) -> None:
-    with one_answer(headers, body) as url:
-        provider = openai_provider(model="m", base_url=url, max_retries=3, concurrency=1)
-        with pytest.raises(BakeError, match=reason):
-            list(provider.generate(job(requests("Hi?"))))
-
-
-@contextmanager
-def one_answer(headers: dict[str, str], body: bytes) -> Iterator[str]:
-    """The address of a server that answers every request so."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_response(int(headers.get(":status", 200)))
-            for name, value in headers.items():
-                if name[0] != ":":
-                    self.send_header(name, value)
-            self.end_headers()
-            with suppress(OSError):  # the client has seen enough
-                self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        server.shutdown()
-
-
-class Clock:
-    """Time that passes only in `sleep`."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.mark.parametrize(
-    ("responses", "pause"),
-    [
-        ([(429, "2")], 2.0),
-        ([(429, None)], PAUSE),
-        ([(429, "soon")], PAUSE),
-        ([(503, "3")], 3.0),
-        ([(503, None)], 0.0),
-        ([(500, "3")], 0.0),
-        ([(200, "3")], 0.0),
-        ([(429, "5"), (429, "1")], 5.0),
-        ([(429, "1e300")], 0.0),
-        ([(429, "Fri, 31 Dec 9999 23:59:59 GMT")], 0.0),
-    ],
-)
-def test_a_rate_limited_response_holds_requests_back_for_as_long_as_it_says(
-    responses: list[tuple[int, str | None]], pause: float
-) -> None:
-    clock = Clock()
-    gate = RateLimitGate(clock, clock.sleep)
-    for status, header in responses:
-        headers = {"Retry-After": header} if header else {}
-        gate.update(httpx2.Response(status, headers=headers))
-    for _ in range(2):
-        gate.wait(httpx2.Request("POST", "http://127.0.0.1/"))
-    assert clock.now == pytest.approx(100.0 + pause)

@@ -15,7 +15,7 @@ from promptbake.files import cache_folder
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.hookspecs import API_VERSION
 from promptbake.plugins.registry import LoadFailure, Registry, load
-from promptbake.runs.config import profiles, resolve
+from promptbake.runs.layers import profiles, resolve
 from promptbake.runs.run_folder import versions
 
 BROKEN_TORCH = "torch cannot be imported"

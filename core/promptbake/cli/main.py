@@ -105,7 +105,7 @@ def doctor(
 ) -> None:
     """Show versions, devices, keys (never their values), plugins, what is missing per profile."""
     from promptbake.cli.doctor import examine
-    from promptbake.runs.config import resolve
+    from promptbake.runs.layers import resolve
 
     if profile is not None:
         resolve(profile)  # refuses an unknown one
@@ -155,7 +155,7 @@ def config(
     ] = False,
 ) -> None:
     """Print the resolved config, and where each value came from."""
-    from promptbake.runs.config import resolve
+    from promptbake.runs.layers import resolve
 
     if describe:
         from promptbake.runs.describe import describe as describe_settings

@@ -27,7 +27,8 @@ from promptbake.interfaces import (
 from promptbake.plugins.attribution import attribute, attributed, contract_error
 from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.progress import Reporter
-from promptbake.runs.config import Config, Layer, Resolved, resolve
+from promptbake.runs.config import Config
+from promptbake.runs.layers import Layer, Resolved, resolve
 from promptbake.runs.ledger import Ledger
 from promptbake.runs.run_folder import Run
 from promptbake.types import BakeTarget, Checkpoint, Prompt
@@ -283,8 +284,8 @@ def open_session(
     elif SCHEME in str(prompt):
         prompt, address = NO_PROMPT, str(prompt)
     elif (Path(prompt) / Run.RECORD).is_file():
-        run = run or Path(prompt)
-        prompt, recorded = NO_PROMPT, _recorded_settings(Run(Path(prompt)))
+        whole = Path(prompt)
+        run, prompt, recorded = run or whole, NO_PROMPT, _recorded_settings(Run(whole))
     else:
         file = Path(prompt)
         prompt, sidecar, folder = read_prompt(file), file.with_suffix(".toml"), file.parent

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from promptbake.plugins.factories import PluginFactory
 from promptbake.plugins.registry import GROUP, Registry, load
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 from promptbake.testing.suite import Suite, noted
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "tensorflow", "jax")

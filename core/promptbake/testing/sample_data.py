@@ -7,7 +7,7 @@ from functools import cache
 from promptbake.costs import Budget, NoBudget
 from promptbake.interfaces import Model
 from promptbake.plugins.registry import load
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 from promptbake.types import Datum, Message, Prompt, Query
 
 PROMPT = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")

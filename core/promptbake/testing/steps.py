@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbake.interfaces import Tracker
-from promptbake.runs.config import resolve
+from promptbake.runs.layers import resolve
 from promptbake.runs.run_folder import Run
 from promptbake.testing.sample_data import PROFILE
 from promptbake.types import StepMetrics
