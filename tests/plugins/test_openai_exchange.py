@@ -30,6 +30,7 @@ from promptbake_openai.reasons import reason_of
 
 pytestmark = pytest.mark.usefixtures("openai_key")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TOO_MUCH = b" " * (MAX_BYTES + 1)
 CUT: dict[str, Any] = {"content": "Well, I", "finish_reason": "length"}
 NO_CONTENT: dict[str, Any] = {"content": None, "reasoning": "Hm", "finish_reason": "length"}
 
@@ -231,10 +232,10 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     [
         (
             {"content-encoding": "gzip"},
-            gzip.compress(b" " * (MAX_BYTES + 1), 1),
+            gzip.compress(TOO_MUCH, 1),
             "is larger than 134 MB",
         ),
-        ({}, b" " * (MAX_BYTES + 1), "is larger than 134 MB"),
+        ({}, TOO_MUCH, "is larger than 134 MB"),
         ({"content-encoding": "br"}, b"x", "compressed as 'br', which was not asked for"),
         ({":status": "429", "retry-after": "1e300"}, b"", r"asks to wait 1e\+300 seconds"),
     ],
