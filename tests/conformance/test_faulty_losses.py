@@ -44,10 +44,12 @@ def last(statement: str) -> tuple[str, str]:
 EXAMPLE = WorkedExample(teacher=(0.5, 0.5), student=(0.25, 0.75), nats=0.5 * math.log(4 / 3))
 REVERSED = WorkedExample(EXAMPLE.student, EXAMPLE.teacher, EXAMPLE.nats)
 IN_BITS = WorkedExample(EXAMPLE.teacher, EXAMPLE.student, EXAMPLE.nats / math.log(2))
+SYMMETRIC = WorkedExample((0.25, 0.75), (0.75, 0.25), nats=0.5 * math.log(3))
 FAULTS = {
     "test_it_agrees_with_the_worked_example": {
         "bits": BITS,
         "no_example": ({"worked_example": None},),
+        "an_example_that_may_be_swapped": ({"worked_example": SYMMETRIC},),  # a warning
         "mean_over_support": (TOTAL, "terms.mean(dim=1)"),
         "swapped": REVERSE_KL,
     },
