@@ -23,7 +23,7 @@ WITH   = PROMPTBAKE_SET="$$SET" $(BAKE)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors bench-data bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors plugin-versions bench-data bench-tinker clean
 
 help: ## print this help
 	@printf 'make TARGET [PROMPT=%s] [PROFILE=%s] [CONFIG=FILE] [SET="a.b=1 c.d=2"] [RUN=DIR] [FORCE=1]\n' \
@@ -82,6 +82,9 @@ fuzz: $(READY) ## give 12,000 damaged files and answers to what reads them (FUZZ
 
 plugin-authors: $(READY) ## run the README's commands for plugin authors, with promptbake installed from a wheel
 	ci/plugin_authors.sh
+
+plugin-versions: $(READY) ## the scaffolds' tests on the oldest and the newest versions allowed; downloads them
+	ci/plugin_versions.sh
 
 bench-data: $(READY) ## the data stage's throughput beside what the endpoint's latency allows
 	.venv/bin/python ci/bench_data.py

@@ -33,7 +33,8 @@ from promptbake.dataset.alignment import align_all
 from promptbake.dataset.conversations import messages_to_json
 from promptbake.dataset.queries import load_queries
 from promptbake.distill.schedule import Schedule
-from promptbake.files import JsonLines, read_json_lines, write_json
+from promptbake.documents.typed import read_json_lines
+from promptbake.files import JsonLines, write_json
 from promptbake.progress import Bar, SilentReporter
 from promptbake.runs.generation import load_dataset
 from promptbake.runs.session import Session, open_session

@@ -68,7 +68,9 @@ class Base:
         import transformers
 
         try:
-            config = transformers.AutoConfig.from_pretrained(self.served.partition(":")[0])
+            config = transformers.AutoConfig.from_pretrained(
+                self.served.partition(":")[0], trust_remote_code=False
+            )
         except (OSError, ValueError):
             return False
         configs = config, config.get_text_config()

@@ -7,7 +7,7 @@ from toy_backend import LOADED, LOADS, ToySuite, backend, backend_suites
 
 NATS = "objective.nats(scores.gather(1, example.support.ids), example.support).sum()"
 UNWEIGHTED = NATS.replace("example.support)", "replace(example.support, weight=1.0))")
-BACKWARD = "(nats / count).backward()"
+BACKWARD = "torch.autograd.backward(nats / count)"
 BY_GRADIENT = (  # as an engine without torch's autograd would
     "student.scores(example.datum.student)",
     "student.scores(example.datum.student).gather(1, example.support.ids)",

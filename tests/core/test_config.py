@@ -254,7 +254,7 @@ def test_every_setting_is_described() -> None:
     assert settings.keys() >= own | {"targets[].teacher"}
     assert [each.key for each in settings.values() if not each.meaning] == []
     expected = {
-        "train.lr": ("float", "0.0001", "the first step's learning rate; it falls to 0"),
+        "train.lr": ("float", "0.0001", "of the first step; it falls to 0 at the last"),
         "model.name": ("str", "set by the profile", "a hub id, a folder, or a name that the"),
         "data.temperatures": ("list[float]", "[0.5, 0.7, 0.9, 1.0]", "one response a query at"),
         "options.backends.torch.alpha": ("float | None", "not set", "The LoRA's; the rank where"),

@@ -21,7 +21,10 @@ turns = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
 ids = st.text(max_size=5)
 meta = st.dictionaries(
     ids,
-    ids | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.none(),
+    ids
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
+    | st.none(),
     max_size=2,
 )
 

@@ -154,7 +154,7 @@ def test_a_kill_while_the_first_file_was_written_does_not_block_the_run(run: Run
         ("", "", "yoda: is not a folder"),
         ("notes.txt", "mine", r"yoda: is not empty \(notes\.txt\) and is no run of promptbake"),
         (".x.partial", "mine", r"yoda: is not empty \(\.x\.partial\)"),
-        ("run.json", '{"of": "another program"}', r"run\.json: is no record of a promptbake run"),
+        ("run.json", '{"of": "another program"}', r"run\.json: has no 'schema'"),
         ("run.json", "[" * 9999, r"run\.json: is not JSON"),
     ],
 )

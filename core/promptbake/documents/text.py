@@ -8,6 +8,7 @@ from promptbake.errors import BakeError
 from promptbake.redaction import redact
 
 MAX_BYTES = 2**30  # of a file
+LONGEST_PATH = 4096  # characters of a name that is shown whole
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -16,7 +17,8 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
-        raise BakeError(f"{shown(str(path))}: cannot be read: {error.strerror}") from None
+        name = shown(str(path), LONGEST_PATH)
+        raise BakeError(f"{name}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL byte or half a character in the name
         raise BakeError(f"{shown(str(path))}: cannot be read: {error}") from None
     if len(content) > max_bytes:

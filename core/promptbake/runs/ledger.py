@@ -117,6 +117,7 @@ class _Line(Document):
     output_tokens: Count = 0
     train_tokens: Count = 0
     dollars: Amount = 0.0
+    unpriced_calls: Count = 0
 
     def usage(self) -> Usage:
         return Usage(**{name: getattr(self, name) for name in vars(Usage())})
