@@ -19,13 +19,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from types import FrameType
-
-os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENAI_API_KEY": "sk-fuzz", "NO_COLOR": "1"}
 
 from fuzz_readers import World, kinds
 
@@ -58,8 +56,7 @@ def run(
 ) -> dict[str, Tally]:
     """Give each numbered input to its reader; the tallies by kind."""
     tallies: dict[str, Tally] = {}
-    with scratch_folder():
-        world = World()
+    with scratch_folder(), closing(World()) as world:
         drivers = kinds(world)
         for number in numbers:
             kind = list(drivers)[number % len(drivers)]

@@ -112,6 +112,8 @@ class World:
     """What the inputs are changed from: a prompt, its settings, a finished run, an endpoint."""
 
     def __init__(self) -> None:
+        self._before = dict(os.environ), sessions.load
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENAI_API_KEY": "sk-fuzz", "NO_COLOR": "1"}
         Path("p.md").write_text(PROMPT)
         Path("q.txt").write_text(QUERIES)
         Path("base.toml").write_text(CONFIG)
@@ -131,6 +133,12 @@ class World:
         certificates = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
         Path("one.pem").write_text("".join(certificates[:2]))
         os.environ["SSL_CERT_FILE"] = str(Path("one.pem").resolve())  # all take longer to read
+
+    def close(self) -> None:
+        """Leave the process as it was."""
+        os.environ.clear()
+        environment, sessions.load = self._before
+        os.environ.update(environment)
 
     def session(self, config: str = "base.toml", prompt: str = "p.md", **fields: Any) -> Session:
         """A session whose base model is open."""
@@ -260,7 +268,8 @@ def kinds(world: World) -> Mapping[str, Driver]:
             session.baked  # noqa: B018
         elif name.startswith("checkpoints"):
             base = session.backend.open_model(NAME, session.budget)
-            checkpoints.restore(folder.checkpoints, session.backend.new_lora(base, rank=4, seed=1))
+            student = session.backend.new_lora(base, rank=4, seed=1)
+            checkpoints.restore(folder.checkpoints, student, session.reporter.say)
         elif name.startswith("teacher"):
             datums = align_all(load_dataset(session).training, session.targets, world.base)
             list(stored_teacher(session).scores(datums, 4))

@@ -234,7 +234,7 @@ def test_longer_conversations_have_a_simulated_user_who_never_sees_the_prompt() 
 
 
 def test_queries_may_be_a_column_of_a_table() -> None:
-    rows = 'id,question,note\n1,"What, ho?\nNow?",a\n2,  ,b\n3,Why?,c\n4\n5,How?,d\n'
+    rows = 'id,question,note\n1,"What, ho?\nNow?",a\n2,  ,b\n3,Why?,c\n4,,\n5,How?,d\n'
     Path("mine.csv").write_text(rows, "utf-8-sig")
     table = ("data.queries=mine.csv", "data.held_out=1", "data.temperatures=[0.5]")
     with ChatEndpoint(key=KEY) as endpoint:
@@ -249,7 +249,11 @@ COLUMN = "CSV: set data.column to one of:"
 @pytest.mark.parametrize(
     ("text", "column", "says"),
     [
-        ("id,question\n1,Why?\n", "questions", f"{COLUMN} id, question; found 'questions'"),
+        (
+            "id,question\n1,Why?\n",
+            "questions",
+            f"{COLUMN} id, question; found 'questions' (did you mean question?)",
+        ),
         ("id,question\n1,Why?\n", None, f"{COLUMN} id, question; found None"),
         ("", "question", f"{COLUMN} none; found 'question'"),
         ("id,question\n1,\n", "question", "holds no queries"),

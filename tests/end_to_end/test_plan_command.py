@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,12 +23,13 @@ def test_it_works_before_any_stage_and_writes_nothing(prompt: Path) -> None:
     before = tree(prompt.parent)
     result = promptbake("plan", prompt, *MOCK)
     assert (result.code, result.err) == (0, "")
-    heads, *rows, totals = result.out.splitlines()
+    heads, *rows, totals, memory = result.out.splitlines()
     assert heads.split()[-2:] == ["dollars", "minutes"]
     assert [" ".join(row.split()[:2]) for row in rows] == ROWS
     assert {row.split()[-2] for row in rows} == {"0.0000"}
     assert totals.startswith("in all: $0.0000, 0.")
     assert totals.endswith(" minutes; worst case (max_tokens)")
+    assert re.fullmatch(r"memory: about 0\.\d GB on this machine", memory)
     assert tree(prompt.parent) == before
     assert not (prompt.parent / "runs").exists()
 
@@ -36,9 +38,9 @@ def test_the_table_has_the_numbers_of_the_json(prompt: Path) -> None:
     table, printed = (promptbake("plan", prompt, *MOCK, *how) for how in ((), ("--json",)))
     assert (printed.code, printed.err) == (0, "")
     value = json.loads(printed.out)
-    keys = "basis rows dollars seconds spent_dollars max_dollars prices"
+    keys = "basis rows dollars seconds spent_dollars unpriced_calls max_dollars prices memory_bytes"
     assert set(value) == set(keys.split())
-    amounts = list(vars(Usage()))
+    amounts = [name for name in vars(Usage()) if name != "unpriced_calls"]
     assert [f"{row['stage']}: {row['work']}" for row in value["rows"]] == ROWS
     for row, line in zip(value["rows"], table.out.splitlines()[1:], strict=False):
         predicted = [float(row["predicted"][name]) for name in amounts]
@@ -63,10 +65,10 @@ def test_a_run_that_has_its_data_is_planned_with_its_own_responses_and_left_as_i
     after, again = (promptbake("plan", prompt, *MOCK) for _ in range(2))
     assert tree(prompt.parent) == files
     assert (after.code, after.err) == (0, "")
-    assert after.out.splitlines()[-1].endswith("; responses as they are in the run folder")
+    assert after.out.splitlines()[-2].endswith("; responses as they are in the run folder")
     assert "spent" not in after.out
     tokens = [
-        [line.split()[2:8] for line in result.out.splitlines()[1:-1]]
+        [line.split()[2:8] for line in result.out.splitlines()[1:-2]]
         for result in (before, after, again)
     ]
     assert tokens[0] != tokens[1] == tokens[2]
