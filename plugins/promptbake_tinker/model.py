@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from promptbake import (
+    BakeError,
     Completion,
     CostEstimate,
     Renderer,
@@ -184,6 +185,12 @@ class TinkerModel:
         """Log-probabilities [N, K] of the given ids, in the order of the spans."""
         if ids is None:
             raise ValueError("Tinker scores given token ids only")
+        for span in spans:
+            if len(span.tokens) > self.context_tokens:
+                raise BakeError(
+                    f"{answers.describe(span)}: {len(span.tokens)} tokens do not fit the context "
+                    f"of {self.name}, {self.context_tokens}"
+                )
         yield from score(self.base, lambda: self._sampler, self._training, list(spans), list(ids))
 
     @cached_property

@@ -10,6 +10,8 @@ from typing import Any
 
 from command import Result, promptbake
 
+from promptbake.distill.checkpoints import CHECKSUMS, digests
+
 PROMPT = 'Speak as a pirate, always: "Arr", matey — the sea, the gold,\nand the good ship Quartz.'
 KEY = "sk-test-5f0c2d7e"
 STAGES = ("data", "bake", "verify", "report")
@@ -67,13 +69,26 @@ def ids(folder: Path) -> list[str]:
     return [line["id"] for file in files for line in read_lines(file)]
 
 
+def record_as_baked(run: Path) -> None:
+    """Put the adapter's files as they are now on record, as whoever made them would."""
+    record = json.loads((run / "run.json").read_bytes())
+    record["stages"]["bake"]["adapter"] = digests(run / "adapter")
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def record_as_saved(state: Path) -> None:
+    """Put a training state's files as they are now on record."""
+    record = {name: each for name, each in digests(state).items() if name != CHECKSUMS}
+    (state / CHECKSUMS).write_text(json.dumps(record))
+
+
 def refused(stage: str, prompt: str | Path, *arguments: str) -> str:
     """The one line with which a command is refused; it must leave every file as it was."""
     folder = Path.cwd()
     before = tree(folder)
     result = promptbake(stage, prompt, *MOCK, *arguments)
     complaint = result.complaint
-    said = stage == "chat"  # what it loads
+    said = stage == "chat" and "chat: loading " in result.err
     assert result.err.count("\n") == 1 + said, result.err
     assert result.out == ""
     assert tree(folder) == before

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import Process, promptbake
-from run_folder import MOCK, Finished, refused, settings
+from run_folder import MOCK, Finished, record_as_baked, refused, settings
 from safetensors.torch import load_file, save_file
 
 from promptbake.distill.checkpoints import digests
@@ -51,13 +51,6 @@ def test_an_adapter_that_does_not_fit(own_copy: Path, prompt: Path) -> None:
           for text in ('{"backend": "mock"}', '{"size": 3}', "[]", "3", "{")),
     ):  # fmt: skip
         assert all(problem in line for line in after(content))
-
-
-def record_as_baked(run: Path) -> None:
-    """Put the adapter's files as they are now on record, as whoever made them would."""
-    record = json.loads((run / "run.json").read_bytes())
-    record["stages"]["bake"]["adapter"] = digests(run / "adapter")
-    (run / "run.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import promptbake
-from run_folder import settings
+from run_folder import record_as_baked, record_as_saved, settings
 from tinker_run import HELD_OUT, STEPS, TinkerRun, Undisturbed, same_weights
 
 from promptbake.errors import BakeError
@@ -46,7 +46,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(on_tinker: TinkerRun, undisturbed: Und
     process.signal_when(lambda: n_steps(on_tinker) >= 1, signal.SIGINT)
     stopped = process.result()
     assert stopped.code == 130
-    assert stopped.err.splitlines()[-1] == "stopped; run the same command to resume"
+    assert stopped.err.splitlines()[-1].startswith("stopped; run the same command to resume, or")
     on_tinker.finish("bake")
     assert same_weights(on_tinker.weights(), undisturbed.weights)
 
@@ -185,10 +185,12 @@ def test_a_state_that_has_expired_says_what_to_delete(on_tinker: TinkerRun) -> N
     record = json.loads((state / "tinker.json").read_bytes())
     lost = record | {"state": record["state"] + "-gone"}
     (state / "tinker.json").write_text(json.dumps(lost))
+    record_as_saved(state)
     complaint = on_tinker.do("bake").complaint
     assert "has expired" in complaint
     assert f"Delete {on_tinker.run / 'checkpoints'} to bake anew" in complaint
     (state / "tinker.json").write_text("{}")
+    record_as_saved(state)
     assert "has no state to resume from" in on_tinker.do("bake").complaint
 
 
@@ -197,12 +199,14 @@ def test_the_reservation_of_a_failed_call_is_released(on_tinker: TinkerRun) -> N
     adapter = on_tinker.run / "adapter" / "promptbake.json"
     record = json.loads(adapter.read_bytes())
     adapter.write_text(json.dumps(record | {"uri": record["uri"] + "-gone"}))
+    record_as_baked(on_tinker.run)
     for _ in range(2):
         assert "has nothing by that name" in on_tinker.do("verify", PRICES).complaint
     lines = [json.loads(line) for line in (on_tinker.run / "costs.jsonl").read_text().splitlines()]
     committed = {line["id"] for line in lines if line["committed"]}
     assert committed == {line["id"] for line in lines}
     adapter.write_text(json.dumps(record | {"uri": "hf://somewhere/else"}))
+    record_as_baked(on_tinker.run)
     assert "not an address on Tinker" in on_tinker.do("verify", PRICES).complaint
 
 

@@ -256,6 +256,7 @@ def one_answer(headers: dict[str, str], body: bytes) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
             self.send_response(int(headers.get(":status", 200)))
             for name, value in headers.items():
                 if name[0] != ":":

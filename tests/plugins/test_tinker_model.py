@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_openai import PROMPT, datums
-from fake_tinker import opened
+from fake_tinker import opened, serving
 
 from promptbake.costs import NoBudget, SampleWork, TopKWork, TrainWork, Usage
 from promptbake.distill.objective import TailedLoss, full_kl, rest
@@ -81,8 +81,15 @@ def test_given_tokens_are_scored_at_the_response(model: TinkerModel, twin: Torch
         list(model.logprobs(scored))
 
 
-@pytest.mark.parametrize(("k", "by_forward"), [(3, False), (20, True)])
+@pytest.mark.parametrize(("k", "by_forward"), [(8, False), (40, True)])
 def test_more_ids_than_the_service_accepts_are_scored_all_the_same(
+    tmp_path: Path, twin: TorchModel, k: int, by_forward: bool
+) -> None:
+    with serving(tmp_path) as server, opened(server) as model:
+        check_scores(server, model, twin, k, by_forward)
+
+
+def check_scores(
     server: TinkerLoopback, model: TinkerModel, twin: TorchModel, k: int, by_forward: bool
 ) -> None:
     scored = spans(model)

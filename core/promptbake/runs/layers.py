@@ -95,7 +95,7 @@ def resolve(
         raise BakeError(_explain(error, sources)) from None
     for kind in config.options:
         if kind not in HOOKS:
-            key = f"options.{kind}"
+            key = f"options.{shown(kind)}"
             raise BakeError(
                 f"{_source_of(key, sources)}: {key}: unknown kind of plugin; choose from: "
                 f"{', '.join(HOOKS)}{nearest(kind, HOOKS)}"
