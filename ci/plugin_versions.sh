@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The tests that `new-plugin` writes, as they are, on the oldest and on the newest versions of the
-# dependencies that pyproject.toml allows. Downloads them; torch alone is borrowed from .venv.
+# The tests that `new-plugin` writes, as they are, on the oldest and the newest versions of the
+# dependencies that pyproject.toml allows: `plugin_versions.sh [oldest|newest]`, both without an
+# argument. Downloads them; torch alone is borrowed from .venv.
 set -euo pipefail
 PROMPTBAKE=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=$(cd "$PROMPTBAKE" && realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
@@ -35,13 +36,16 @@ run() { # oldest|newest
     "$1"/plugins/*/tests
 }
 
-run oldest > oldest.log 2>&1 &
-oldest=$!
+names=${*:-oldest newest}
+processes=()
+for name in $names; do
+  run "$name" > "$name.log" 2>&1 &
+  processes+=($!)
+done
 status=0
-run newest > newest.log 2>&1 || status=1
-wait "$oldest" || status=1
-for name in oldest newest; do
-  echo "== $name: $(tail -n 1 $name.log)"
-  test "$status" = 0 && head -n 1 $name.log || cat $name.log
+for process in "${processes[@]}"; do wait "$process" || status=1; done
+for name in $names; do
+  echo "== $name: $(grep '^transformers ' "$name.log"): $(tail -n 1 "$name.log")"
+  test "$status" = 0 || cat "$name.log"
 done
 exit "$status"

@@ -9,6 +9,9 @@ started=$SECONDS
 make plugin-authors
 echo "a plugin author took $((SECONDS - started)) seconds"
 started=$SECONDS
+ci/plugin_versions.sh newest
+echo "the newest versions took $((SECONDS - started)) seconds"
+started=$SECONDS
 make data bake verify PROMPT=prompts/yoda.md
 echo "the main job took $((SECONDS - started)) seconds"
 started=$SECONDS
