@@ -60,10 +60,11 @@ def bake(
     Traceback (most recent call last):
     promptbake.errors.BakeError: no-such-file.md: cannot be read: No such file or directory
     """
+    from promptbake.runs.bake_record import BakeOptions
     from promptbake.stages import bake
 
     with session.stage_lock("bake"):
-        bake.run(session, bake.BakeOptions(start, teacher, batches, force, keep))
+        bake.run(session, BakeOptions(start, teacher, batches, force, keep))
         return session.checkpoint
 
 

@@ -13,7 +13,7 @@ from promptbake.errors import BakeError
 from promptbake.progress import SilentReporter
 from promptbake.runs.scoring import choose_tail
 from promptbake.runs.session import open_session
-from promptbake.stages.bake import _loss_note
+from promptbake.runs.training_log import loss_note
 from promptbake.types import Datum, Prompt, TeacherLogprobs
 
 K, VOCABULARY, TOKENS, CONVERSATIONS = 20, 300, 40, 60
@@ -112,6 +112,6 @@ def test_the_tail_is_what_the_teacher_can_do(
 
 
 def test_a_loss_below_0_is_shown_with_its_reason() -> None:
-    assert _loss_note(0.1234, "sampled") == "0.123 nats/token"
-    assert "estimated by draws" in _loss_note(-0.1, "sampled")
-    assert "no KL: train.tail = 'drop'" in _loss_note(-0.1, "drop")
+    assert loss_note(0.1234, "sampled") == "0.123 nats/token"
+    assert "estimated by draws" in loss_note(-0.1, "sampled")
+    assert "no KL: train.tail = 'drop'" in loss_note(-0.1, "drop")
