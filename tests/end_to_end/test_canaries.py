@@ -45,6 +45,7 @@ SHAPES: dict[str, Shape] = {  # of an answer, from the Authorization header and 
     "text": lambda key, prompt: Response(f"{'y' * 70}{key[7:]} {prompt}"),
     "list": lambda key, prompt: Response(json.dumps([key, prompt])),
     "no choices": lambda key, prompt: Response(json.dumps({"error": {"m": key, "p": prompt}})),
+    "usage": lambda key, prompt: completion(usage={"prompt_tokens": key, "cost": prompt}),
     "answer": lambda key, prompt: completion(f"Arr, {key[7:]}"),
     "answer, prompt": lambda key, prompt: completion(f"I was told: {prompt}"),
     "id": lambda key, prompt: completion(id=key, provider=prompt),
@@ -106,6 +107,19 @@ def test_a_mirror_leaves_no_trace(
 def test_a_password_in_a_setting_is_refused(stage: str, value: str, prompt: Path) -> None:
     result = promptbake(stage, prompt, "--set", f"options.data_providers.openai.base_url={value}")
     assert "holds a key or a password, and settings are recorded" in result.complaint
+    assert CANARY not in result.out + result.err
+    assert not holders(CANARY)
+
+
+@pytest.mark.usefixtures("prompt", "endpoint_inputs")
+def test_a_password_in_the_environments_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://me:{CANARY}@127.0.0.1:9/v1")
+    given = arguments("unused", "max_retries=0")
+    at = next(n for n, each in enumerate(given) if "base_url=" in each)
+    result = promptbake(*given[: at - 1], *given[at + 1 :])
+    assert "http://***@127.0.0.1:9/v1: cannot be reached" in result.complaint
     assert CANARY not in result.out + result.err
     assert not holders(CANARY)
 
