@@ -40,7 +40,7 @@ class HangError(BaseException):
 
 
 @dataclass
-class Tally:
+class Counts:
     """What became of one kind's inputs."""
 
     inputs: int = 0
@@ -53,28 +53,28 @@ class Tally:
 
 def run(
     seed: int, numbers: Iterator[int] | range, show: Callable[[str], object]
-) -> dict[str, Tally]:
-    """Give each numbered input to its reader; the tallies by kind."""
-    tallies: dict[str, Tally] = {}
+) -> dict[str, Counts]:
+    """Give each numbered input to its reader; the by_kind by kind."""
+    by_kind: dict[str, Counts] = {}
     with scratch_folder(), closing(World()) as world:
         drivers = kinds(world)
         for number in numbers:
             kind = list(drivers)[number % len(drivers)]
-            tally = tallies.setdefault(kind, Tally())
+            counts = by_kind.setdefault(kind, Counts())
             begin = time.monotonic()
             rng = random.Random(f"{seed}:{number}")
             by_command = number // len(drivers) % COMMAND_EVERY == 0 and drivers[kind].commands
-            tally.commands += bool(by_command)
+            counts.commands += bool(by_command)
             cause = outcome(drivers[kind].command if by_command else drivers[kind].read, rng)
-            tally.inputs += 1
-            tally.seconds += time.monotonic() - begin
+            counts.inputs += 1
+            counts.seconds += time.monotonic() - begin
             if cause == "refused":
-                tally.refused += 1
+                counts.refused += 1
             elif cause:
-                tally.failures.append(number)
-                tally.causes[cause.splitlines()[0]] += 1
+                counts.failures.append(number)
+                counts.causes[cause.splitlines()[0]] += 1
                 show(f"input {number} ({kind}): {cause}")
-    return tallies
+    return by_kind
 
 
 def outcome(read: Callable[[random.Random], list[str] | None], rng: random.Random) -> str:
@@ -123,17 +123,17 @@ def scratch_folder() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def summary(tallies: dict[str, Tally]) -> Iterator[str]:
+def summary(by_kind: dict[str, Counts]) -> Iterator[str]:
     """A line for each kind, and each cause of a failure."""
     yield f"{'kind':<16}{'inputs':>8}{'refused':>9}{'commands':>9}{'failures':>9}{'a second':>9}"
-    for kind, tally in sorted(tallies.items()):
-        rate = tally.inputs / max(tally.seconds, 1e-9)
+    for kind, counts in sorted(by_kind.items()):
+        rate = counts.inputs / max(counts.seconds, 1e-9)
         yield (
-            f"{kind:<16}{tally.inputs:>8}{tally.refused:>9}{tally.commands:>9}"
-            f"{len(tally.failures):>9}{rate:>9.0f}"
+            f"{kind:<16}{counts.inputs:>8}{counts.refused:>9}{counts.commands:>9}"
+            f"{len(counts.failures):>9}{rate:>9.0f}"
         )
-    for kind, tally in sorted(tallies.items()):
-        for cause, count in tally.causes.most_common():
+    for kind, counts in sorted(by_kind.items()):
+        for cause, count in counts.causes.most_common():
             yield f"{kind}: {count} x {cause}"
 
 
@@ -162,13 +162,13 @@ def main() -> None:
             yield number
 
     full = given.verbose or given.only is not None
-    tallies = run(
+    by_kind = run(
         given.seed,
         progress(),
         lambda text: print(text if full else text.splitlines()[0], file=sys.__stderr__),
     )
-    print("\n".join(summary(tallies)))  # noqa: T201
-    sys.exit(any(tally.failures for tally in tallies.values()))
+    print("\n".join(summary(by_kind)))  # noqa: T201
+    sys.exit(any(counts.failures for counts in by_kind.values()))
 
 
 if __name__ == "__main__":

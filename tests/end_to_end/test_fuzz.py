@@ -14,8 +14,8 @@ def test_no_input_of_the_short_run_fails(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(str(ROOT / "ci"))
     fuzz = importlib.import_module("fuzz")
     found = list[str]()
-    tallies = fuzz.run(0, range(250, 500), found.append)
+    by_kind = fuzz.run(0, range(250, 500), found.append)
     assert found == []
-    assert {tally.inputs for tally in tallies.values()} <= {27, 28}
-    assert all(tally.refused for tally in tallies.values())
-    assert sum(tally.refused for tally in tallies.values()) < 250
+    assert {counts.inputs for counts in by_kind.values()} <= {27, 28}
+    assert all(counts.refused for counts in by_kind.values())
+    assert sum(counts.refused for counts in by_kind.values()) < 250
