@@ -47,7 +47,7 @@ class ChatOutcome:
 
 @dataclass
 class Conversing:
-    """One request to an endpoint, under way.
+    """One request to an endpoint, and what has come of it so far.
 
     Args:
         request: What is requested.

@@ -23,7 +23,7 @@ NO_ANSWER: dict[str, type[Exception]] = {
     "truncated": json.JSONDecodeError,
     "html": json.JSONDecodeError,
 }
-SPOILT: dict[str, Callable[[Any], bool]] = {
+WRONG_BODIES: dict[str, Callable[[Any], bool]] = {
     "no_choices": lambda body: body["choices"] == [],
     "null_content": lambda body: body["choices"][0]["message"]["content"] is None,
     "error_body": lambda body: "choices" not in body and body["error"]["code"] == 502,
@@ -58,7 +58,7 @@ def test_every_fault_happens_and_is_no_answer(endpoint: ChatEndpoint, kind: str)
     else:
         answer = ask(endpoint)
         assert answer.status_code == STATUSES.get(kind, 200)
-        assert kind not in SPOILT or SPOILT[kind](answer.json())
+        assert kind not in WRONG_BODIES or WRONG_BODIES[kind](answer.json())
         assert ("text/plain" in answer.headers["content-type"]) == (kind == "wrong_type")
         wait = answer.headers.get("retry-after")
         assert (wait is not None) == (kind in ("429", "429-date"))
@@ -68,7 +68,7 @@ def test_every_fault_happens_and_is_no_answer(endpoint: ChatEndpoint, kind: str)
     meter, whole = endpoint.meter, kind in WHOLE
     assert (meter.injected, meter.requests, meter.in_flight) == (((0, kind),), 1, 0)
     assert (meter.answered, bool(meter.completion_tokens), bool(meter.dollars)) == (whole,) * 3
-    assert TRANSIENT | LASTING == KINDS == {*STATUSES, *NO_ANSWER, *SPOILT, *WHOLE}
+    assert TRANSIENT | LASTING == KINDS == {*STATUSES, *NO_ANSWER, *WRONG_BODIES, *WHOLE}
 
 
 def test_the_text_depends_on_the_request_alone_and_repeats_are_counted() -> None:
