@@ -12,7 +12,7 @@ import openai
 
 from promptbake import BakeError, Message, excerpt
 from promptbake_openai.bounded_transport import BoundedTransport
-from promptbake_openai.neutral_sampling import Fields, NeutralSampling
+from promptbake_openai.neutral_sampling import Fields, NeutralSampling, is_refusal
 from promptbake_openai.rate_limit import LONGEST, RateLimitGate
 from promptbake_openai.reasons import connection_reason, is_lasting, reason_of
 
@@ -97,7 +97,7 @@ class Endpoint:
         )
         hooks: dict[str, list[Callable[..., Any]]] = {
             "request": [self._count_attempt, self._gate.wait],
-            "response": [self._gate.update],
+            "response": [self._gate.update, _refuse_once],
         }
         http = _HttpClient(
             self._gate,
@@ -217,6 +217,14 @@ class Endpoint:
 
     def _count_attempt(self, request: httpx2.Request) -> None:
         self._attempts += 1
+
+
+def _refuse_once(response: httpx2.Response) -> None:
+    """Keep the openai client from repeating a request that will always be refused."""
+    if response.status_code == 500:
+        response.read()
+        if is_refusal(response.text):
+            response.headers["x-should-retry"] = "false"
 
 
 class _HttpClient(httpx2.Client):

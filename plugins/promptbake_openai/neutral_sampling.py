@@ -32,6 +32,7 @@ ALTERNATIVES: tuple[Fields, ...] = (
     {"top_p": 1},
     {},
 )
+NAMES = frozenset(name for fields in ALTERNATIVES for name in fields)
 GREEDY: Fields = {}  # at temperature 0 nothing is drawn
 
 
@@ -72,10 +73,23 @@ class NeutralSampling:
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refusal = refusal or error
                 continue
+            except openai.InternalServerError as error:
+                if not is_refusal(error.response.text):
+                    raise
+                refusal = refusal or error
+                continue
             self._accepted = fields
             return body
         assert refusal is not None
         raise refusal
+
+
+def is_refusal(body: str) -> bool:
+    """Whether a server's failure is about a neutral field: it names one and speaks of validation.
+
+    llama-cpp-python's server answers a value that it does not accept with status 500.
+    """
+    return "validation error" in body and any(f"'{name}'" in body for name in NAMES)
 
 
 def _as_sent(fields: Fields) -> Fields:

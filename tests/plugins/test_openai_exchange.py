@@ -107,6 +107,19 @@ def test_neutral_sampling_is_what_the_endpoint_accepts(
     assert added == [accepted] * 3 + [set()]  # at temperature 0 nothing is drawn
 
 
+def test_a_refusal_with_status_500_is_tried_otherwise_at_once() -> None:
+    """As llama-cpp-python's server refuses top_k = -1."""
+
+    def answer(request: dict[str, Any]) -> str:
+        if request["top_k"] < 0:
+            raise HttpError(500, "1 validation error: {'loc': ('body', 'top_k'), 'input': -1}")
+        return "Hm."
+
+    with ChatEndpoint(key=KEY, answer=answer) as endpoint:
+        assert len(generate(endpoint, requests("a", "b"), concurrency=1)) == 2
+        assert endpoint.meter.requests == 3
+
+
 def test_a_request_that_is_bad_by_itself_is_reported_as_such() -> None:
     def answer(request: dict[str, Any]) -> str:
         raise HttpError(400, "This model's maximum context length is 10 tokens")
