@@ -223,7 +223,7 @@ def _refuse_once(response: httpx2.Response) -> None:
     """Keep the openai client from repeating a request that will always be refused."""
     if response.status_code == 500:
         response.read()
-        if is_refusal(response.text):
+        if is_refusal(response.status_code, response.text):
             response.headers["x-should-retry"] = "false"
 
 

@@ -70,11 +70,8 @@ class NeutralSampling:
         for fields in map(_as_sent, self._alternatives):
             try:
                 body = post(fields)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refusal = refusal or error
-                continue
-            except openai.InternalServerError as error:
-                if not is_refusal(error.response.text):
+            except openai.APIStatusError as error:
+                if not is_refusal(error.status_code, error.response.text):
                     raise
                 refusal = refusal or error
                 continue
@@ -84,11 +81,13 @@ class NeutralSampling:
         raise refusal
 
 
-def is_refusal(body: str) -> bool:
-    """Whether a server's failure is about a neutral field: it names one and speaks of validation.
+def is_refusal(status: int, body: str) -> bool:
+    """Whether a response refuses the request's fields: status 400 or 422, in most servers.
 
-    llama-cpp-python's server answers a value that it does not accept with status 500.
+    llama-cpp-python's server answers a field's value that it does not accept with status 500.
     """
+    if status != 500:
+        return status in (400, 422)
     return "validation error" in body and any(f"'{name}'" in body for name in NAMES)
 
 
