@@ -13,6 +13,7 @@ import torch
 from promptbake import BakeError, ChatRenderer, TokenIds
 from promptbake_torch import forward
 from promptbake_torch.forward import Rows
+from promptbake_torch.shared_prefix import SharedPrefix, use_shared_prefixes
 
 MASK_CELLS = 2**24  # 16 rows of 1,024 tokens
 
@@ -25,6 +26,9 @@ class Engine:
         renderer: Its tokenizer's chat template.
         name: As in `model.name`.
         digest: Changes when the weights do.
+
+    Attributes:
+        shares_prefixes: Whether a prefix is stored once for all rows that begin with it.
     """
 
     def __init__(self, module: Any, renderer: ChatRenderer, name: str, digest: str) -> None:
@@ -39,6 +43,7 @@ class Engine:
         self._window = _window(module.config.get_text_config())
         self._adapters = 0
         self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
+        self.shares_prefixes = use_shared_prefixes(module)
 
     @property
     def source(self) -> str:
@@ -96,13 +101,24 @@ class Engine:
         prefixes = [self.renderer.known_prefix(row) for row in rows]
         return forward.pad_rows(rows, forward.shared_prefix(rows, prefixes), self.device)
 
-    def prefix_cache(self, adapter: str | None, rows: Rows) -> Any:
-        """The shared prefix's keys and values for these rows, computed once for each adapter."""
+    def begin(self, adapter: str | None, rows: Rows) -> tuple[Any, dict[str, Any]]:
+        """The cache and the keyword arguments of a pass over these rows, behind their prefix.
+
+        The prefix's keys and values are computed once for each adapter. Not for training: no
+        gradient flows through them.
+        """
+        if not rows.prefix:
+            return None, rows.arguments
         key = (adapter, rows.prefix)
         if key not in self._prefixes:
             with self.using(adapter) as module:
-                self._prefixes[key] = forward.prefix_cache(module, rows.prefix, self.device)
-        return forward.repeated(self._prefixes[key], len(rows.input_ids), keep=True)
+                cache = forward.prefix_cache(module, rows.prefix, self.device)
+            self._prefixes[key] = SharedPrefix.of(cache) if self.shares_prefixes else cache
+        prefix = self._prefixes[key]
+        if not self.shares_prefixes:
+            return forward.repeated(prefix, len(rows.input_ids), keep=True), rows.arguments
+        own = rows.attention_mask[:, len(rows.prefix) :]
+        return None, rows.arguments | {"attention_mask": own, "shared_prefix": prefix}
 
     def forget(self, adapter: str) -> None:
         """Discard what was computed with the adapter's weights, which have changed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Rows:
     position_ids: Tensor  # [B, L]
 
     @property
-    def arguments(self) -> dict[str, Tensor]:
+    def arguments(self) -> dict[str, Any]:
         """Keyword arguments for a Hugging Face model."""
         return {
             "input_ids": self.input_ids,
@@ -106,13 +106,20 @@ def repeated(cache: Any, rows: int, *, keep: bool) -> Any:
     return cache
 
 
-def response_logits(module: Any, rows: Rows, cache: Any, n_last: int) -> Tensor:
-    """Logits [B, n_last, V] that predict the last n_last tokens of every row."""
-    arguments = rows.arguments
+def response_logits(module: Any, cache: Any, arguments: Mapping[str, Any], n_last: int) -> Tensor:
+    """Logits [B, n_last, V] that predict the last n_last tokens of every row.
+
+    Args:
+        module: As in `run_module`.
+        cache: As in `run_module`.
+        arguments: `Rows.arguments`, or the engine's.
+        n_last: How many tokens; the longest response.
+    """
     # The last token predicts nothing that is wanted.
-    arguments["input_ids"] = rows.input_ids[:, :-1]
-    arguments["position_ids"] = rows.position_ids[:, :-1]
-    arguments["attention_mask"] = rows.attention_mask[:, :-1]
+    aligned = ("input_ids", "position_ids", "attention_mask")
+    shorter = {name: arguments[name][:, :-1] for name in aligned}
     use_cache = cache is not None
-    logits, _ = run_module(module, cache, **arguments, use_cache=use_cache, logits_to_keep=n_last)
+    logits, _ = run_module(
+        module, cache, **{**arguments, **shorter}, use_cache=use_cache, logits_to_keep=n_last
+    )
     return logits.float()

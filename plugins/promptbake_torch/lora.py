@@ -104,7 +104,7 @@ class LoraTrainer:
         with self._engine.using(self._adapter) as module:
             cache = forward.prefix_cache(module, rows.prefix, self._engine.device)
             cache = forward.repeated(cache, len(batch), keep=False)
-            logits = forward.response_logits(module, rows, cache, max(counts))
+            logits = forward.response_logits(module, cache, rows.arguments, max(counts))
         losses = [
             objective.nats(_logprobs_on_support(row[-count:], example), example.support).sum()
             for row, count, example in zip(logits, counts, batch, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -28,11 +28,13 @@ from promptbake import (
 )
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
+from promptbake_torch.few_rows import FewRows
 from promptbake_torch.memory import memory_bytes
 from promptbake_torch.random_draws import choose_tokens, draw_outside_top, uniform
 
 SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
 SCORE_BATCH_ON_GPU = 16
+STILL_RUNNING = 7 / 8  # rows that have ended leave the batch once they are so many
 TRAINING_PASSES = 3  # a forward pass, and a backward pass of about twice as much work
 
 
@@ -103,11 +105,12 @@ class TorchModel:
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[StreamChunk]:
         """Sample one response, token by token."""
-        for (token,) in self._decode([prompt], max_tokens, [temperature], [seed]):
-            if token in self.renderer.stop_ids:
+        stop_ids = self.renderer.stop_ids
+        for column in self._decode([prompt], max_tokens, [temperature], [seed], stop_ids):
+            if column[0] in stop_ids:
                 yield StreamChunk(stop_reason="stop")
                 return
-            yield StreamChunk((token,))
+            yield StreamChunk((column[0],))
         yield StreamChunk(stop_reason="length")
 
     def top_k(
@@ -151,7 +154,9 @@ class TorchModel:
         else:
             seconds = tokens * self._seconds_per_token
             usage = Usage(calls, input_tokens=tokens)
-        memory = memory_bytes(self.engine.module, work, self.sample_batch)
+        memory = memory_bytes(
+            self.engine.module, work, self.sample_batch, shares=self.engine.shares_prefixes
+        )
         return CostEstimate(usage, priced=True, seconds=seconds, memory_bytes=memory)
 
     @cached_property
@@ -166,7 +171,7 @@ class TorchModel:
         temperatures, seeds = [1.0] * len(prompts), range(len(prompts))
 
         def decode() -> object:
-            return list(self._decode(prompts, columns, temperatures, seeds))
+            return list(self._decode(prompts, columns, temperatures, seeds, frozenset()))
 
         return _seconds(decode) / columns
 
@@ -183,10 +188,10 @@ class TorchModel:
     def _logits(self, spans: Sequence[Span]) -> list[Tensor]:
         self.engine.check_length(max(len(span.tokens) for span in spans))
         rows = self.engine.pad([span.tokens for span in spans])
-        cache = self.engine.prefix_cache(self.adapter, rows)
+        cache, arguments = self.engine.begin(self.adapter, rows)
         longest = max(span.n_response for span in spans)
         with self.engine.using(self.adapter) as module:
-            logits = forward.response_logits(module, rows, cache, longest)
+            logits = forward.response_logits(module, cache, arguments, longest)
         return [row[-span.n_response :] for row, span in zip(logits, spans, strict=True)]
 
     def _sample(
@@ -199,17 +204,14 @@ class TorchModel:
     ) -> Iterator[Completion]:
         tokens: list[list[int]] = [[] for _ in prompts]
         ended: set[int] = set()
-        for column in self._decode(prompts, max_tokens, temperatures, seeds):
-            for row, token in enumerate(column):
-                if row in ended:
-                    continue
-                if token in self.renderer.stop_ids:
+        stop_ids = self.renderer.stop_ids
+        for column in self._decode(prompts, max_tokens, temperatures, seeds, stop_ids):
+            for row, token in column.items():
+                if token in stop_ids:
                     ended.add(row)
                 else:
                     tokens[row].append(token)
             progress(len(prompts) / max_tokens)
-            if len(ended) == len(prompts):
-                break
         for row, response in enumerate(tokens):
             yield Completion(tuple(response), complete=row in ended)
 
@@ -219,31 +221,44 @@ class TorchModel:
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-    ) -> Iterator[list[int]]:
-        """Yield the next token of every row; a row that has ended continues all the same."""
+        stop_ids: Collection[int],
+    ) -> Iterator[dict[int, int]]:
+        """Yield the next token of every row that has not ended."""
         self.engine.check_length(max(map(len, prompts)) + max_tokens)
         device = self.engine.device
         uniform_BL = torch.stack([uniform(seed, max_tokens) for seed in seeds]).to(device)
         temperature = torch.tensor(temperatures, device=device).unsqueeze(1)
         with torch.inference_mode():
-            rows = self.engine.pad(prompts)
-            cache = self.engine.prefix_cache(self.adapter, rows)
-        arguments = rows.arguments
+            cache, arguments = self.engine.begin(self.adapter, self.engine.pad(prompts))
+        rows = list(range(len(prompts)))  # those still in the batch
+        running = set(rows)
         for step in range(max_tokens):
-            with torch.inference_mode(), self.engine.using(self.adapter) as module:
+            with torch.inference_mode(), self.engine.using(self.adapter) as module, FewRows():
                 logits, cache = forward.run_module(
                     module, cache, **arguments, use_cache=True, logits_to_keep=1
                 )
                 chosen = choose_tokens(
                     logits[:, -1].float(), temperature, uniform_BL[:, step : step + 1]
                 )
-                mask = arguments["attention_mask"]
-                arguments = {
-                    "input_ids": chosen,
-                    "attention_mask": torch.cat([mask, mask[:, -1:]], dim=1),
-                    "position_ids": arguments["position_ids"][:, -1:] + 1,
-                }
-            yield chosen.squeeze(1).tolist()
+            tokens = dict(zip(rows, chosen.squeeze(1).tolist(), strict=True))
+            yield {row: token for row, token in tokens.items() if row in running}
+            running -= {row for row, token in tokens.items() if token in stop_ids}
+            if not running:
+                return
+            mask = arguments["attention_mask"]
+            arguments |= {
+                "input_ids": chosen,
+                "attention_mask": torch.cat([mask, mask[:, -1:]], dim=1),
+                "position_ids": arguments["position_ids"][:, -1:] + 1,
+            }
+            if len(running) <= STILL_RUNNING * len(rows):
+                kept = torch.tensor([row in running for row in rows], device=device).nonzero()[:, 0]
+                rows = [row for row in rows if row in running]
+                with torch.inference_mode():
+                    cache.batch_select_indices(kept)
+                for name in ("input_ids", "attention_mask", "position_ids"):
+                    arguments[name] = arguments[name][kept]
+                uniform_BL, temperature = uniform_BL[kept], temperature[kept]
 
 
 def _seconds(action: Callable[[], object]) -> float:

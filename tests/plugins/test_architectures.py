@@ -54,6 +54,13 @@ def model(module: Any) -> TorchModel:
     return TorchModel(make_engine(module, tiny_tokenizer(), "m", "d"), None, sample_batch=2)
 
 
+def test_a_prefix_is_shared_where_attention_allows(
+    model: TorchModel, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["module"]
+    assert model.engine.shares_prefixes == ("sliding windows" not in name)
+
+
 @torch.no_grad()
 def test_scores_and_samples_are_those_of_plain_forward_passes(
     model: TorchModel, module: Any

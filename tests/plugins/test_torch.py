@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -31,6 +32,7 @@ from promptbake_torch import (
     make_engine,
     torch_backend,
 )
+from promptbake_torch.few_rows import FewRows
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,37 @@ def test_samples_follow_the_models_distribution(model: TorchModel) -> None:
     with torch.no_grad():
         logits = tiny_model()(input_ids=torch.tensor([prompt])).logits[0, -1]
     assert (shares - (logits / 0.7).softmax(dim=0)).abs().max() < 0.03
+
+
+def test_rows_that_have_ended_leave_the_batch(model: TorchModel) -> None:
+    """And those that stay are sampled as they would be alone."""
+    n = 24
+    wanted, seeds = (prompts(model) * n)[:n], range(n)
+    options: dict[str, Any] = {"max_tokens": 64, "temperatures": [1.0] * n, "seeds": seeds}
+    alone = [each for _, each in TorchModel(model.engine, None, 1).sample(wanted, **options)]
+    together = [each for _, each in TorchModel(model.engine, None, n).sample(wanted, **options)]
+    assert alone == together
+    assert len({len(each.tokens) for each in together}) > 4
+
+
+@torch.inference_mode()
+def test_a_prefix_is_stored_once_for_all_rows(model: TorchModel) -> None:
+    assert model.engine.shares_prefixes
+    rows = model.engine.pad(prompts(model))
+    cache, arguments = model.engine.begin(None, rows)
+    assert cache is None
+    assert arguments["attention_mask"].shape == rows.input_ids.shape
+    for keys, values in arguments["shared_prefix"].layers:
+        assert keys.shape == values.shape == (1, keys.shape[1], len(rows.prefix), keys.shape[3])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", [(3, 5, 16), (300, 1, 16), (16,)])
+def test_a_few_rows_are_multiplied_in_the_other_order(shape: tuple[int, ...]) -> None:
+    rows, linear = torch.randn(shape), torch.nn.Linear(16, 7)
+    plain = linear(rows)
+    with FewRows():
+        torch.testing.assert_close(linear(rows), plain)
 
 
 # --- training
