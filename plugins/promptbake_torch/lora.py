@@ -31,8 +31,10 @@ from promptbake_torch import forward
 from promptbake_torch.adapters import WEIGHTS, adapter_state, attach, read_adapter
 from promptbake_torch.engine import Engine
 from promptbake_torch.model import TorchModel
+from promptbake_torch.support_logprobs import support_logprobs
 
 OPTIMIZER = "optimizer.pt"
+LOGIT_CELLS = 2**24  # 64 MB of float32 logits in a pass; longer batches take several
 BETAS = (0.9, 0.99)
 
 
@@ -92,7 +94,9 @@ class LoraTrainer:
         """Add the gradient of the mean over the batch's response tokens."""
         rows = [example.datum.student_ids for example in batch]
         n_tokens = sum(example.datum.n_response for example in batch)
-        parts = self._engine.batches(rows, len(rows))
+        vocabulary = self._engine.module.config.get_text_config().vocab_size
+        longest = max(example.datum.n_response for example in batch)
+        parts = self._engine.batches(rows, max(1, LOGIT_CELLS // (longest * vocabulary)))
         return ImmediateResult(
             sum(self._backward(batch[part], objective, n_tokens) for part in parts)
         )
@@ -105,9 +109,10 @@ class LoraTrainer:
             cache = forward.prefix_cache(module, rows.prefix, self._engine.device)
             cache = forward.repeated(cache, len(batch), keep=False)
             logits = forward.response_logits(module, cache, rows.arguments, max(counts))
+        logprobs = support_logprobs(logits, _padded_ids(batch, logits.shape[1]).to(logits.device))
         losses = [
-            objective.nats(_logprobs_on_support(row[-count:], example), example.support).sum()
-            for row, count, example in zip(logits, counts, batch, strict=True)
+            objective.nats(row[-count:, : example.support.ids.shape[1]], example.support).sum()
+            for row, count, example in zip(logprobs, counts, batch, strict=True)
         ]
         loss = torch.stack(losses).sum() / n_tokens
         loss.backward()  # type: ignore[no-untyped-call]
@@ -205,10 +210,13 @@ def _frozen_layers(module: Any, share: float) -> str | None:
     return rf".*{re.escape(stack)}\.({'|'.join(map(str, range(n_frozen)))})\..*"
 
 
-def _logprobs_on_support(logits: Tensor, example: Example) -> Tensor:
-    """Log-probabilities [N, C] of the support, from logits [N, V]."""
-    ids = example.support.ids.to(logits.device)
-    return logits.gather(1, ids) - logits.logsumexp(dim=1, keepdim=True)
+def _padded_ids(batch: Sequence[Example], length: int) -> Tensor:
+    """The supports' ids, int64 [B, L, C], aligned at the end; 0 where a row has none."""
+    ids = [example.support.ids.cpu() for example in batch]
+    padded = torch.zeros(len(ids), length, max(each.shape[1] for each in ids), dtype=torch.long)
+    for row, each in zip(padded, ids, strict=True):
+        row[length - len(each) :, : each.shape[1]] = each
+    return padded
 
 
 def _jsonable(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -24,13 +24,13 @@ from promptbake import (
     Usage,
     WorkItem,
     no_progress,
-    tail_importance_weights,
 )
 from promptbake_torch import forward
 from promptbake_torch.engine import Engine
 from promptbake_torch.few_rows import FewRows
 from promptbake_torch.memory import memory_bytes
-from promptbake_torch.random_draws import choose_tokens, draw_outside_top, uniform
+from promptbake_torch.random_draws import choose_tokens, tail_uniform, uniform
+from promptbake_torch.responses import Column, ColumnScores, Responses, top_k_and_draws
 
 SCORE_BATCH_ON_CPU = 4  # 1.3 times as fast as one by one; float32 [N, V] is held for each
 SCORE_BATCH_ON_GPU = 16
@@ -96,21 +96,47 @@ class TorchModel:
         """Sample `sample_batch` responses at a time, in the order of the prompts."""
         for start in range(0, len(prompts), self.sample_batch):
             part = slice(start, start + self.sample_batch)
-            completions = self._sample(
-                prompts[part], max_tokens, temperatures[part], seeds[part], progress
-            )
-            yield from enumerate(completions, start)
+            columns = self._decode(prompts[part], max_tokens, temperatures[part], seeds[part])
+            responses = Responses(len(prompts[part]), self.renderer.stop_ids)
+            for column in columns:
+                responses.add(column)
+                progress(responses.n_rows / max_tokens)
+            yield from enumerate(responses.completions, start)
+
+    def sample_with_top_k(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        k: int,
+        draws: int,
+        draw_seeds: Sequence[int],
+        progress: Callable[[float], None] = no_progress,
+    ) -> Iterator[tuple[int, Completion, TeacherLogprobs]]:
+        """As `sample`, with what `top_k` would give."""
+        for start in range(0, len(prompts), self.sample_batch):
+            part = slice(start, start + self.sample_batch)
+            columns = self._decode(prompts[part], max_tokens, temperatures[part], seeds[part])
+            responses = Responses(len(prompts[part]), self.renderer.stop_ids)
+            scores = ColumnScores(draw_seeds[part], max_tokens, k, draws)
+            for column in columns:
+                responses.add(column)
+                scores.add(column)
+                progress(responses.n_rows / max_tokens)
+            for row, completion in enumerate(responses.completions):
+                yield start + row, completion, scores.of(row)
 
     def stream(
         self, prompt: TokenIds, *, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[StreamChunk]:
         """Sample one response, token by token."""
-        stop_ids = self.renderer.stop_ids
-        for column in self._decode([prompt], max_tokens, [temperature], [seed], stop_ids):
-            if column[0] in stop_ids:
+        for column in self._decode([prompt], max_tokens, [temperature], [seed]):
+            if column.tokens[0] in self.renderer.stop_ids:
                 yield StreamChunk(stop_reason="stop")
                 return
-            yield StreamChunk((column[0],))
+            yield StreamChunk((column.tokens[0],))
         yield StreamChunk(stop_reason="length")
 
     def top_k(
@@ -124,11 +150,7 @@ class TorchModel:
         batch = 1 if self.engine.device.type == "cpu" else SCORE_BATCH_ON_GPU
         scores = zip(self._scores(spans, batch), seeds, strict=True)
         for index, (logprobs, seed) in enumerate(scores):
-            top = logprobs.topk(min(k, logprobs.shape[1]), dim=1)
-            drawn = draw_outside_top(logprobs, top.indices, draws, seed)
-            drawn_logprobs = logprobs.gather(1, drawn)
-            weights = tail_importance_weights(top.values, drawn_logprobs)
-            yield index, TeacherLogprobs(top.indices, top.values, drawn, drawn_logprobs, weights)
+            yield index, top_k_and_draws(logprobs, k, tail_uniform(seed, len(logprobs), draws))
 
     def logprobs(
         self, spans: Sequence[Span], ids: Sequence[Tensor] | None = None
@@ -171,7 +193,7 @@ class TorchModel:
         temperatures, seeds = [1.0] * len(prompts), range(len(prompts))
 
         def decode() -> object:
-            return list(self._decode(prompts, columns, temperatures, seeds, frozenset()))
+            return [None for _ in self._decode(prompts, columns, temperatures, seeds)]
 
         return _seconds(decode) / columns
 
@@ -194,35 +216,13 @@ class TorchModel:
             logits = forward.response_logits(module, cache, arguments, longest)
         return [row[-span.n_response :] for row, span in zip(logits, spans, strict=True)]
 
-    def _sample(
-        self,
-        prompts: Sequence[TokenIds],
-        max_tokens: int,
-        temperatures: Sequence[float],
-        seeds: Sequence[int],
-        progress: Callable[[float], None],
-    ) -> Iterator[Completion]:
-        tokens: list[list[int]] = [[] for _ in prompts]
-        ended: set[int] = set()
-        stop_ids = self.renderer.stop_ids
-        for column in self._decode(prompts, max_tokens, temperatures, seeds, stop_ids):
-            for row, token in column.items():
-                if token in stop_ids:
-                    ended.add(row)
-                else:
-                    tokens[row].append(token)
-            progress(len(prompts) / max_tokens)
-        for row, response in enumerate(tokens):
-            yield Completion(tuple(response), complete=row in ended)
-
     def _decode(
         self,
         prompts: Sequence[TokenIds],
         max_tokens: int,
         temperatures: Sequence[float],
         seeds: Sequence[int],
-        stop_ids: Collection[int],
-    ) -> Iterator[dict[int, int]]:
+    ) -> Iterator[Column]:
         """Yield the next token of every row that has not ended."""
         self.engine.check_length(max(map(len, prompts)) + max_tokens)
         device = self.engine.device
@@ -230,19 +230,18 @@ class TorchModel:
         temperature = torch.tensor(temperatures, device=device).unsqueeze(1)
         with torch.inference_mode():
             cache, arguments = self.engine.begin(self.adapter, self.engine.pad(prompts))
-        rows = list(range(len(prompts)))  # those still in the batch
-        running = set(rows)
+        batch = list(range(len(prompts)))  # rows, of which some may have ended
+        running = set(batch)
         for step in range(max_tokens):
             with torch.inference_mode(), self.engine.using(self.adapter) as module, FewRows():
                 logits, cache = forward.run_module(
                     module, cache, **arguments, use_cache=True, logits_to_keep=1
                 )
-                chosen = choose_tokens(
-                    logits[:, -1].float(), temperature, uniform_BL[:, step : step + 1]
-                )
-            tokens = dict(zip(rows, chosen.squeeze(1).tolist(), strict=True))
-            yield {row: token for row, token in tokens.items() if row in running}
-            running -= {row for row, token in tokens.items() if token in stop_ids}
+                logits = logits[:, -1].float()
+                chosen = choose_tokens(logits, temperature, uniform_BL[:, step : step + 1])
+            column = Column(step, batch, chosen.squeeze(1).tolist(), logits)
+            yield column.of(running)
+            running -= column.ended(self.renderer.stop_ids)
             if not running:
                 return
             mask = arguments["attention_mask"]
@@ -251,9 +250,9 @@ class TorchModel:
                 "attention_mask": torch.cat([mask, mask[:, -1:]], dim=1),
                 "position_ids": arguments["position_ids"][:, -1:] + 1,
             }
-            if len(running) <= STILL_RUNNING * len(rows):
-                kept = torch.tensor([row in running for row in rows], device=device).nonzero()[:, 0]
-                rows = [row for row in rows if row in running]
+            if len(running) <= STILL_RUNNING * len(batch):
+                kept = torch.tensor([n for n, row in enumerate(batch) if row in running]).to(device)
+                batch = [row for row in batch if row in running]
                 with torch.inference_mode():
                     cache.batch_select_indices(kept)
                 for name in ("input_ids", "attention_mask", "position_ids"):

@@ -21,12 +21,16 @@ def choose_tokens(logits: Tensor, temperature: Tensor, uniform_B1: Tensor) -> Te
     return torch.where(temperature > 0, drawn, logits.argmax(dim=1, keepdim=True))
 
 
-def draw_outside_top(logprobs: Tensor, top_ids: Tensor, draws: int, seed: int) -> Tensor:
-    """`draws` tokens a position, [N, M], with replacement, from outside the top K [N, K]."""
-    if draws == 0 or top_ids.shape[1] == logprobs.shape[1]:
+def tail_uniform(seed: int, positions: int, draws: int) -> Tensor:
+    """Random numbers in [0, 1), float64 [N, M]; of fewer positions, the first ones of these."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(positions, draws, generator=generator, dtype=torch.float64)
+
+
+def draw_outside_top(logprobs: Tensor, top_ids: Tensor, uniform_NM: Tensor) -> Tensor:
+    """M tokens a position, [N, M], with replacement, from outside the top K [N, K]."""
+    if uniform_NM.shape[1] == 0 or top_ids.shape[1] == logprobs.shape[1]:
         return top_ids.new_zeros(len(top_ids), 0)
     cumulative = logprobs.double().exp().scatter(1, top_ids, 0.0).cumsum(dim=1)
-    generator = torch.Generator().manual_seed(seed)
-    uniform_NM = torch.rand(len(top_ids), draws, generator=generator, dtype=torch.float64)
     drawn = torch.searchsorted(cumulative, uniform_NM * cumulative[:, -1:], right=True)
     return drawn.clamp(max=logprobs.shape[1] - 1)

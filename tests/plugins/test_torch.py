@@ -33,6 +33,7 @@ from promptbake_torch import (
     torch_backend,
 )
 from promptbake_torch.few_rows import FewRows
+from promptbake_torch.support_logprobs import support_logprobs
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,27 @@ def gradients(model: TorchModel) -> Iterator[tuple[str, torch.Tensor]]:
     for name, parameter in model.engine.module.named_parameters():
         if parameter.grad is not None:
             yield name, parameter.grad.clone()
+
+
+def test_the_gradient_of_a_support_is_autograds() -> None:
+    logits = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(7, (2, 3, 4))  # some twice
+    torch.testing.assert_close(support_logprobs(logits, ids), logits.log_softmax(2).gather(2, ids))
+    assert torch.autograd.gradcheck(lambda each: support_logprobs(each, ids), logits)
+
+
+def test_a_batch_of_several_passes_has_the_gradient_of_one(
+    model: TorchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1)
+    results = []
+    for cells in (2**24, 1):
+        monkeypatch.setattr("promptbake_torch.lora.LOGIT_CELLS", cells)
+        loss = trainer.forward_backward(examples(model), OBJECTIVE).result()
+        results.append([torch.tensor(loss), *(each for _, each in gradients(model))])
+        model.engine.module.zero_grad()
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-7)
 
 
 def test_the_gradient_is_that_of_the_mean_over_response_tokens(model: TorchModel) -> None:

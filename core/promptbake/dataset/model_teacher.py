@@ -9,7 +9,11 @@ from promptbake.types import Span, TeacherLogprobs
 
 
 class ModelTeacher:
-    """The prompted base model, on whichever backend opened it, or a baked one."""
+    """The prompted base model, on whichever backend opened it, or a baked one.
+
+    The model that samples the data may score on the way in its place, so no subclass scores in
+    another way.
+    """
 
     samples_tail = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from promptbake.costs import CostEstimate, SampleWork
 from promptbake.dataset.alignment import check_room, common_prefix
@@ -10,6 +11,7 @@ from promptbake.errors import BakeError
 from promptbake.interfaces import GenerationJob, Model, Renderer
 from promptbake.seeds import derive
 from promptbake.types import (
+    Completion,
     Conversation,
     GenerationRequest,
     Message,
@@ -117,14 +119,7 @@ def decode_stream(
 def _answer(
     job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
 ) -> Iterator[Conversation]:
-    completions = model.sample(
-        [model.renderer.prompt(request.query.messages, job.prompt.system) for request in batch],
-        max_tokens=job.max_tokens,
-        temperatures=[request.temperature for request in batch],
-        seeds=[derive(job.seed, "response", request.id) for request in batch],
-        progress=job.progress,
-    )
-    for index, completion in completions:
+    for index, completion in _completions(job, model, batch):
         request = batch[index]
         text = model.renderer.text(completion.tokens)
         yield Conversation(
@@ -139,6 +134,28 @@ def _answer(
                 "category": request.query.category,
             },
         )
+
+
+def _completions(
+    job: GenerationJob, model: Model, batch: Sequence[GenerationRequest]
+) -> Iterator[tuple[int, Completion]]:
+    """Each response, whose scores are taken if they are wanted and the model can give them."""
+    prompts = [model.renderer.prompt(each.query.messages, job.prompt.system) for each in batch]
+    settings: dict[str, Any] = {
+        "max_tokens": job.max_tokens,
+        "temperatures": [request.temperature for request in batch],
+        "seeds": [derive(job.seed, "response", request.id) for request in batch],
+        "progress": job.progress,
+    }
+    scores, scoring = job.scores, getattr(model, "sample_with_top_k", None)
+    if scores is None or scoring is None:
+        yield from model.sample(prompts, **settings)
+        return
+    seeds = [scores.seed(prompt) for prompt in prompts]
+    scored = scoring(prompts, **settings, k=scores.k, draws=scores.draws, draw_seeds=seeds)
+    for index, completion, top_k in scored:
+        scores.take(batch[index].id, completion, top_k)
+        yield index, completion
 
 
 def _check_fits(request: GenerationRequest, job: GenerationJob, model: Model) -> None:

@@ -19,7 +19,7 @@ from promptbake.interfaces import Model, Teacher
 from promptbake.plugins.attribution import contract_error
 from promptbake.progress import Reporter
 from promptbake.seeds import derive
-from promptbake.types import Datum, TeacherLogprobs
+from promptbake.types import Datum, TeacherLogprobs, TokenIds
 
 FILE_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{32}\.safetensors")
 
@@ -101,6 +101,14 @@ class TargetStore:
         return content if file.stem.endswith(f"-{_digest(content)}") else None
 
 
+def draw_seed(seed: int, prompt: TokenIds) -> int:
+    """The draws' seed of a response to these tokens: known before the response is.
+
+    Conversations with the same tokens share a file, and so they share the draws.
+    """
+    return derive(seed, "draws", list(prompt))
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
@@ -149,9 +157,13 @@ class StoredTeacher:
 
     def scores(self, datums: Sequence[Datum], draws: int) -> Iterator[TeacherLogprobs]:
         """Every datum's log-probabilities, in order; the teacher scores the missing ones."""
-        store = TargetStore(self.folder, **self.depends_on, k=self.k, draws=draws, seed=self.seed)
+        store = self.store(draws)
         self._fill(store, datums, draws)
         return (store.get(datum) for datum in datums)
+
+    def store(self, draws: int) -> TargetStore:
+        """Where the log-probabilities with so many draws are."""
+        return TargetStore(self.folder, **self.depends_on, k=self.k, draws=draws, seed=self.seed)
 
     def _fill(self, store: TargetStore, datums: Sequence[Datum], draws: int) -> None:
         if damaged := store.delete_damaged(datums):
@@ -170,7 +182,9 @@ class StoredTeacher:
             [datum.teacher for datum in wanted],
             k=self.k,
             draws=draws,
-            seeds=[derive(self.seed, "draws", store.key(datum)) for datum in wanted],
+            seeds=[
+                draw_seed(self.seed, datum.teacher_ids[: -datum.n_response]) for datum in wanted
+            ],
             open_model=self.open_model,
         )
         with self.reporter.bar("teacher", len(datums), len(datums) - len(wanted)) as bar:

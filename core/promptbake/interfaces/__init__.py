@@ -4,9 +4,15 @@ Tensors are torch tensors; log-probabilities are natural logarithms, in nats. Ax
 positions, K top tokens, M draws, C tokens of a loss's support, V entries of the vocabulary.
 """
 
-from promptbake.interfaces.data import DataProvider, GenerationJob, Teacher, no_note
+from promptbake.interfaces.data import (
+    DataProvider,
+    GenerationJob,
+    ResponseScores,
+    Teacher,
+    no_note,
+)
 from promptbake.interfaces.evaluation import EvalArm, EvalContext, Evaluator
-from promptbake.interfaces.model import Model, Pending, Renderer, no_progress
+from promptbake.interfaces.model import Model, Pending, Renderer, ScoringSampler, no_progress
 from promptbake.interfaces.training import (
     Backend,
     BatchContext,
@@ -32,6 +38,8 @@ __all__ = [
     "Objective",
     "Pending",
     "Renderer",
+    "ResponseScores",
+    "ScoringSampler",
     "Teacher",
     "Tracker",
     "Trainer",

@@ -9,6 +9,7 @@ from typing import Protocol
 from promptbake.costs import Budget, CostEstimate
 from promptbake.interfaces.model import Model, no_progress
 from promptbake.types import (
+    Completion,
     Conversation,
     GenerationRequest,
     Prompt,
@@ -16,11 +17,29 @@ from promptbake.types import (
     Rejection,
     Span,
     TeacherLogprobs,
+    TokenIds,
 )
 
 
 def no_note(note: str) -> None:
     """Ignore the note."""
+
+
+@dataclass(frozen=True)
+class ResponseScores:
+    """What the teacher, who is the model that is sampled, is to score while it is sampled.
+
+    Attributes:
+        k: K, the most likely tokens at each position.
+        draws: M, from the tail.
+        seed: The draws' seed, by the rendered prompt.
+        take: Takes the scores, and the response's tokens, of the request with this id.
+    """
+
+    k: int
+    draws: int
+    seed: Callable[[TokenIds], int]
+    take: Callable[[str, Completion, TeacherLogprobs], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,7 @@ class GenerationJob:
         turns: Answers a conversation; the user of the later turns is simulated. An answer that
             `max_tokens` cut may be the last one.
         model_name: As in `model.name`: the model that is baked. Empty where it is not known.
+        scores: What `sample_responses` may score on the way; None for nothing.
     """
 
     prompt: Prompt
@@ -57,6 +77,7 @@ class GenerationJob:
     seen_responses: frozenset[tuple[str, str]] = frozenset()
     turns: int = 1
     model_name: str = ""
+    scores: ResponseScores | None = None
 
 
 class DataProvider(Protocol):

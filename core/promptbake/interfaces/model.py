@@ -155,3 +155,27 @@ class Model(Protocol):
     def estimate_cost(self, work: WorkItem) -> CostEstimate:
         """What such work would cost, before any of it is sent."""
         ...
+
+
+class ScoringSampler(Protocol):
+    """What a model may offer besides: its own responses' top K, taken while it samples them."""
+
+    def sample_with_top_k(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        k: int,
+        draws: int,
+        draw_seeds: Sequence[int],
+        progress: Callable[[float], None] = no_progress,
+    ) -> Iterator[tuple[int, Completion, TeacherLogprobs]]:
+        """`Model.sample`, and at each response position what `Model.top_k` gives.
+
+        Positions: one for each token of the response, and one for the end-of-turn token if it is
+        complete. At temperature 1, whatever it is sampled at. Between the two ways there may be a
+        difference of rounding, under 1e-4 nats in float32.
+        """
+        ...

@@ -25,7 +25,17 @@ WRAPPED = frozenset(
 )
 # Methods that give several items, which the core iterates over.
 ITERATED = frozenset(
-    {"evaluate", "generate", "logprobs", "queries", "sample", "score", "stream", "top_k"}
+    {
+        "evaluate",
+        "generate",
+        "logprobs",
+        "queries",
+        "sample",
+        "sample_with_top_k",
+        "score",
+        "stream",
+        "top_k",
+    }
 )
 
 

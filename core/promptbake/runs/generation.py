@@ -19,7 +19,7 @@ from promptbake.dataset.queries import (
 from promptbake.dataset.query_generation import read_queries, write_queries
 from promptbake.errors import BakeError
 from promptbake.files import digest_file
-from promptbake.interfaces import DataProvider, GenerationJob, Model
+from promptbake.interfaces import DataProvider, GenerationJob, Model, ResponseScores
 from promptbake.progress import DeferredBar
 from promptbake.runs.session import Session
 from promptbake.types import BakeTarget, Dataset, GenerationRequest, Query
@@ -47,6 +47,10 @@ class PreparedData:
     def completed_ids(self) -> frozenset[str]:
         """The requests whose responses are stored."""
         return self.jobs[0].completed_ids
+
+    def scored(self, scores: ResponseScores | None) -> PreparedData:
+        """The same, where the model that samples scores its responses, too."""
+        return replace(self, jobs=tuple(replace(job, scores=scores) for job in self.jobs))
 
     def resumed(
         self, completed_ids: frozenset[str], seen_responses: frozenset[tuple[str, str]]

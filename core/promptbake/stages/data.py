@@ -21,6 +21,7 @@ from promptbake.plugins.attribution import contract_error
 from promptbake.progress import Bar, DeferredBar
 from promptbake.runs.generation import PreparedData, data_inputs, prepare, query_record
 from promptbake.runs.run_folder import Run
+from promptbake.runs.sampled_targets import SampledTargets
 from promptbake.runs.session import Session
 from promptbake.types import Conversation, Message, Rejection
 
@@ -36,7 +37,8 @@ def run(session: Session, force: bool = False) -> None:
         BakeError: The input is wrong. What was generated before is kept, and the next run resumes.
     """
     deferred = DeferredBar()
-    prepared = prepare(session, deferred, write=True)
+    targets = SampledTargets(session)
+    prepared = prepare(session, deferred, write=True).scored(targets.wanted)
     inputs = data_inputs(session, prepared)
     state, changed = session.run.state("data", inputs)
     if state != "fresh":
@@ -68,14 +70,18 @@ def run(session: Session, force: bool = False) -> None:
     total = None if prepared.has_own_queries else len(prepared.requests)
     with session.reporter.bar("data", total, len(prepared.completed_ids)) as bar:
         deferred.bar = bar
-        counts = _store(session, prepared, _checked(prepared, answers), bar)
+        counts = _store(session, prepared, _checked(prepared, answers), targets, bar)
     _say_temperature(session, prepared)
     _check_enough(session, prepared)
     session.run.finish("data", time.monotonic() - started, **counts)
 
 
 def _store(
-    session: Session, prepared: PreparedData, answers: Iterator[Conversation | Rejection], bar: Bar
+    session: Session,
+    prepared: PreparedData,
+    answers: Iterator[Conversation | Rejection],
+    targets: SampledTargets,
+    bar: Bar,
 ) -> dict[str, int]:
     run, reporter = session.run, session.reporter
     held_out = {query.id for query in prepared.held_out}
@@ -97,10 +103,13 @@ def _store(
             answered += 1
             item = acceptance.check(item)
             if isinstance(item, Rejection):
+                targets.drop(item.id)
                 reasons[item.reason] += 1
                 rejected.append(seal(vars(item)))
             else:
                 file = test if item.query_id in held_out else training
+                # Before its line, so that a kill in between leaves none without its scores.
+                targets.drop(item.id) if file is test else targets.store(item)
                 file.append(seal(conversations.to_line(item)))
             bar.advance()
     if thoughts := acceptance.cleaned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +81,37 @@ class TopKTests(BackendTests):
                 f"to {drawn:.2f}, and those outside the top K have {expected:.2f}: the weight is "
                 "1 / (M * the probability that the token was drawn with), and 0 in the top K"
             )
+
+    def test_what_is_scored_while_sampling_is_what_is_scored_afterwards(self, base: Model) -> None:
+        """Of a model that offers `sample_with_top_k`; for any other there is nothing to compare."""
+        scoring = getattr(base, "sample_with_top_k", None)
+        if scoring is None:
+            return
+        before = prompts(base) * ((base.sample_batch or 1) + 1)  # more than one batch
+        seeds = some_seeds(len(before))
+        how: dict[str, Any] = {
+            "max_tokens": MAX_TOKENS,
+            "temperatures": [0.7] * len(before),
+            "seeds": seeds,
+        }
+        scored = {
+            row: each for row, *each in scoring(before, **how, k=K, draws=2, draw_seeds=seeds)
+        }
+        plain = dict(base.sample(before, **how))
+        assert {row: completion for row, (completion, _) in scored.items()} == plain, (
+            "`sample_with_top_k` gives other responses than `sample`"
+        )
+        (end, *_) = base.renderer.stop_ids
+        spans = []
+        for row, prompt in enumerate(before):
+            response = plain[row].tokens + (end,) * plain[row].complete
+            spans.append(Span(prompt + response, len(response)))
+        afterwards = dict(base.top_k(spans, k=K, draws=2, seeds=seeds))
+        for row, (_, scores) in scored.items():
+            for name in ("ids", "logprobs", "drawn_ids", "drawn_logprobs"):
+                tensor = getattr(scores, name)
+                other = getattr(afterwards[row], name)
+                self._check_same(tensor.float(), other.float(), f"{name} of row {row}, both ways")
 
     def test_each_spans_draws_have_their_own_seed(self, base: Model) -> None:
         span = _own_responses(base)[0]
