@@ -8,15 +8,22 @@ RUN     ?=
 TO      ?= adapter
 FORCE   ?=
 PYTHON  ?= python3
+TORCH   ?=
 
 # What a user gives reaches the command through the environment, as it is: never as text of a recipe,
 # which the shell would expand, and never expanded by make (a value may hold `...` or $(...)).
-INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE
+INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE TORCH
 $(foreach name,$(INPUTS),$(eval override $(name) := $$(value $(name))))
 export $(INPUTS)
 
-READY := .venv/.ready
-BAKE  := .venv/bin/promptbake
+READY        := .venv/.ready
+READY_TINKER := .venv/.ready-tinker
+READY_DEV    := .venv/.ready-dev
+BAKE         := .venv/bin/promptbake
+INSTALL      := .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint ci/constraints.txt --editable
+# What the chosen profile needs.
+NEEDED       := $(READY) $(if $(filter tinker%,$(PROFILE)),$(READY_TINKER))
 # Options by = and the prompt behind --: a value may begin with a dash.
 ARGS   = --profile="$$PROFILE" $${CONFIG:+--config="$$CONFIG"} $${RUN:+--run="$$RUN"} -- "$$PROMPT"
 WITH   = PROMPTBAKE_SET="$$SET" $(BAKE)
@@ -31,65 +38,76 @@ help: ## print this help
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(READY) ## make .venv and install promptbake into it (the other targets do this, too)
+setup: $(NEEDED) ## make .venv for PROFILE (the other targets do, too); TORCH=cpu or cuda chooses PyTorch's build
 
-$(READY): pyproject.toml ci/constraints.txt
+# A build that is given by hand is looked at each time.
+$(READY): pyproject.toml ci/constraints.txt $(if $(TORCH),$(if $(filter setup,$(MAKECMDGOALS)),ALWAYS))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "promptbake needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint ci/constraints.txt --editable '.[dev,openai,tinker,trackio,wandb]'
+	@ci/install_torch.sh
+	$(INSTALL) '.[openai]'
 	@touch $@
 
-plan: $(READY) ## estimate tokens, dollars and minutes; sends nothing
+$(READY_TINKER): $(READY)
+	$(INSTALL) '.[loopback,tinker,wandb]'
+	@touch $@
+
+$(READY_DEV): $(READY)
+	$(INSTALL) '.[dev,openai,tinker,trackio,wandb]'
+	@touch $@
+
+ALWAYS:
+
+plan: $(NEEDED) ## estimate tokens, dollars and minutes; sends nothing
 	@$(WITH) plan $(ARGS)
 
-data: $(READY) ## sample the prompted model's responses; saved without the prompt
+data: $(NEEDED) ## sample the prompted model's responses; saved without the prompt
 	@$(WITH) data $${FORCE:+--force} $(ARGS)
 
-bake: $(READY) ## train a LoRA to answer without the prompt as the model does with it
+bake: $(NEEDED) ## train a LoRA to answer without the prompt as the model does with it
 	@$(WITH) bake $${FORCE:+--force} $(ARGS)
 
-verify: $(READY) ## measure the result on held-out queries; writes verify.json and report.html
+verify: $(NEEDED) ## measure the result on held-out queries; writes verify.json and report.html
 	@$(WITH) verify $(ARGS)
 
-chat: $(READY) ## talk to the baked model
+chat: $(NEEDED) ## talk to the baked model
 	@$(WITH) chat $(ARGS)
 
-export: $(READY) ## export the adapter into TO=folder, in PEFT's format
+export: $(NEEDED) ## export the adapter into TO=folder, in PEFT's format
 	@$(WITH) export --to="$$TO" $(ARGS)
 
-report: $(READY) ## write report.html again
+report: $(NEEDED) ## write report.html again
 	@$(WITH) report $(ARGS)
 
-plugins: $(READY) ## list the plugins, and what did not load
+plugins: $(NEEDED) ## list the plugins, and what did not load
 	@$(BAKE) plugins
 
-doctor: $(READY) ## show versions, devices, keys (never their values), and what is missing per profile
+doctor: $(NEEDED) ## show versions, devices, keys (never their values), and what is missing per profile
 	@$(BAKE) doctor
 
-test: $(READY) ## run the tests; needs no network and no key
+test: $(READY_DEV) ## run the tests; needs no network and no key
 	.venv/bin/pytest --numprocesses=auto
 
-check: $(READY) ## what CI runs: ruff, mypy --strict, the tests
+check: $(READY_DEV) ## what CI runs: ruff, mypy --strict, the tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=auto
 
-fuzz: $(READY) ## give 12,000 damaged files and answers to what reads them (FUZZ="--seed 1 --only 42")
+fuzz: $(READY_DEV) ## give 12,000 damaged files and answers to what reads them (FUZZ="--seed 1 --only 42")
 	.venv/bin/python ci/fuzz.py $$FUZZ
 
-plugin-authors: $(READY) ## run the README's commands for plugin authors, with promptbake installed from a wheel
+plugin-authors: $(READY_DEV) ## run the README's commands for plugin authors, with promptbake installed from a wheel
 	ci/plugin_authors.sh
 
-plugin-versions: $(READY) ## the scaffolds' tests on the oldest and the newest versions allowed; downloads them
+plugin-versions: $(READY_DEV) ## the scaffolds' tests on the oldest and the newest versions allowed; downloads them
 	ci/plugin_versions.sh
 
-bench-data: $(READY) ## the data stage's throughput beside what the endpoint's latency allows
+bench-data: $(READY_DEV) ## the data stage's throughput beside what the endpoint's latency allows
 	.venv/bin/python ci/bench_data.py
 
-bench-tinker: $(READY) ## what a bake costs on Tinker, beside the reference recipe
+bench-tinker: $(READY_DEV) ## what a bake costs on Tinker, beside the reference recipe
 	.venv/bin/python ci/bench_tinker.py
 
 clean: ## delete .venv, runs and caches

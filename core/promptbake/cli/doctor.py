@@ -89,6 +89,8 @@ def _devices() -> Iterator[str]:
         for number in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(number)
             yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.0f} GiB"
+        if torch.version.cuda is None and shutil.which("nvidia-smi"):
+            yield "nvidia-smi is here, but torch is a build for the CPU (make setup TORCH=cuda)"
     except (Exception, SystemExit) as error:  # a broken installation may raise anything
         yield f"{BROKEN_TORCH}: {error}"
 
