@@ -90,6 +90,7 @@ class MeteredModel:
 
     full_vocabulary = False
     sample_batch = None
+    sample_with_top_k = None  # each kind of work has a bill of its own
 
     def __init__(self, inner: Any, tariff: Tariff, budget: Budget) -> None:
         self.inner, self.tariff, self.budget = inner, tariff, budget

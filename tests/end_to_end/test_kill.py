@@ -139,6 +139,7 @@ def test_what_a_kill_left_half_written_is_deleted(
 ) -> None:
     run = interrupted.folder
     shutil.copytree(reference.with_data, run)
+    shutil.rmtree(run / "teacher_logprobs")
     (run / "teacher_logprobs").mkdir()
     interrupted.start("bake").kill_when(lambda: bool(list(run.glob("teacher_logprobs/.*.partial"))))
     owner = json.loads((run / "run.json").read_bytes())["id"]
