@@ -7,11 +7,12 @@ SET     ?=
 RUN     ?=
 TO      ?= adapter
 FORCE   ?=
+BENCH   ?=
 PYTHON  ?= python3
 
 # What a user gives reaches the command through the environment, as it is: never as text of a recipe,
 # which the shell would expand, and never expanded by make (a value may hold `...` or $(...)).
-INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE
+INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE BENCH
 $(foreach name,$(INPUTS),$(eval override $(name) := $$(value $(name))))
 export $(INPUTS)
 
@@ -23,7 +24,7 @@ WITH   = PROMPTBAKE_SET="$$SET" $(BAKE)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors plugin-versions bench-data bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors plugin-versions bench bench-data bench-tinker clean
 
 help: ## print this help
 	@printf 'make TARGET [PROMPT=%s] [PROFILE=%s] [CONFIG=FILE] [SET="a.b=1 c.d=2"] [RUN=DIR] [FORCE=1]\n' \
@@ -85,6 +86,9 @@ plugin-authors: $(READY) ## run the README's commands for plugin authors, with p
 
 plugin-versions: $(READY) ## the scaffolds' tests on the oldest and the newest versions allowed; downloads them
 	ci/plugin_versions.sh
+
+bench: $(READY) ## time to bake, beside TRL and the reference recipe; hours (BENCH="--seeds 1 --prompts yoda")
+	.venv/bin/python ci/bench_local.py $$BENCH
 
 bench-data: $(READY) ## the data stage's throughput beside what the endpoint's latency allows
 	.venv/bin/python ci/bench_data.py
