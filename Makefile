@@ -7,6 +7,7 @@ SET     ?=
 RUN     ?=
 TO      ?= adapter
 FORCE   ?=
+BENCH   ?=
 PYTHON  ?= python3
 TORCH   ?=
 
@@ -30,7 +31,7 @@ WITH   = PROMPTBAKE_SET="$$SET" $(BAKE)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors plugin-versions bench-data bench-tinker clean
+.PHONY: help setup plan data bake verify chat export report plugins doctor test check fuzz plugin-authors plugin-versions bench bench-data bench-tinker clean
 
 help: ## print this help
 	@printf 'make TARGET [PROMPT=%s] [PROFILE=%s] [CONFIG=FILE] [SET="a.b=1 c.d=2"] [RUN=DIR] [FORCE=1]\n' \
@@ -103,6 +104,9 @@ plugin-authors: $(READY_DEV) ## run the README's commands for plugin authors, wi
 
 plugin-versions: $(READY_DEV) ## the scaffolds' tests on the oldest and the newest versions allowed; downloads them
 	ci/plugin_versions.sh
+
+bench: $(READY_DEV) ## time to bake, beside TRL and the reference recipe; hours (BENCH="--seeds 1 --prompts yoda")
+	.venv/bin/python ci/bench_local.py $$BENCH
 
 bench-data: $(READY_DEV) ## the data stage's throughput beside what the endpoint's latency allows
 	.venv/bin/python ci/bench_data.py

@@ -80,5 +80,5 @@ def test_the_targets_are_those_that_were_promised() -> None:
     assert set(TARGETS) == {
         *("help", "setup", "plan", "data", "bake", "verify", "chat", "export", "report"),
         *("plugins", "doctor", "test", "check", "plugin-authors"),
-        *("bench-data", "bench-tinker", "plugin-versions", "fuzz", "clean"),
+        *("bench", "bench-data", "bench-tinker", "plugin-versions", "fuzz", "clean"),
     }

@@ -1,0 +1,1 @@
+"""Contestants of `make bench`, each a process of its own, and what is made of their results."""
