@@ -13,7 +13,7 @@ TORCH   ?=
 
 # What a user gives reaches the command through the environment, as it is: never as text of a recipe,
 # which the shell would expand, and never expanded by make (a value may hold `...` or $(...)).
-INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE TORCH
+INPUTS  := PROMPT PROFILE CONFIG SET RUN TO FORCE TORCH BENCH
 $(foreach name,$(INPUTS),$(eval override $(name) := $$(value $(name))))
 export $(INPUTS)
 
