@@ -51,7 +51,7 @@ bake: $(READY) ## train a LoRA to answer without the prompt as the model does wi
 	@$(WITH) bake $${FORCE:+--force} $(ARGS)
 
 verify: $(READY) ## measure the result on held-out queries; writes verify.json and report.html
-	@$(WITH) verify $(ARGS)
+	@$(WITH) verify $${FORCE:+--force} $(ARGS)
 
 chat: $(READY) ## talk to the baked model
 	@$(WITH) chat $(ARGS)
