@@ -70,7 +70,7 @@ bake: $(NEEDED) ## train a LoRA to answer without the prompt as the model does w
 	@$(WITH) bake $${FORCE:+--force} $(ARGS)
 
 verify: $(NEEDED) ## measure the result on held-out queries; writes verify.json and report.html
-	@$(WITH) verify $(ARGS)
+	@$(WITH) verify $${FORCE:+--force} $(ARGS)
 
 chat: $(NEEDED) ## talk to the baked model
 	@$(WITH) chat $(ARGS)

@@ -72,8 +72,8 @@ def bake(
 
 
 @_described
-def verify(prompt: str | Path | Prompt, **job: Unpack[Job]) -> VerifyResult:
-    return commands.verify(_open(prompt, job))
+def verify(prompt: str | Path | Prompt, *, force: bool = False, **job: Unpack[Job]) -> VerifyResult:
+    return commands.verify(_open(prompt, job), force)
 
 
 @_described

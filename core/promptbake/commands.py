@@ -68,12 +68,19 @@ def bake(
         return session.checkpoint
 
 
-def verify(session: Session) -> VerifyResult:
-    """Measure the four arms on held-out queries; the command exits 1 below the threshold."""
+def verify(
+    session: Session,
+    force: Annotated[bool, Help("Measure again what was measured before.")] = False,
+) -> VerifyResult:
+    """Measure the four arms on held-out queries; the command exits 1 below the threshold.
+
+    What was measured before, by this command or while the adapter was trained, is not measured
+    again where nothing that it depends on has changed.
+    """
     from promptbake.stages import verify
 
     with session.stage_lock("verify"):
-        return verify.run(session)
+        return verify.run(session, anew=force)
 
 
 def report(session: Session) -> Path:

@@ -27,7 +27,8 @@ def test_every_stage_ends_well(finished: Finished, stage: str) -> None:
 def test_the_run_folder_holds_what_the_design_says(finished: Finished) -> None:
     names = {path.name for path in finished.folder.iterdir()}
     files = (
-        "run.json data.jsonl held_out.jsonl rejected.jsonl metrics.jsonl verify.json report.html"
+        "run.json data.jsonl held_out.jsonl rejected.jsonl metrics.jsonl verify.json "
+        "measurements.jsonl report.html"
     )
     assert names == {*files.split(), "teacher_logprobs", "checkpoints", "adapter"}
     adapter = {path.name for path in (finished.folder / "adapter").iterdir()}

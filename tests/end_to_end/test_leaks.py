@@ -19,7 +19,7 @@ from promptbake.runs.session import open_session
 from promptbake.testing.tiny import tiny_tokenizer
 
 TRAINED_FROM = ("data.jsonl", "held_out.jsonl", "teacher_logprobs", "checkpoints", "adapter")
-OTHERS = ("run.json", "rejected.jsonl", "metrics.jsonl")
+OTHERS = ("run.json", "rejected.jsonl", "metrics.jsonl", "measurements.jsonl")
 WINDOW = 24  # characters of the prompt that no file may hold in a row
 
 

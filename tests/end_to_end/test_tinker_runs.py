@@ -118,9 +118,11 @@ def test_verify_measures_four_arms_by_the_top_k_and_a_bucket_and_writes_no_key(
     assert verified["kl"]["kind"] == "top_k_bucket"
     assert verified["adapter"].startswith("tinker://")
     assert {"base", "prompted", "baked", "reprompted"} < set(verified["answers"][0])
-    # Three arms are scored; the teacher's log-probabilities are in the store.
+    # Two arms are the curve's first and last point; the teacher's log-probabilities are stored.
     sampled = 4 * len(verified["answers"])
-    assert on_tinker.server.meter.sample_calls - before == 3 * HELD_OUT + sampled
+    assert on_tinker.server.meter.sample_calls - before == HELD_OUT + sampled
+    on_tinker.finish("verify")
+    assert on_tinker.server.meter.sample_calls - before == HELD_OUT + sampled
     files = [path for path in on_tinker.run.rglob("*") if path.is_file()]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 

@@ -72,31 +72,6 @@ def estimate_responses(job: GenerationJob) -> CostEstimate:
     return model.estimate_cost(SampleWork(rows, len(common_prefix(prompts))))
 
 
-def answer(
-    model: Model,
-    queries: Sequence[Query],
-    *,
-    system: str | None,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-) -> tuple[str, ...]:
-    """The model's answer to each query, with a system prompt or without.
-
-    A query's random numbers depend on the seed and the query alone, so that two models that agree
-    give the same answer.
-    """
-    completions = dict(
-        model.sample(
-            [model.renderer.prompt(query.messages, system) for query in queries],
-            max_tokens=max_tokens,
-            temperatures=[temperature] * len(queries),
-            seeds=[derive(seed, "answer", query.id) for query in queries],
-        )
-    )
-    return tuple(model.renderer.text(completions[i].tokens) for i in range(len(queries)))
-
-
 def decode_stream(
     renderer: Renderer, chunks: Iterable[StreamChunk]
 ) -> Iterator[tuple[str, StopReason | None]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from promptbake.distill.measurement_store import MeasurementStore
 from promptbake.distill.objective import full_kl, rest
 from promptbake.interfaces import Model
 from promptbake.types import Datum, KLByConversation, Span, TeacherLogprobs
@@ -90,6 +93,62 @@ class HeldOutKL:
 class _Reference:
     ids: Tensor | None  # int64 [N, K], or None for the whole vocabulary
     logprobs: Tensor  # float32 [N, V], or [N, K + 1] with the rest in the last column
+
+
+class StoredKL:
+    """The held-out KL of one target: what was measured before is read from the store.
+
+    Weights are told apart by `BASE_WEIGHTS`, or by an adapter's identity.
+
+    Args:
+        open_kl: Opens what measures it; a paid teacher scores the conversations then.
+        datums: The target's held-out conversations.
+        store: The run's store of measurements.
+        reference: What the teacher's distributions depend on, beside the tokens.
+    """
+
+    def __init__(
+        self,
+        open_kl: Callable[[], HeldOutKL],
+        datums: Sequence[Datum],
+        store: MeasurementStore,
+        reference: object,
+    ) -> None:
+        self.datums = datums
+        self._open, self._store, self._reference = open_kl, store, reference
+
+    @cached_property
+    def held_out_kl(self) -> HeldOutKL:
+        """What measures it, opened at first use."""
+        return self._open()
+
+    def unprompted(self, weights: str, open_model: Callable[[], Model]) -> KLByConversation:
+        """How far these weights without the prompt are from the prompted base model."""
+        key = self._key(weights, "student")
+        return self._stored(key, lambda: self.held_out_kl.unprompted(open_model()))
+
+    def prompted(self, weights: str, open_model: Callable[[], Model]) -> KLByConversation:
+        """How far these weights with the prompt are from the prompted base model."""
+        key = self._key(weights, "teacher")
+        return self._stored(key, lambda: self.held_out_kl.prompted(open_model()))
+
+    def keep_unprompted(self, weights: str, kl: KLByConversation) -> None:
+        """Store what was measured before the weights were saved, and so had an identity."""
+        self._store.put_kl(self._key(weights, "student"), kl)
+
+    def _key(self, weights: str, side: Literal["student", "teacher"]) -> str:
+        spans = [
+            (getattr(datum, f"{side}_ids"), datum.teacher_ids, datum.n_response)
+            for datum in self.datums
+        ]
+        return self._store.key(reference=self._reference, weights=weights, spans=spans)
+
+    def _stored(self, key: str, measure: Callable[[], KLByConversation]) -> KLByConversation:
+        known = self._store.kl(key)
+        if known is None:
+            known = measure()
+            self._store.put_kl(key, known)
+        return known
 
 
 def _with_rest(logprobs: Tensor) -> Tensor:

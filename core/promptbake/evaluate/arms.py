@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from promptbake.dataset.sampling import answer
-from promptbake.distill.held_out_kl import HeldOutKL
+from promptbake.distill.held_out_kl import StoredKL
+from promptbake.distill.measurement_store import BASE_WEIGHTS, MeasurementStore
 from promptbake.interfaces import EvalArm, Model
-from promptbake.progress import Reporter
-from promptbake.types import ARM_LABELS, Arm, ArmAnswers, BakeTarget, KLByConversation, Query
+from promptbake.progress import Bar, Reporter
+from promptbake.seeds import derive
+from promptbake.types import (
+    ARM_LABELS,
+    ARMS,
+    Arm,
+    ArmAnswers,
+    BakeTarget,
+    KLByConversation,
+    Query,
+    TokenIds,
+)
+
+SAME_WEIGHTS: tuple[tuple[Arm, Arm], ...] = (("base", "prompted"), ("baked", "reprompted"))
 
 
 def four_arms(
@@ -25,42 +38,127 @@ def four_arms(
 
 
 def measure_kl(
-    held_out_kl: HeldOutKL, base: Model, baked: Model, reporter: Reporter
+    kl: StoredKL, arms: Mapping[Arm, EvalArm], baked_weights: str, reporter: Reporter
 ) -> dict[Arm, KLByConversation]:
-    """KL(prompted || arm) on held-out responses, of the three arms that can differ."""
+    """KL(prompted || arm) on held-out responses, of the three arms that can differ.
+
+    Args:
+        kl: What measures it, or reads what was measured before.
+        arms: The four arms.
+        baked_weights: The adapter's identity.
+        reporter: Shows the progress.
+    """
     with reporter.bar("held-out KL", 3) as bar:
-        before = held_out_kl.unprompted(base)
+        before = kl.unprompted(BASE_WEIGHTS, arms["base"].open_model)
         bar.advance(note="base")
-        after = held_out_kl.unprompted(baked)
+        after = kl.unprompted(baked_weights, arms["baked"].open_model)
         bar.advance(note="baked")
-        again = held_out_kl.prompted(baked)
+        again = kl.prompted(baked_weights, arms["reprompted"].open_model)
         bar.advance(note="re-prompted")
     return {"base": before, "baked": after, "reprompted": again}
+
+
+@dataclass(frozen=True)
+class AnswerSampling:
+    """How the test questions are answered: temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float
+    seed: int
 
 
 def ask_arms(
     arms: Mapping[Arm, EvalArm],
     questions: Sequence[Query],
-    *,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
+    sampling: AnswerSampling,
+    store: MeasurementStore,
+    baked_weights: str,
     reporter: Reporter,
 ) -> tuple[ArmAnswers, ...]:
-    """The test questions, answered by all arms with the same random numbers."""
-    texts: dict[Arm, tuple[str, ...]] = {}
-    with reporter.bar("test questions", len(arms)) as bar:
-        for name, arm in arms.items():
-            texts[name] = answer(
-                arm.open_model(),
-                questions,
-                system=arm.system,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-            )
-            bar.advance(note=ARM_LABELS[name])
+    """The test questions, answered by all arms with the same random numbers.
+
+    A question's random numbers depend on the seed and the question alone, so that two models that
+    agree give the same answer. What is in the store is not asked again.
+    """
+    weights = dict[Arm, str](zip(ARMS, (BASE_WEIGHTS,) * 2 + (baked_weights,) * 2, strict=True))
+    base = arms["base"].open_model()
+    rows = {
+        name: _rows(arm, name, weights[name], base, questions, sampling, store)
+        for name, arm in arms.items()
+    }
+    every = [row for each in rows.values() for row in each]
+    stored = [row for row in every if store.answer(row.key) is not None]
+    with reporter.bar("test questions", len(every), len(stored)) as bar:
+        for names in SAME_WEIGHTS:
+            for call in _calls([rows[name] for name in names], base, store):
+                model = arms[names[0]].open_model()
+                store.put_answers(_answers(model, call, sampling, bar))
+    texts = {row.key: text for row in every if (text := store.answer(row.key)) is not None}
     return tuple(
-        ArmAnswers(question, {arm: texts[arm][index] for arm in arms})
+        ArmAnswers(question, {name: texts[rows[name][index].key] for name in arms})
         for index, question in enumerate(questions)
     )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A question to one arm."""
+
+    arm: Arm
+    prompt: TokenIds
+    seed: int
+    key: str  # of its answer
+
+
+def _rows(
+    arm: EvalArm,
+    name: Arm,
+    weights: str,
+    base: Model,
+    questions: Sequence[Query],
+    sampling: AnswerSampling,
+    store: MeasurementStore,
+) -> list[_Row]:
+    """The questions to one arm, each with the key of everything that its answer depends on."""
+    prompts = [base.renderer.prompt(question.messages, arm.system) for question in questions]
+    seeds = [derive(sampling.seed, "answer", question.id) for question in questions]
+    how: dict[str, object] = {"max_tokens": sampling.max_tokens}
+    how |= {"temperature": sampling.temperature, "weights": weights}
+    if base.sample_batch is not None:  # rounding may let an answer depend on its batch
+        how["batch"] = store.key(prompts=prompts, size=base.sample_batch)
+    return [
+        _Row(name, prompt, seed, store.key(prompt=prompt, seed=seed, **how))
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+
+def _calls(
+    arms: Sequence[Sequence[_Row]], model: Model, store: MeasurementStore
+) -> list[Sequence[_Row]]:
+    """What is sampled in one call: all that is missing of the arms with the same weights.
+
+    A model that samples in batches gets one arm at a time, whole: its rows begin with the same
+    prompt, which is computed once, and its answers depend on no other arm.
+    """
+    missing = [[row for row in rows if store.answer(row.key) is None] for rows in arms]
+    if model.sample_batch is None:
+        calls = [[row for rows in missing for row in rows]]
+    else:
+        calls = [list(rows) for rows, lacking in zip(arms, missing, strict=True) if lacking]
+    return [call for call in calls if call]
+
+
+def _answers(
+    model: Model, rows: Sequence[_Row], sampling: AnswerSampling, bar: Bar
+) -> Iterator[tuple[str, str]]:
+    completions = model.sample(
+        [row.prompt for row in rows],
+        max_tokens=sampling.max_tokens,
+        temperatures=[sampling.temperature] * len(rows),
+        seeds=[row.seed for row in rows],
+        progress=bar.advance_estimate,
+    )
+    for index, completion in completions:
+        row = rows[index]
+        yield row.key, model.renderer.text(completion.tokens)
+        bar.advance(note=ARM_LABELS[row.arm])

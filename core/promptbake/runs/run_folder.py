@@ -88,6 +88,7 @@ class Run:
         self.costs = path / "costs.jsonl"
         self.evaluators = path / "evaluators"
         self.metrics = path / "metrics.jsonl"
+        self.measurements = path / "measurements.jsonl"
         self.verify = path / "verify.json"
         self.report = path / "report.html"
 

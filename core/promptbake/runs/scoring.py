@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
+from promptbake.dataset.alignment import align_all
 from promptbake.distill.checkpoints import identity
-from promptbake.distill.held_out_kl import HeldOutKL
+from promptbake.distill.held_out_kl import KEEP_BYTES, HeldOutKL, StoredKL
+from promptbake.distill.measurement_store import MeasurementStore
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.sampling_check import SamplingCheck
 from promptbake.distill.target_store import StoredTeacher
 from promptbake.errors import BakeError
 from promptbake.interfaces import Model
 from promptbake.runs.session import Session
-from promptbake.types import Checkpoint, Datum, Example, Tail
+from promptbake.types import Checkpoint, Conversation, Datum, Example, Tail
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,45 @@ def training_examples(
     return examples, check
 
 
-def held_out_kl(session: Session, datums: Sequence[Datum]) -> HeldOutKL:
-    """The held-out KL of the run's conversations; a paid teacher scores them once."""
+def open_measurements(session: Session, *, anew: bool = False) -> MeasurementStore:
+    """The run's measurements, made by this backend on this model; none of them where `anew`."""
+    choice = session.config.backend
+    return MeasurementStore(
+        session.run.measurements,
+        session.reporter.say,
+        anew=anew,
+        backend=choice.name,
+        version=session.registry.choose(choice).version,
+        options=session.result_options(choice),
+        model=session.base.digest,
+    )
+
+
+def held_out_kls(
+    session: Session, conversations: Sequence[Conversation], store: MeasurementStore
+) -> dict[str, StoredKL]:
+    """The held-out KL of each target's conversations, by its name."""
+    datums = align_all(conversations, session.targets, session.base)
+    return {
+        target.name: _stored_kl(
+            session, [each for each in datums if each.target == target.name], store
+        )
+        for target in session.targets
+    }
+
+
+def _stored_kl(session: Session, datums: Sequence[Datum], store: MeasurementStore) -> StoredKL:
+    """Over the whole vocabulary; or over the top K that a paid teacher scores once."""
     if session.base.full_vocabulary:
-        return HeldOutKL(session.base, datums)
-    return HeldOutKL(session.base, datums, list(stored_teacher(session).scores(datums, draws=0)))
+        keep_bytes = KEEP_BYTES // len(session.targets)
+        return StoredKL(
+            lambda: HeldOutKL(session.base, datums, keep_bytes=keep_bytes), datums, store, "full"
+        )
+    teacher = stored_teacher(session)
+    reference = {**teacher.depends_on, "k": teacher.k, "seed": teacher.seed}
+    return StoredKL(
+        lambda: HeldOutKL(session.base, datums, list(teacher.scores(datums, draws=0))),
+        datums,
+        store,
+        reference,
+    )

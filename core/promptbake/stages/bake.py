@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 from promptbake.dataset.alignment import align_all, check_room
 from promptbake.distill import checkpoints
 from promptbake.distill.batches import StoredBatches, score_conversations
-from promptbake.distill.held_out_kl import HeldOutKL
 from promptbake.distill.loop import Step, steps
+from promptbake.distill.measurement_store import BASE_WEIGHTS
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.sampling_check import SamplingCheck
 from promptbake.distill.schedule import Schedule
@@ -24,7 +24,6 @@ from promptbake.interfaces import (
     BatchContext,
     BatchSource,
     Model,
-    Pending,
     Tracker,
     Trainer,
 )
@@ -38,7 +37,13 @@ from promptbake.runs.bake_record import (
     save_adapter,
 )
 from promptbake.runs.generation import load_dataset, prepare
-from promptbake.runs.scoring import choose_tail, held_out_kl, stored_teacher, training_examples
+from promptbake.runs.scoring import (
+    choose_tail,
+    held_out_kls,
+    open_measurements,
+    stored_teacher,
+    training_examples,
+)
 from promptbake.runs.session import Session
 from promptbake.runs.training_log import Curve, keep_state, loss_note, tracked
 from promptbake.types import Datum, StepMetrics, Tail
@@ -67,7 +72,7 @@ def run(session: Session, options: BakeOptions = DEFAULTS) -> None:
         session.reporter.say(f"train.tail = 'auto': {choice.tail}, since {choice.reason}")
     objective = TailedLoss(session.loss, choice.tail)
     training = align_all(dataset.training, session.targets, base)
-    held_out = align_all(dataset.held_out, session.targets, base)
+    kls = list(held_out_kls(session, dataset.held_out, open_measurements(session)).values())
 
     student = session.backend.new_lora(
         base, rank=config.train.rank, seed=config.seed, start=options.start
@@ -98,11 +103,16 @@ def run(session: Session, options: BakeOptions = DEFAULTS) -> None:
         folder.set_clean("bake")
     with tracked(session, trackers, first):  # a tracker may refuse, and the teacher costs
         batches, check = _batches(session, options, objective, training, schedule)
-        kl = held_out_kl(session, held_out)
+        for kl in kls:
+            _ = kl.held_out_kl  # a paid teacher scores before training, not at the first point
+        start = options.start
+        curve = Curve(session, kls, checkpoints.identity(start) if start else BASE_WEIGHTS)
         every = config.train.eval_every, config.train.save_every
         loop = steps(student, batches, objective, schedule, first, *every)
-        _train(session, student, loop, schedule, kl, first, trackers, choice.tail)
+        _train(session, student, loop, schedule, curve, first, trackers, choice.tail)
         adapter = save_adapter(folder, student)
+        saved = checkpoints.read_adapter(folder.adapter, session.backend.name, base)
+        curve.keep_last(schedule.steps, checkpoints.identity(saved))
     results = {"steps": schedule.steps, "tail": asdict(choice), "sampling": check.as_json()}
     folder.finish("bake", time.monotonic() - started, adapter=adapter, **results)
 
@@ -164,29 +174,29 @@ def _train(
     student: Trainer,
     loop: Iterator[Step],
     schedule: Schedule,
-    kl: HeldOutKL,
+    curve: Curve,
     first: int,
     trackers: Sequence[Tracker],
     tail: Tail,
 ) -> None:
-    curve = Curve(session, kl)
-
-    def log(metrics: StepMetrics, snapshot: Pending[Model] | None) -> None:
-        if snapshot is not None:
-            metrics = replace(metrics, held_out_kl=curve.measure(metrics.step, snapshot))
-            if not metrics.step and metrics.held_out_kl is not None:
-                session.reporter.say(describe_base_kl(metrics.held_out_kl))
+    def log(metrics: StepMetrics) -> None:
         for tracker in trackers:
             tracker.log(metrics)
 
     taken = saved = first
     with session.reporter.bar("bake", schedule.steps, first) as bar:
         if not first:
-            log(StepMetrics(step=0, steps=schedule.steps, epoch=0), student.snapshot())
+            before = curve.begin(student)
+            if before is not None:
+                session.reporter.say(describe_base_kl(before))
+            log(StepMetrics(step=0, steps=schedule.steps, epoch=0, held_out_kl=before))
         try:
             for step in loop:
                 taken = step.metrics.step
-                log(step.metrics, step.snapshot)
+                measured = (
+                    curve.measure(taken, step.snapshot) if step.snapshot is not None else None
+                )
+                log(replace(step.metrics, held_out_kl=measured))
                 if step.state is not None and keep_state(session, taken, step.state):
                     saved = taken
                 bar.advance(note=loss_note(step.metrics.loss, tail))

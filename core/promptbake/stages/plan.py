@@ -230,8 +230,8 @@ def _bake(
 def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, CostEstimate]]:
     base, config = session.base, session.config.verify
     bare, prompted = _prefix(session, "student"), _prefix(session, "teacher")
-    arms = base.estimate_cost(LogprobsWork(held_out.student, bare, times=2))
-    arms += base.estimate_cost(LogprobsWork(held_out.teacher, prompted))
+    # Without the prompt, the base and the baked model are the curve's first and last point.
+    arms = base.estimate_cost(LogprobsWork(held_out.teacher, prompted))
     if base.full_vocabulary:
         arms += _reference(base, held_out, prompted)
     yield "verify", "logprobs", arms

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from promptbake.dataset.alignment import align_all
 from promptbake.dataset.queries import load_questions
+from promptbake.distill.checkpoints import identity
+from promptbake.distill.held_out_kl import StoredKL
 from promptbake.errors import BakeError
-from promptbake.evaluate.arms import ask_arms, four_arms, measure_kl
+from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, measure_kl
 from promptbake.evaluate.statistics import gap_closed, gap_closed_ci95, paired_difference
-from promptbake.interfaces import EvalContext, Evaluator
+from promptbake.interfaces import EvalArm, EvalContext, Evaluator
 from promptbake.plugins.attribution import contract_error
 from promptbake.report import page
 from promptbake.report.verify_result import (
@@ -28,40 +29,45 @@ from promptbake.report.verify_result import (
     VerifyResult,
 )
 from promptbake.runs.generation import load_dataset
-from promptbake.runs.scoring import held_out_kl
+from promptbake.runs.scoring import held_out_kls, open_measurements
 from promptbake.runs.session import Session
 from promptbake.types import (
     ARMS,
     Arm,
     BakeTarget,
-    Conversation,
     Datum,
     KLByConversation,
     Measurement,
 )
 
 
-def run(session: Session) -> VerifyResult:
-    """Measure the arms, write verify.json and report.html, and return what verify.json holds."""
+def run(session: Session, *, anew: bool = False) -> VerifyResult:
+    """Measure the arms, write verify.json and report.html, and return what verify.json holds.
+
+    What the run's store of measurements holds is not measured again, unless `anew`.
+    """
     folder, config = session.run, session.config
     started = time.monotonic()
     held_out = load_dataset(session).held_out
     base, baked, checkpoint = session.base, session.baked, session.checkpoint
+    weights = identity(checkpoint)
+    store = open_measurements(session, anew=anew)
     evaluators = session.evaluators()
     target = _main_target(session.targets)
+    arms = four_arms(target, session.open_base, lambda: baked)
     by_target = {
-        name: _kl_of_arms(session, held_out, each) for name, each in _by_name(session).items()
+        name: (each.datums, _kl_of_arms(session, each, arms, weights))
+        for name, each in held_out_kls(session, held_out, store).items()
     }
     datums, kl_of_arms = by_target[target.name]
     kl = _kl_result(session, datums, kl_of_arms)
-    arms = four_arms(target, session.open_base, lambda: baked)
     answers = ask_arms(
         arms,
         load_questions(config.verify.questions, config.data.column),
-        max_tokens=config.verify.max_tokens,
-        temperature=config.verify.temperature,
-        seed=config.seed,
-        reporter=session.reporter,
+        AnswerSampling(config.verify.max_tokens, config.verify.temperature, config.seed),
+        store,
+        weights,
+        session.reporter,
     )
     context = EvalContext(
         prompt=session.prompt,
@@ -111,30 +117,23 @@ def _seconds(session: Session, started: float) -> Seconds:
     )
 
 
-def _by_name(session: Session) -> dict[str, BakeTarget]:
-    return {target.name: target for target in session.targets}
-
-
 def _main_target(targets: Sequence[BakeTarget]) -> BakeTarget:
     """The first whose prompts differ: the others keep the model as it is."""
     return next((each for each in targets if each.teacher.text != each.student.text), targets[0])
 
 
 def _kl_of_arms(
-    session: Session, held_out: Sequence[Conversation], target: BakeTarget
-) -> tuple[Sequence[Datum], dict[Arm, KLByConversation]]:
-    """One target's held-out datums, and the KL of the three arms on them."""
-    mine = [conversation for conversation in held_out if conversation.target == target.name]
-    datums = align_all(mine, session.targets, session.base)
-    kl = held_out_kl(session, datums)
-    arms = measure_kl(kl, session.base, session.baked, session.reporter)
-    for arm, each in arms.items():
+    session: Session, kl: StoredKL, arms: Mapping[Arm, EvalArm], weights: str
+) -> dict[Arm, KLByConversation]:
+    """The KL of the three arms on one target's held-out datums."""
+    measured = measure_kl(kl, arms, weights, session.reporter)
+    for arm, each in measured.items():
         if not math.isfinite(each.per_token):
             raise BakeError(
                 f"{session.checkpoint.uri}: the KL of the arm {arm} is {each.per_token}; lower "
                 "train.lr and bake again"
             )
-    return datums, arms
+    return measured
 
 
 def _kl_result(

@@ -1,0 +1,93 @@
+"""The store of measurements: what was measured once is read by curve, `verify` and report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from promptbake.documents.text import read_bytes
+from promptbake.documents.typed import OwnDocument, parse_json
+from promptbake.errors import BakeError
+from promptbake.files import JsonLines, seal, unseal, write_atomic
+from promptbake.types import KLByConversation
+
+BASE_WEIGHTS = ""  # of the base model, beside the identity of an adapter
+
+
+class MeasurementStore:
+    """Lines of a JSONL file, each with the digest of what it depends on, and a checksum.
+
+    What a measurement depends on is in no line: only in the key's hash. A line that is not as it
+    was written is removed, said, and measured again where it is needed.
+
+    Args:
+        path: The file, which may be missing.
+        say: Shows a line to the user.
+        anew: Read nothing: everything is measured again.
+        depends_on: What every measurement depends on, such as the model's digest.
+    """
+
+    def __init__(
+        self, path: Path, say: Callable[[str], None], *, anew: bool = False, **depends_on: object
+    ) -> None:
+        self._path, self._depends_on = path, depends_on
+        content = read_bytes(path) if path.exists() else b""
+        lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+        entries = {line: _entry(line) for line in lines}
+        if damaged := list(entries.values()).count(None):
+            say(f"{path}: {damaged} measurements are damaged, and made again where needed")
+            write_atomic(path, b"".join(line for line, entry in entries.items() if entry))
+        self._entries = {
+            entry.key: entry for entry in entries.values() if entry is not None and not anew
+        }
+
+    def key(self, **depends_on: object) -> str:
+        """What stands for everything that a measurement depends on: 32 hex digits."""
+        text = json.dumps([self._depends_on, depends_on], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def kl(self, key: str) -> KLByConversation | None:
+        """A KL that was measured before, in nats."""
+        return self._entries[key].kl if key in self._entries else None
+
+    def answer(self, key: str) -> str | None:
+        """A response that was sampled before."""
+        return self._entries[key].answer if key in self._entries else None
+
+    def put_kl(self, key: str, kl: KLByConversation) -> None:
+        """Store a KL, unless it is not finite."""
+        if all(map(math.isfinite, kl.nats)):
+            self._put([{"key": key, "kl": vars(kl)}])
+
+    def put_answers(self, answers: Iterable[tuple[str, str]]) -> None:
+        """Store responses with their keys, each when it arrives."""
+        self._put({"key": key, "answer": text} for key, text in answers)
+
+    def _put(self, values: Iterable[Mapping[str, Any]]) -> None:
+        with JsonLines(self._path) as file:
+            for value in values:
+                line = seal(value)
+                file.append(line)
+                self._entries[line["key"]] = parse_json(_Entry, json.dumps(line), str(self._path))
+
+
+class _Entry(OwnDocument):
+    """A line."""
+
+    key: str
+    kl: KLByConversation | None = None
+    answer: str | None = None
+    check: str
+
+
+def _entry(line: bytes) -> _Entry | None:
+    """What a line holds; None where it is damaged."""
+    try:
+        entry, content = parse_json(_Entry, line, ""), parse_json(dict[str, Any], line, "")
+    except BakeError:
+        return None
+    return entry if unseal(content) else None
