@@ -87,12 +87,15 @@ def ask_arms(
         for name, arm in arms.items()
     }
     every = [row for each in rows.values() for row in each]
-    stored = [row for row in every if store.answer(row.key) is not None]
-    with reporter.bar("test questions", len(every), len(stored)) as bar:
-        for names in SAME_WEIGHTS:
-            for call in _calls([rows[name] for name in names], base, store):
-                model = arms[names[0]].open_model()
-                store.put_answers(_answers(model, call, sampling, bar))
+    calls = [
+        (arms[names[0]], call)
+        for names in SAME_WEIGHTS
+        for call in _calls([rows[name] for name in names], base, store)
+    ]
+    if missing := sum(len(call) for _, call in calls):
+        with reporter.bar("test questions", len(every), len(every) - missing) as bar:
+            for arm, call in calls:
+                store.put_answers(_answers(arm.open_model(), call, sampling, bar))
     texts = {row.key: text for row in every if (text := store.answer(row.key)) is not None}
     return tuple(
         ArmAnswers(question, {name: texts[rows[name][index].key] for name in arms})
