@@ -236,8 +236,10 @@ class _LastWarning(logging.Handler):
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message."""
-        self.text = record.getMessage()
+        """Keep the message; one about a heartbeat, of whichever session, hides no other."""
+        text = record.getMessage()
+        if not self.text or "heartbeat" not in text:
+            self.text = text
 
 
 def no_logprobs(what: str) -> BakeError:

@@ -137,5 +137,5 @@ def test_a_service_that_does_not_come_back_is_waited_for_until_the_deadline(
 
 def test_a_bill_that_is_not_paid_is_named(on_tinker: TinkerRun) -> None:
     on_tinker.server.inject_fault("402", "asample", times=10_000)
-    result = on_tinker.do("bake", "options.backends.tinker.deadline=2")
+    result = on_tinker.do("bake", "options.backends.tinker.deadline=5")
     assert "billing" in result.complaint
