@@ -14,7 +14,7 @@ MOST_ROWS = 128  # from 256 on, the plain product is as fast
 class FewRows(TorchFunctionMode):
     """In effect, a linear layer on few rows of a CPU is `(weight @ rows.T).T`.
 
-    MKL computes that up to 1.6 times as fast at 64 rows and 3 times at 8, on two Zen 3 cores.
+    MKL computes that up to 1.5 times as fast at 64 rows and 3 times at 8, on two Zen 3 cores.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -17,6 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from promptbake_torch.forward import run_module
+
 NAME = "promptbake_shared_prefix"
 UNSUPPORTED = ("softcap", "s_aux", "sliding_window")  # what attention here has no part for
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -132,8 +134,6 @@ def use_shared_prefixes(module: Any) -> bool:
 
 def _agrees(module: Any, ids: Tensor, whole: Tensor) -> bool:
     """Whether the last tokens' logits are the same, two rows behind a prefix of eight tokens."""
-    from promptbake_torch.forward import run_module
-
     try:
         cache = run_module(module, None, input_ids=ids[:, :8], use_cache=True)[1]
         prefix = SharedPrefix.of(cache)
