@@ -34,7 +34,8 @@ from promptbake_torch.model import TorchModel
 from promptbake_torch.support_logprobs import support_logprobs
 
 OPTIMIZER = "optimizer.pt"
-LOGIT_CELLS = 2**24  # 64 MB of float32 logits in a pass; longer batches take several
+LOGIT_CELLS_ON_CPU = 10**7  # 40 MB of float32 logits in a pass; longer batches take several
+LOGIT_CELLS_ON_GPU = 2**28
 BETAS = (0.9, 0.99)
 
 
@@ -70,6 +71,8 @@ class LoraTrainer:
         self._engine: Engine = base.engine
         self._backend = backend
         self._settings = settings
+        on_cpu = self._engine.device.type == "cpu"
+        self.logit_cells = LOGIT_CELLS_ON_CPU if on_cpu else LOGIT_CELLS_ON_GPU  # in a pass
         self._adapter = self._engine.next_adapter()
         _attach(self._engine, self._adapter, settings, rank, seed)
         if start is not None:
@@ -96,7 +99,7 @@ class LoraTrainer:
         n_tokens = sum(example.datum.n_response for example in batch)
         vocabulary = self._engine.module.config.get_text_config().vocab_size
         longest = max(example.datum.n_response for example in batch)
-        parts = self._engine.batches(rows, max(1, LOGIT_CELLS // (longest * vocabulary)))
+        parts = self._engine.batches(rows, max(1, self.logit_cells // (longest * vocabulary)))
         return ImmediateResult(
             sum(self._backward(batch[part], objective, n_tokens) for part in parts)
         )

@@ -98,9 +98,8 @@ class TorchModel:
             part = slice(start, start + self.sample_batch)
             columns = self._decode(prompts[part], max_tokens, temperatures[part], seeds[part])
             responses = Responses(len(prompts[part]), self.renderer.stop_ids)
-            for column in columns:
-                responses.add(column)
-                progress(responses.n_rows / max_tokens)
+            for _ in responses.growing(columns):
+                progress(len(prompts[part]) / max_tokens)
             yield from enumerate(responses.completions, start)
 
     def sample_with_top_k(
@@ -121,10 +120,9 @@ class TorchModel:
             columns = self._decode(prompts[part], max_tokens, temperatures[part], seeds[part])
             responses = Responses(len(prompts[part]), self.renderer.stop_ids)
             scores = ColumnScores(draw_seeds[part], max_tokens, k, draws)
-            for column in columns:
-                responses.add(column)
+            for column in responses.growing(columns):
                 scores.add(column)
-                progress(responses.n_rows / max_tokens)
+                progress(len(prompts[part]) / max_tokens)
             for row, completion in enumerate(responses.completions):
                 yield start + row, completion, scores.of(row)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,17 +43,18 @@ class Responses:
     """The responses of a batch, as they grow."""
 
     def __init__(self, n_rows: int, stop_ids: Collection[int]) -> None:
-        self.n_rows = n_rows
         self._stop_ids = stop_ids
         self._tokens: list[list[int]] = [[] for _ in range(n_rows)]
         self._ended: set[int] = set()
 
-    def add(self, column: Column) -> None:
-        """Append each row's token, or end the row."""
-        self._ended |= column.ended(self._stop_ids)
-        for row, token in zip(column.rows, column.tokens, strict=True):
-            if row not in self._ended:
-                self._tokens[row].append(token)
+    def growing(self, columns: Iterable[Column]) -> Iterator[Column]:
+        """The columns, each once its tokens are appended to their rows, or have ended them."""
+        for column in columns:
+            self._ended |= column.ended(self._stop_ids)
+            for row, token in zip(column.rows, column.tokens, strict=True):
+                if row not in self._ended:
+                    self._tokens[row].append(token)
+            yield column
 
     @property
     def completions(self) -> Iterator[Completion]:

@@ -150,13 +150,11 @@ def test_the_gradient_of_a_support_is_autograds() -> None:
     assert torch.autograd.gradcheck(lambda each: support_logprobs(each, ids), logits)
 
 
-def test_a_batch_of_several_passes_has_the_gradient_of_one(
-    model: TorchModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_of_several_passes_has_the_gradient_of_one(model: TorchModel) -> None:
     trainer = LoraTrainer(model, "torch", LoraSettings(), rank=4, seed=1)
     results = []
     for cells in (2**24, 1):
-        monkeypatch.setattr("promptbake_torch.lora.LOGIT_CELLS", cells)
+        trainer.logit_cells = cells
         loss = trainer.forward_backward(examples(model), OBJECTIVE).result()
         results.append([torch.tensor(loss), *(each for _, each in gradients(model))])
         model.engine.module.zero_grad()
