@@ -125,10 +125,7 @@ def attach(engine: Engine, adapter: str, config: Any, seed: int) -> None:
     """Add an adapter with fresh weights to the engine's module."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if hasattr(engine.module, "peft_config"):
-            engine.module.add_adapter(adapter, config)
-        else:
-            engine.module = peft.get_peft_model(engine.module, config, adapter_name=adapter)
+        engine.attach(adapter, config)
 
 
 def adapter_state(engine: Engine, adapter: str) -> dict[str, Tensor]:

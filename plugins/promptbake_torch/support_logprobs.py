@@ -7,20 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CHUNK = 64  # rows whose intermediate results are in memory at a time
+
 
 class SupportLogprobs(torch.autograd.Function):
-    """Logits [B, L, V] and ids [B, L, C] to log-probabilities [B, L, C].
+    """Logits [M, V] and ids [M, C] to log-probabilities [M, C].
 
-    The backward pass fills a single [B, L, V]; autograd's own would make three for each row. What
-    is smaller than that is computed a row at a time.
+    The backward pass fills a single [M, V]; autograd's own would make three. What is smaller than
+    that is computed some rows at a time.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
         """The chosen logits less the log of the sum of the exponentials of all."""
-        totals = torch.stack([row.logsumexp(dim=1, keepdim=True) for row in logits])
+        chunks = [rows.logsumexp(dim=1, keepdim=True) for rows in torch.split(logits, CHUNK)]
+        totals = torch.cat(chunks)
         ctx.save_for_backward(logits, ids, totals)
-        return logits.gather(2, ids) - totals
+        return logits.gather(1, ids) - totals
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -28,10 +31,11 @@ class SupportLogprobs(torch.autograd.Function):
         (gradient,) = gradients
         logits, ids, totals = ctx.saved_tensors
         result = torch.empty_like(logits)
-        for row, row_logits, total, nats in zip(result, logits, totals, gradient, strict=True):
-            torch.sub(row_logits, total, out=row)
-            row.exp_().mul_(-nats.sum(dim=1, keepdim=True))
-        return result.scatter_add_(2, ids, gradient), None
+        chunks = (torch.split(each, CHUNK) for each in (result, logits, totals, gradient))
+        for out, rows, total, nats in zip(*chunks, strict=True):
+            torch.sub(rows, total, out=out)
+            out.exp_().mul_(-nats.sum(dim=1, keepdim=True))
+        return result.scatter_add_(1, ids, gradient), None
 
 
 def support_logprobs(logits: Tensor, ids: Tensor) -> Tensor:

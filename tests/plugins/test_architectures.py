@@ -61,6 +61,18 @@ def test_a_prefix_is_shared_where_attention_allows(
     assert model.engine.shares_prefixes == ("sliding windows" not in name)
 
 
+def test_rows_are_packed_where_the_layers_only_attend(model: TorchModel) -> None:
+    assert model.engine.packs
+
+
+def test_rows_are_not_packed_where_a_layer_has_a_state() -> None:
+    config = transformers.MambaConfig(
+        vocab_size=258, hidden_size=32, num_hidden_layers=2, state_size=8, eos_token_id=256
+    )
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    assert not make_engine(module.eval(), tiny_tokenizer(), "m", "d").packs
+
+
 @torch.no_grad()
 def test_scores_and_samples_are_those_of_plain_forward_passes(
     model: TorchModel, module: Any
