@@ -28,6 +28,7 @@ from run_folder import PROMPT, read_lines, refused
 
 from promptbake_loopback.openai import ChatEndpoint, Prices
 
+BUILTIN = ("data.queries=builtin", "data.max_queries=50")
 pytestmark = pytest.mark.usefixtures("prompt", "endpoint_inputs")
 
 
@@ -149,8 +150,8 @@ def test_too_little_data_is_refused_with_the_reasons_and_goes_on_when_it_is_acce
 
 def test_responses_that_are_no_samples_of_the_teacher_are_named_by_the_bake() -> None:
     with ChatEndpoint(key=KEY) as endpoint:
-        finish(endpoint, "data.queries=builtin", "data.temperatures=[1.0]")
-        line = arguments(endpoint.url, "data.queries=builtin", "data.temperatures=[1.0]")
+        finish(endpoint, *BUILTIN, "data.temperatures=[1.0]")
+        line = arguments(endpoint.url, *BUILTIN, "data.temperatures=[1.0]")
         baked = promptbake("bake", *line[1:], "--set", "train.epochs=1")
     assert baked.code == 0, baked.err
     assert "the responses at temperature 1 are no samples of the teacher" in baked.err
@@ -161,7 +162,7 @@ def test_responses_that_are_no_samples_of_the_teacher_are_named_by_the_bake() ->
 
 def test_a_conversation_tells_how_it_was_made() -> None:
     with ChatEndpoint(0.02, key=KEY) as endpoint:
-        finish(endpoint, "data.queries=builtin", "data.temperatures=[0.5]", PRICES)
+        finish(endpoint, *BUILTIN, "data.temperatures=[0.5]", PRICES)
         total = endpoint.meter.dollars
     found = [line["meta"] for line in conversations()]
     assert {line["model"] for line in found} == {"tiny-chat"}

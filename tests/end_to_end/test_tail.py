@@ -34,7 +34,7 @@ class Material:
 
 @pytest.fixture(scope="module")
 def material() -> Material:
-    parts = split(load_queries("builtin"), held_out=10, seed=0)
+    parts = split(load_queries("builtin")[:50], held_out=10, seed=0)
     base = tiny_backend().open_model(NAME)
     job = GenerationJob(
         PROMPT, requests_for(parts, [1.0]), frozenset(), 24, 0, lambda: base, NoBudget()

@@ -79,8 +79,8 @@ class Material:
 
 
 def material(model: TorchModel, max_tokens: int = 24) -> Material:
-    """One response to each built-in query, ten queries held out."""
-    parts = split(load_queries("builtin"), held_out=10, seed=0)
+    """One response to each of 50 built-in queries, ten queries held out."""
+    parts = split(load_queries("builtin")[:50], held_out=10, seed=0)
     requests = requests_for(parts, [1.0])
     job = GenerationJob(PROMPT, requests, frozenset(), max_tokens, 0, lambda: model, NoBudget())
     kept_out = {query.id for query in parts.held_out}

@@ -35,6 +35,9 @@ class DataSection(_Section):
     )
     column: str | None = Field(None, description="the column of the queries, where the file is CSV")
     n_queries: Count = Field(50, description="how many to write, for queries = 'generate'")
+    max_queries: Count | None = Field(
+        None, description="how many of the built-in or the file's are used, from the first on"
+    )
     turns: Count = Field(1, description="answers a conversation; the user is simulated in between")
     max_tokens: Count = Field(256, description="maximum tokens per response")
     held_out: Count = Field(10, description="queries that are never trained on, for verify")

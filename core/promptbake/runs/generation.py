@@ -91,7 +91,7 @@ def prepare(
             mine = read_queries(session.run.queries, query_record(session))
             if not mine and write:
                 mine, written = _write_queries(session, provider, job), True
-        mine = mine or load_queries(BUILTIN if source == GENERATE else source, column=config.column)
+        mine = mine or _load_queries(session, source)
         if target.name:
             mine = tuple(replace(each, id=f"{target.name}/{each.id}") for each in mine)
         parts = split(mine, config.held_out, session.config.seed)
@@ -109,6 +109,21 @@ def prepare(
         bool(own),
         written,
     )
+
+
+def _load_queries(session: Session, source: str) -> tuple[Query, ...]:
+    """The built-in queries or a file's, `data.max_queries` at most; as many as would be written."""
+    config = session.config.data
+    if source == GENERATE:
+        return load_queries(BUILTIN)[: config.n_queries]
+    queries = load_queries(source, column=config.column)
+    used = queries[: config.max_queries]
+    if len(used) < len(queries) and source != BUILTIN:
+        session.reporter.say(
+            f"data: the first {len(used)} of {len(queries)} queries of {source} are used "
+            f"(data.max_queries = {config.max_queries})"
+        )
+    return used
 
 
 def _job(session: Session, target: BakeTarget, deferred: DeferredBar) -> GenerationJob:
@@ -188,7 +203,7 @@ def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
         "prompt": session.prompt.digest,
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json", exclude={"min_kept"}),
+        "data": config.data.model_dump(mode="json", exclude={"min_kept", "max_queries"}),
         "queries": digest(prepared.queries),
         "options": session.result_options(config.provider),
         "files": {
