@@ -1,6 +1,6 @@
 """The public names and where each is defined; they are imported at their first use."""
 
-from .api import Job, bake, chat, data, export, plan, verify
+from .api import Job, bake, chat, compare, data, export, list_runs, plan, verify
 from .commands import Help
 from .concurrency import gather, run_in_thread
 from .costs import (
@@ -65,6 +65,8 @@ from .interfaces import (
 )
 from .plugins.hookspecs import API_VERSION, RUNTIME_ONLY, Factories, hookimpl, requires
 from .redaction import excerpt, redact
+from .report.comparison import Comparison
+from .report.run_list import RunSummary
 from .report.verify_result import VerifyResult
 from .runs.session import Session
 from .seeds import derive
@@ -116,6 +118,7 @@ __all__ = [
     "BudgetError",
     "ChatRenderer",
     "Checkpoint",
+    "Comparison",
     "Completion",
     "Conversation",
     "CostEstimate",
@@ -152,6 +155,7 @@ __all__ = [
     "Renderer",
     "Reservation",
     "Role",
+    "RunSummary",
     "SampleWork",
     "Session",
     "Span",
@@ -177,6 +181,7 @@ __all__ = [
     "chat",
     "check_free_space",
     "check_messages",
+    "compare",
     "data",
     "decode_stream",
     "derive",
@@ -186,6 +191,7 @@ __all__ = [
     "export",
     "gather",
     "hookimpl",
+    "list_runs",
     "mask_top_k_draws",
     "nearest",
     "no_note",

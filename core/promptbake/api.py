@@ -12,9 +12,9 @@ True
 >>> result.passed, result.kl.baked < result.kl.base
 (True, True)
 
-Each takes `prompt`, a file's path or a `Prompt`, and what a `Job` has. An error that you can fix is
-raised as a BakeError; a stage that was stopped resumes when it is called again. What each does is
-described in `promptbake.commands`.
+Each takes `prompt`, a file's path or a `Prompt`, and what a `Job` has; `list_runs` and `compare`
+take folders. An error that you can fix is raised as a BakeError; a stage that was stopped resumes
+when it is called again. What each does to a run is described in `promptbake.commands`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from promptbake.types import Arm, Checkpoint, Dataset, Prompt
 
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource
+    from promptbake.report.comparison import Comparison
+    from promptbake.report.run_list import RunSummary
     from promptbake.report.verify_result import VerifyResult
     from promptbake.runs.session import Session
     from promptbake.stages.chat import Chat
@@ -99,6 +101,32 @@ def export(
     prompt: str | Path | Prompt, to: str | Path, *, strength: float = 1.0, **job: Unpack[Job]
 ) -> Path:
     return commands.export(_open(prompt, job), Path(to), strength)
+
+
+def list_runs(folder: str | Path = "runs") -> list[RunSummary]:
+    """List the runs in a folder, the latest first; or the one run that the folder is.
+
+    A run that cannot be read is in the list with the reason. Raises BakeError for no folder.
+
+    >>> [(run.prompt, run.status) for run in promptbake.list_runs()]
+    [('pirate', 'passed')]
+    """
+    from promptbake.report import run_list
+
+    return run_list.list_runs(folder)
+
+
+def compare(*runs: str | Path) -> Comparison:
+    """Compare runs that `verify` has measured: two folders or more, each beside the first.
+
+    Raises BakeError for fewer, and for what is no run or has no readable verify.json.
+
+    >>> promptbake.compare("runs/pirate", "runs/pirate").differing_settings
+    {}
+    """
+    from promptbake.report import comparison
+
+    return comparison.compare(*runs)
 
 
 def _open(prompt: str | Path | Prompt, job: Job) -> Session:

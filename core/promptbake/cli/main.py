@@ -64,6 +64,45 @@ for _command in COMMANDS:
 
 
 @app.command()
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where the runs are.")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """List the runs of a folder, the latest first: how far each came, and its gap closed."""
+    from promptbake.cli.run_tables import print_runs
+    from promptbake.report.run_list import list_runs
+
+    found = list_runs(folder)
+    if as_json:
+        console.print_json({"folder": folder, "runs": [each.as_json() for each in found]})
+    else:
+        print_runs(folder, found)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="The runs' folders.")],
+    as_json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page of it, too.")
+    ] = None,
+) -> None:
+    """Compare runs that `verify` has measured: their numbers, and the settings that differ."""
+    from promptbake.cli.run_tables import print_comparison
+    from promptbake.report import comparison, comparison_page
+
+    compared = comparison.compare(*runs)
+    if html is not None:
+        comparison_page.write(compared, html)
+    if as_json:
+        console.print_json(compared.as_json())
+        return
+    print_comparison(compared)
+    if html is not None:
+        out.print(str(html), soft_wrap=True)
+
+
+@app.command()
 def plugins(
     kind: Annotated[str | None, typer.Option(help="One kind only.")] = None,
     as_json: Json = False,

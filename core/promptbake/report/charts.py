@@ -102,6 +102,33 @@ def held_out_curve(points: Sequence[Point]) -> Markup:
         return _inline(figure, "held-out", label)
 
 
+def gap_intervals(
+    runs: Mapping[str, tuple[float, tuple[float, float] | None]],
+) -> Markup:
+    """The share of the gap closed by run, with its 95 % interval where there is one."""
+    label = "Gap closed in per cent: " + ", ".join(
+        f"{name} {100 * gap:.1f}"
+        + ("" if ci is None else f" ({100 * ci[0]:.1f} to {100 * ci[1]:.1f})")
+        for name, (gap, ci) in runs.items()
+    )
+    with _style("gaps"):
+        figure, axes = _figure(height=62 + 34 * len(runs), left=40, right=64, top=2)
+        for row, (gap, ci) in enumerate(runs.values()):
+            if ci is not None:
+                axes.plot([100 * end for end in ci], [row, row], color=ACCENT, linewidth=2)
+            axes.plot([100 * gap], [row], color=ACCENT, marker="o", markersize=7, clip_on=False)
+            end = max(gap, ci[1] if ci else gap)
+            _note(axes, f"{100 * gap:.1f} %", at=(100 * end, row), shift=(9, -1), va="center")
+        low = min(0.0, *(min(gap, ci[0] if ci else gap) for gap, ci in runs.values()))
+        axes.set_xlim(100 * low, 100)
+        axes.set_ylim(len(runs) - 0.4, -0.6)
+        axes.set_yticks(range(len(runs)), list(runs))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_xlabel("per cent of the gap closed; 100 is the prompt itself", loc="left")
+        return _inline(figure, "gaps", label)
+
+
 @contextmanager
 def _style(name: str) -> Iterator[None]:
     """matplotlib's own defaults and ours, whatever the user's settings are."""

@@ -33,7 +33,7 @@ def write(run: Run) -> None:
     The same inputs give the same bytes. Raises BakeError where there is no readable verify.json.
     """
     result, record = VerifyResult.load(run.verify), run.record
-    template = _environment().from_string(_template())
+    template = open_environment().from_string(_template())
     html = template.render(
         result=result,
         arm_names=ARM_NAMES,
@@ -50,7 +50,8 @@ def _template() -> str:
     return (files("promptbake") / "templates" / "report.html.j2").read_text("utf-8")
 
 
-def _environment() -> Environment:
+def open_environment() -> Environment:
+    """Templates of pages: everything is escaped, and control characters are shown."""
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,

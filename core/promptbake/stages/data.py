@@ -73,7 +73,8 @@ def run(session: Session, force: bool = False) -> None:
         counts = _store(session, prepared, _checked(prepared, answers), targets, bar)
     _say_temperature(session, prepared)
     _check_enough(session, prepared)
-    session.run.finish("data", time.monotonic() - started, **counts)
+    named = {"prompt": session.prompt.name}
+    session.run.finish("data", time.monotonic() - started, **named, **counts)
 
 
 def _store(
