@@ -74,8 +74,14 @@ def bake(
 
 
 @_described
-def verify(prompt: str | Path | Prompt, *, force: bool = False, **job: Unpack[Job]) -> VerifyResult:
-    return commands.verify(_open(prompt, job), force)
+def verify(
+    prompt: str | Path | Prompt,
+    *,
+    force: bool = False,
+    controls: bool = False,
+    **job: Unpack[Job],
+) -> VerifyResult:
+    return commands.verify(_open(prompt, job), force, controls)
 
 
 @_described

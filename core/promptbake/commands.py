@@ -71,16 +71,18 @@ def bake(
 def verify(
     session: Session,
     force: Annotated[bool, Help("Measure again what was measured before.")] = False,
+    controls: Annotated[bool, Help("Run every control that must fail, not one alone.")] = False,
 ) -> VerifyResult:
-    """Measure the four arms on held-out queries; the command exits 1 below the threshold.
+    """Measure the four arms on held-out queries, and judge the bake by its margins.
 
-    What was measured before, by this command or while the adapter was trained, is not measured
-    again where nothing that it depends on has changed.
+    The command exits 1 below the threshold, and where the verdict is `failed`. What was measured
+    before, by this command or while the adapter was trained, is not measured again where nothing
+    that it depends on has changed.
     """
     from promptbake.stages import verify
 
     with session.stage_lock("verify"):
-        return verify.run(session, anew=force)
+        return verify.run(session, anew=force, controls=controls)
 
 
 def report(session: Session) -> Path:

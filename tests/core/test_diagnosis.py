@@ -51,8 +51,8 @@ def test_after_data_three_answers_and_the_share_of_complete_ones(
 def test_a_failure_has_a_likely_cause_and_a_next_command(
     base: float, baked: float, total: int, complete: int, expected: str
 ) -> None:
-    kl = RESULT.kl.model_copy(update={"base": base, "baked": baked})
-    result = RESULT.model_copy(update={"kl": kl})
+    changes = {"base": base, "baked": baked, "gap_closed_ci95": (-0.1, 0.9)}
+    result = RESULT.model_copy(update={"kl": RESULT.kl.model_copy(update=changes)})
     line = explain_failure(result, conversations(total, complete), epochs=2)
     assert line.startswith("likely cause: ")
     assert expected in line
@@ -60,3 +60,15 @@ def test_a_failure_has_a_likely_cause_and_a_next_command(
 
 def test_a_strong_prompt_is_said_to_be_one() -> None:
     assert describe_base_kl(0.55).startswith("the prompt changes this model by 0.550 nats/token")
+
+
+@pytest.mark.parametrize(
+    ("margin", "advice"),
+    [("retention", "too much training; next: promptbake bake with a lower train.lr or fewer"),
+     ("shift", "the control's prompt is much like this one")],
+)  # fmt: skip
+def test_a_failure_of_a_closed_gap_is_damage_or_a_control(margin: str, advice: str) -> None:
+    criterion = RESULT.verdict.decided_by[0].model_copy(update={"margin": margin, "refuted": True})
+    verdict = RESULT.verdict.model_copy(update={"decided_by": [criterion]})
+    result = RESULT.model_copy(update={"verdict": verdict})
+    assert explain_failure(result, [], epochs=2).startswith(f"likely cause: {advice}")

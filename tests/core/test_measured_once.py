@@ -72,13 +72,15 @@ def increase(prompt: Path, before: dict[str, int]) -> dict[str, int]:
 def test_verify_reads_the_curves_ends_and_a_second_verify_asks_nothing(baked: Path) -> None:
     before = calls(baked)
     first = verified(metered(baked, Tariff()))
-    assert increase(baked, before) == {"verify: logprobs": N_HELD_OUT, "verify: sample": ANSWERS}
+    expected = {"verify: logprobs": 3 * N_HELD_OUT, "verify: sample": ANSWERS}
+    control = {"verify: top_k": N_HELD_OUT}  # by a prompt that it was not made from
+    assert increase(baked, before) == expected | control
     before = calls(baked)
     assert verified(metered(baked, Tariff())) == first
     assert increase(baked, before) == {}
     assert verified(metered(baked, Tariff()), anew=True) == first
     again = increase(baked, before)
-    assert again == {"verify: logprobs": 3 * N_HELD_OUT, "verify: sample": ANSWERS}
+    assert again == {"verify: logprobs": 5 * N_HELD_OUT, "verify: sample": ANSWERS}
 
 
 def test_of_changed_questions_only_the_new_ones_are_asked(baked: Path) -> None:
@@ -104,7 +106,8 @@ def test_a_new_bake_is_measured_and_the_base_model_is_not(baked: Path) -> None:
     assert increase(baked, before)["bake: logprobs"] == 2 * N_HELD_OUT
     before = calls(baked)
     second = verified(metered(baked, Tariff(), "train.lr=0.003"))
-    expected = {"verify: logprobs": N_HELD_OUT, "verify: sample": ANSWERS // 2}
+    # Re-prompted, and the control's baked arm.
+    expected = {"verify: logprobs": 2 * N_HELD_OUT, "verify: sample": ANSWERS // 2}
     assert increase(baked, before) == expected
     assert second["kl"]["base"] == first["kl"]["base"]
     assert second["kl"]["baked"] != first["kl"]["baked"]

@@ -24,9 +24,12 @@ from metered import (
 from promptbake.costs import TopKWork, TrainWork, Usage
 from promptbake.dataset.conversations import read
 from promptbake.dataset.queries import load_queries, split
+from promptbake.evaluate.controls import WRONG_PROMPTS
 from promptbake.runs.session import Session
 from promptbake.stages import bake, data, plan, verify
 from promptbake.stages.plan import Plan
+from promptbake.types import Message
+from promptbake_mock.tiny import NAME, tiny_backend
 
 DEFAULT = "Be kind."  # the system prompt of the tiny model's template where none is given
 EVALS = 3  # at steps 0, 4 and 6
@@ -61,6 +64,12 @@ def total(texts: Sequence[str], system: str, response: int) -> int:
     return sum(n_tokens(text, system) + response for text in texts)
 
 
+def with_wrong_prompt(texts: Sequence[str]) -> int:
+    """What the base model reads for the control, with responses at their longest."""
+    renderer, wrong = tiny_backend().open_model(NAME).renderer, WRONG_PROMPTS[0].system
+    return sum(len(renderer.prompt((Message("user", t),), wrong)) + LONGEST for t in texts)
+
+
 def test_before_any_stage_the_tokens_are_those_of_the_longest_responses(prompt: Path) -> None:
     session = opened(prompt)
     training, held_out = query_texts(session)
@@ -81,8 +90,9 @@ def test_before_any_stage_the_tokens_are_those_of_the_longest_responses(prompt: 
             EVALS * N_HELD_OUT + N_HELD_OUT,
             input_tokens=EVALS * held_out_student + held_out_teacher,
         ),
-        "verify: logprobs": Usage(  # the reference, and re-prompted
-            2 * N_HELD_OUT, input_tokens=2 * held_out_teacher
+        "verify: logprobs": Usage(  # the reference, re-prompted, and the control
+            5 * N_HELD_OUT,
+            input_tokens=2 * held_out_teacher + with_wrong_prompt(held_out) + 2 * held_out_student,
         ),
         "verify: sample": Usage(12, input_tokens=2 * questions, output_tokens=12 * LONGEST),
     }
@@ -110,7 +120,9 @@ def test_after_the_data_the_tokens_are_those_of_the_responses_as_they_are(prompt
     assert predicted["bake: top_k"] == Usage(N_TRAINING, input_tokens=teacher[0])
     assert predicted["bake: train"] == Usage(STEPS, train_tokens=2 * student[0])
     assert predicted["bake: logprobs"].input_tokens == EVALS * student[1] + teacher[1]
-    assert predicted["verify: logprobs"].input_tokens == 2 * teacher[1]
+    _, held_out = query_texts(session)
+    longer = with_wrong_prompt(held_out) - total(held_out, DEFAULT, LONGEST)
+    assert predicted["verify: logprobs"].input_tokens == 2 * teacher[1] + 3 * student[1] + longer
 
 
 @pytest.mark.parametrize(
@@ -132,12 +144,12 @@ def test_the_stages_use_and_pay_what_was_planned(prompt: Path) -> None:
         plans.append(plan.make(metered(prompt, Tariff())))
     after_data, after_bake, after_verify = plans
     predicted = usages(after_data)
-    assert len(predicted) == 6
+    assert len(predicted) == 7
     assert session.budget.by_work().keys() == predicted.keys()
     for row in after_verify.rows:
         assert row.spent == row.estimate.usage == predicted[row.key], row.key
     assert [row.key for row in after_data.rows if row.spent] == ["data: sample"]
-    assert [row.stage for row in after_bake.rows if not row.spent] == ["verify"] * 2
+    assert [row.stage for row in after_bake.rows if not row.spent] == ["verify"] * 3
 
     dollars = sum(usage.dollars for usage in predicted.values())
     assert after_verify.dollars == pytest.approx(dollars)
@@ -146,7 +158,7 @@ def test_the_stages_use_and_pay_what_was_planned(prompt: Path) -> None:
     value = after_data.as_json()
     assert value["spent_dollars"] == after_data.spent
     assert Usage(**value["rows"][0]["spent"]) == predicted["data: sample"]
-    assert [row["spent"] for row in value["rows"][1:]] == [None] * 5
+    assert [row["spent"] for row in value["rows"][1:]] == [None] * 6
 
 
 def test_a_loss_without_a_teacher_plans_for_the_held_out_reference_alone(prompt: Path) -> None:
@@ -185,6 +197,7 @@ def test_rows_that_begin_alike_are_estimated_with_what_they_share(prompt: Path) 
     plan.make(metered(prompt, tariff))
     after = len("<\n<assistant\n")  # an empty turn of the user, from its end on; a tag is a token
     prompted, bare = (n_tokens("", system) - after for system in (PROMPT, DEFAULT))
+    wrong = with_wrong_prompt([""]) - LONGEST - after
     assert {(work.kind, len(work.rows), work.times, work.shared) for work in tariff.works} == {
         ("sample", N_TRAINING + N_HELD_OUT, 1, prompted),
         ("top_k", N_TRAINING, 1, prompted),
@@ -192,6 +205,8 @@ def test_rows_that_begin_alike_are_estimated_with_what_they_share(prompt: Path) 
         ("train", N_TRAINING, 2, 0),
         ("logprobs", N_HELD_OUT, EVALS, bare),
         ("logprobs", N_HELD_OUT, 1, prompted),
+        ("top_k", N_HELD_OUT, 1, wrong),
+        ("logprobs", N_HELD_OUT, 2, bare),
         ("sample", 2 * len(QUESTIONS), 2, bare),
     }
 

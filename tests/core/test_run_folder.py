@@ -204,3 +204,12 @@ def test_a_run_may_be_named_from_within(
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.suffix != ".lock") == [
         "yoda~1"
     ]
+
+
+def test_what_is_fixed_when_a_stage_begins_stays_where_it_resumes(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    for inputs, margin, expected in (("a", 0.8, 0.8), ("a", 0.5, 0.8), ("b", 0.5, 0.5)):
+        run.begin("bake", {"x": inputs}, {}, fixed={"margins": {"gap_closed": margin}})
+        assert run.stage("bake")["margins"] == {"gap_closed": expected}
+    run.finish("bake", 1.0)
+    assert run.stage("bake")["margins"] == {"gap_closed": 0.5}

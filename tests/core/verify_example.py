@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from promptbake.report.verify_result import (
-    AnswerResult,
+from promptbake.report.measured import (
+    ControlResult,
     DifferenceResult,
     HeldOut,
     KLResult,
     MeasurementResult,
-    Seconds,
     TargetKL,
-    Threshold,
-    VerifyResult,
 )
+from promptbake.report.verdict import Criterion, Verdict
+from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
 from promptbake.types import ARMS
 
 RESULT = VerifyResult(
@@ -28,6 +27,8 @@ RESULT = VerifyResult(
         reprompted=0.09,
         gap_closed=0.7708,
         gap_closed_ci95=(0.7214, 0.8107),
+        gap_closed_ci90=(0.7301, 0.8046),
+        ci95={"base": (0.41, 0.56), "baked": (0.09, 0.14)},
     ),
     targets={
         "yoda": TargetKL(base=0.48, baked=0.11, reprompted=0.09, gap_closed=0.77),
@@ -48,6 +49,31 @@ RESULT = VerifyResult(
             scores={},
         ),
     },
+    controls={
+        "wrong prompt": ControlResult(
+            what="the baked model beside the prompt 'telegram', which it was not made from",
+            gap_closed=-0.4,
+            ci90=(-0.6, -0.2),
+            conversations=15,
+            refused=True,
+        )
+    },
+    verdict=Verdict(
+        outcome="closer but not equivalent",
+        decided_by=[
+            Criterion(
+                margin="gap_closed",
+                measurement="kl.gap_closed",
+                value=0.7708,
+                ci90=(0.7301, 0.8046),
+                bound="at least",
+                limit=0.8,
+                passed=False,
+                refuted=False,
+            )
+        ],
+        margins_changed=["verify.margins.shift: 0.4; 0.5 when the bake began"],
+    ),
     thresholds={"kl.gap_closed": Threshold(min=0.5, value=0.7708, passed=True)},
     passed=True,
     answers=[

@@ -59,19 +59,23 @@ def test_no_query_is_both_trained_on_and_held_out(finished: Finished) -> None:
 def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None:
     result = finished.read_json("verify.json")
     scripts_read = "version prompt backend model adapter held_out kl targets evaluators thresholds"
-    assert set(result) == {*scripts_read.split(), "passed", "seconds", "answers"}
-    assert (result["version"], result["prompt"], result["backend"]) == (2, "pirate", "mock")
+    also = {"passed", "seconds", "answers", "controls", "verdict"}
+    assert set(result) == {*scripts_read.split(), *also}
+    assert (result["version"], result["prompt"], result["backend"]) == (3, "pirate", "mock")
     assert (result["model"], result["adapter"]) == ("mock", "runs/pirate/adapter")
     assert set(result["held_out"]) == {"queries", "tokens"}
     assert result["held_out"]["queries"] == 10
     kl = result["kl"]
-    values = "unit kind base baked reprompted gap_closed gap_closed_ci95"
+    values = "unit kind base baked reprompted gap_closed gap_closed_ci95 gap_closed_ci90 ci95"
     assert set(kl) == set(values.split())
     assert (kl["unit"], kl["kind"]) == ("nats/token", "full")
     low, high = kl["gap_closed_ci95"]
     assert low <= kl["gap_closed"] <= high
     assert kl["gap_closed"] == pytest.approx(1 - kl["baked"] / kl["base"])
     assert result["passed"] is True
+    assert result["verdict"]["outcome"] == "equivalent within margins"
+    assert result["verdict"]["margins_changed"] == []
+    assert result["controls"]["wrong prompt"]["refused"] is True
     assert set(result["seconds"]) == {"data", "bake", "verify"}
     assert {len(answer) for answer in result["answers"]} == {6}
     assert len(result["answers"]) == 10

@@ -22,6 +22,7 @@ from promptbake.types import ARM_LABELS, Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.cli.doctor import Health
+    from promptbake.report.verdict import Verdict
     from promptbake.report.verify_result import VerifyResult
     from promptbake.runs.describe import Setting
     from promptbake.runs.ledger import Ledger
@@ -127,7 +128,6 @@ def show_bake(session: Session, checkpoint: Checkpoint) -> None:
 def show_verify(session: Session, result: VerifyResult) -> None:
     """The arms' KL, and whether the gap closed reaches its threshold."""
     kl = result.kl
-    low, high = kl.gap_closed_ci95
     table = Table("arm", f"KL from the prompted model ({kl.unit})", box=None, pad_edge=False)
     for arm, value in (("base", kl.base), ("baked", kl.baked), ("re-prompted", kl.reprompted)):
         table.add_row(arm, f"{value:.4f}")
@@ -140,19 +140,38 @@ def show_verify(session: Session, result: VerifyResult) -> None:
         means = measurement.means.items()
         values = ", ".join(f"{ARM_LABELS[arm]} {value:.4g}" for arm, value in means)
         out.print(f"{name} ({measurement.unit}): {values}", soft_wrap=True)
-    verdict = "passed" if result.passed else "FAILED"
+    for name, control in result.controls.items():
+        how = "refused, as it must be" if control.refused else "NOT refused"
+        out.print(
+            f"control {name}: gap closed {control.gap_closed:.3f}: {how}",
+            soft_wrap=True,
+        )
+    verdict = "passed" if result.thresholds["kl.gap_closed"].passed else "FAILED"
     threshold = result.thresholds["kl.gap_closed"].min
+    interval = "no interval"
+    if kl.gap_closed_ci95 is not None:
+        interval = "95 % interval {:.3f} to {:.3f}".format(*kl.gap_closed_ci95)
     out.print(
         f"gap closed on {result.held_out.queries} held-out queries: {kl.gap_closed:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f}); threshold {threshold:g}: {verdict}",
+        f"({interval}); threshold {threshold:g}: {verdict}",
         soft_wrap=True,
     )
     if not result.passed:
         training = load_dataset(session).training
         epochs = session.config.train.epochs
         out.print(diagnosis.explain_failure(result, training, epochs), soft_wrap=True)
+    _show_verdict(result.verdict)
     out.print(str(session.run.report), soft_wrap=True)
     print_spent(session.budget)
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    """The verdict, what decided it, and which margins are not as they were before training."""
+    for line in verdict.reasons or [each.line for each in verdict.decided_by]:
+        out.print(f"  {line}", soft_wrap=True)
+    for line in verdict.margins_changed:
+        out.print(f"margin changed: {line}", soft_wrap=True)
+    out.print(f"verdict: {verdict.outcome}", soft_wrap=True)
 
 
 def show_report(session: Session, report: Path) -> None:

@@ -146,7 +146,7 @@ def _show(
     as_json: bool = False,
     message: str | None = None,
 ) -> None:
-    """Print a command's result; exit 1 where it is below the threshold."""
+    """Print a command's result; exit 1 where it is below the threshold, or failed."""
     if as_json:
         console.print_json(result.as_json())
     elif name == "chat":

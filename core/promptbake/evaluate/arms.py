@@ -24,6 +24,11 @@ from promptbake.types import (
 SAME_WEIGHTS: tuple[tuple[Arm, Arm], ...] = (("base", "prompted"), ("baked", "reprompted"))
 
 
+def main_target(targets: Sequence[BakeTarget]) -> BakeTarget:
+    """The first whose prompts differ: the others keep the model as it is."""
+    return next((each for each in targets if each.teacher.text != each.student.text), targets[0])
+
+
 def four_arms(
     target: BakeTarget, open_base: Callable[[], Model], open_baked: Callable[[], Model]
 ) -> dict[Arm, EvalArm]:

@@ -1,45 +1,18 @@
-"""Intervals and tests, in one place: the gap closed, and arms compared item by item."""
+"""The gap closed, and arms compared item by item."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from statistics import fmean, stdev
 
 from promptbake.types import KLByConversation
-
-RESAMPLES = 2000
 
 
 def gap_closed(base: KLByConversation, baked: KLByConversation) -> float:
     """1 - KL(prompted || baked) / KL(prompted || base): 0 is no bake, 1 is the prompt itself."""
     return 1 - baked.per_token / base.per_token
-
-
-def gap_closed_ci95(
-    base: KLByConversation, baked: KLByConversation, groups: Sequence[str], seed: int
-) -> tuple[float, float]:
-    """A 95 % percentile bootstrap interval of `gap_closed`, over the queries.
-
-    `groups` gives each datum's query: the responses to one query are drawn together.
-    """
-    totals: dict[str, list[float]] = {}
-    for group, before, after in zip(groups, base.nats, baked.nats, strict=True):
-        total = totals.setdefault(group, [0.0, 0.0])
-        total[0] += before
-        total[1] += after
-    pairs, generator = list(totals.values()), random.Random(f"bootstrap:{seed}")
-
-    def resampled() -> Iterator[float]:
-        while True:
-            drawn = generator.choices(pairs, k=len(pairs))
-            yield 1 - sum(pair[1] for pair in drawn) / sum(pair[0] for pair in drawn)
-
-    gaps = sorted(islice(resampled(), RESAMPLES))
-    return gaps[round(0.025 * RESAMPLES)], gaps[round(0.975 * RESAMPLES) - 1]
 
 
 @dataclass(frozen=True)
@@ -49,6 +22,7 @@ class Difference:
     mean: float
     ci95: tuple[float, float] | None  # None where fewer than two items have a difference
     items: int
+    ci90: tuple[float, float] | None = None  # its ends are one-sided tests at 5 %
 
 
 def paired_difference(
@@ -66,5 +40,8 @@ def paired_difference(
     items, mean = len(differences), fmean(differences)
     if items < 2:
         return Difference(mean, None, items)
-    margin = float(t.ppf(0.975, items - 1)) * stdev(differences) / math.sqrt(items)
-    return Difference(mean, (mean - margin, mean + margin), items)
+    error = stdev(differences) / math.sqrt(items)
+    reach95, reach90 = (float(t.ppf(p, items - 1)) * error for p in (0.975, 0.95))
+    return Difference(
+        mean, (mean - reach95, mean + reach95), items, (mean - reach90, mean + reach90)
+    )

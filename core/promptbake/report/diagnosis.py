@@ -46,7 +46,10 @@ def describe_base_kl(nats: float) -> str:
 
 
 def explain_failure(result: VerifyResult, training: Sequence[Conversation], epochs: int) -> str:
-    """The likely cause of a gap that is not closed, and the next command."""
+    """The likely cause of a verdict that is `failed`, and the next command."""
+    interval = result.kl.gap_closed_ci95
+    if result.thresholds["kl.gap_closed"].passed and interval is not None and interval[0] > 0:
+        return _explain_damage(result)
     complete = sum(each.complete for each in training)
     if result.kl.base < WEAK_PROMPT:
         return f"likely cause: {describe_base_kl(result.kl.base)}"
@@ -64,6 +67,19 @@ def explain_failure(result: VerifyResult, training: Sequence[Conversation], epoc
     if complete < FEW_COMPLETE * len(training):
         cause += f", of which {complete} are complete"
     return f"{cause}); next: promptbake bake --set train.epochs={2 * epochs}, then verify"
+
+
+def _explain_damage(result: VerifyResult) -> str:
+    """The likely cause where the gap is closed."""
+    if any(each.refuted and each.margin == "retention" for each in result.verdict.decided_by):
+        return (
+            "likely cause: too much training; next: promptbake bake with a lower train.lr or fewer "
+            "train.epochs, then verify"
+        )
+    return (
+        "likely cause: the control's prompt is much like this one, or the margin is too low to "
+        "tell them apart; next: raise verify.margins.gap_closed"
+    )
 
 
 def _short(text: str) -> str:

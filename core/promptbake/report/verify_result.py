@@ -12,67 +12,15 @@ from promptbake.documents.text import read_bytes
 from promptbake.documents.typed import OwnDocument, parse_json
 from promptbake.errors import BakeError
 from promptbake.files import write_json
-from promptbake.types import ARMS, Arm, ArmAnswers, Direction
-
-
-class HeldOut(OwnDocument):
-    """What the KL was measured on."""
-
-    queries: int
-    tokens: int = Field(description="response tokens")
-
-
-class KLResult(OwnDocument):
-    """KL(prompted || arm) on held-out responses, in `unit`."""
-
-    unit: Literal["nats/token"] = "nats/token"
-    kind: Literal["full", "top_k_bucket"] = Field(
-        description="summed over the full vocabulary, or over the top K and a bucket"
-    )
-    base: float
-    baked: float
-    reprompted: float
-    gap_closed: float = Field(description="1 - baked / base")
-    gap_closed_ci95: tuple[float, float] = Field(description="bootstrap over the queries")
-
-
-class TargetKL(OwnDocument):
-    """KL(prompted || arm) on one target's held-out responses, in nats/token."""
-
-    base: float
-    baked: float
-    reprompted: float
-    gap_closed: float | None = Field(
-        None, description="none where base is 0: nothing was to change"
-    )
-
-
-class DifferenceResult(OwnDocument):
-    """The mean difference of two arms over the items that both have."""
-
-    mean: float
-    ci95: tuple[float, float] | None = None
-    items: int
-
-
-class MeasurementResult(OwnDocument):
-    """What one evaluator measured: the mean of each arm, and its scores item by item."""
-
-    unit: str
-    better: Direction | None = None
-    base: float | None = None
-    prompted: float | None = None
-    baked: float | None = None
-    reprompted: float | None = None
-    baked_minus_prompted: DifferenceResult | None = None
-    baked_minus_base: DifferenceResult | None = None
-    scores: dict[Arm, dict[str, float]] = Field(description="by arm and item")
-
-    @property
-    def means(self) -> dict[Arm, float]:
-        """The mean of each arm that was measured."""
-        values = {arm: getattr(self, arm) for arm in ARMS}
-        return {arm: value for arm, value in values.items() if value is not None}
+from promptbake.report.measured import (
+    ControlResult,
+    HeldOut,
+    KLResult,
+    MeasurementResult,
+    TargetKL,
+)
+from promptbake.report.verdict import Verdict
+from promptbake.types import ArmAnswers
 
 
 class Threshold(OwnDocument):
@@ -111,7 +59,7 @@ class Seconds(OwnDocument):
 class VerifyResult(OwnDocument):
     """What `verify` measured, on queries that were never trained on."""
 
-    version: Literal[2] = 2  # of this schema
+    version: Literal[3] = 3  # of this schema
     prompt: str
     backend: str
     model: str
@@ -123,8 +71,12 @@ class VerifyResult(OwnDocument):
         description="where a run has several; `kl` is of the first that changes the model",
     )
     evaluators: dict[str, MeasurementResult]
+    controls: dict[str, ControlResult] = Field(
+        default_factory=dict, description="what must be judged not equivalent"
+    )
     thresholds: dict[str, Threshold]
-    passed: bool
+    verdict: Verdict
+    passed: bool = Field(description="every threshold is reached, and the verdict is not `failed`")
     answers: list[AnswerResult]
     seconds: Seconds
 

@@ -94,6 +94,41 @@ class BudgetSection(_Section):
     )
 
 
+class MarginsSection(_Section):
+    """What counts as equivalent to the prompted model, each where its measurement is made.
+
+    Recorded when `bake` begins; what was changed afterwards is named in verify.json.
+    """
+
+    gap_closed: float = Field(
+        0.8,
+        le=1,
+        strict=True,
+        description="least share of the KL that is closed on held-out queries",
+    )
+    reverse_kl: float = Field(
+        0.5, le=1, strict=True, description="the same on the arms' own responses"
+    )
+    shift: float = Field(
+        0.5, le=1, strict=True, description="the same on each shipped set that was never trained on"
+    )
+    retention: float = Field(
+        0.2,
+        ge=0,
+        strict=True,
+        description="most KL from the base model on neutral text beyond the prompted model's, "
+        "nats/token",
+    )
+    checks: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        strict=True,
+        description="most difference between the baked and the prompted model's share; ten items "
+        "that all agree show less than 0.22",
+    )
+
+
 class VerifySection(_Section):
     """The measurements."""
 
@@ -108,6 +143,10 @@ class VerifySection(_Section):
         description="at which test questions are answered; 0 is greedy",
     )
     evaluators: tuple[str, ...] = Field((), description="measurements beside the KL")
+    margins: MarginsSection = Field(
+        MarginsSection(),  # type: ignore[call-arg]
+        description="what counts as equivalent; recorded when `bake` begins",
+    )
 
 
 class Config(_Section):
@@ -181,13 +220,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def known_keys() -> list[str]:
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     """Every key that a config may have, dotted; a plugin's options aside."""
     keys = []
-    for name, info in Config.model_fields.items():
+    for name, info in model.model_fields.items():
         section = info.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            keys += [f"{name}.{inner}" for inner in section.model_fields]
+            keys += known_keys(section, f"{prefix}{name}.")
         else:
-            keys.append(name)
+            keys.append(prefix + name)
     return keys

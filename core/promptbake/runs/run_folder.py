@@ -40,6 +40,7 @@ class StageRecord(Document):
     held_out: Count | None = None
     rejected: Count | None = None
     steps: Count | None = None
+    margins: dict[str, float] | None = None
 
 
 class RunRecord(Document):
@@ -181,6 +182,7 @@ class Run:
         plugins: Mapping[str, str] | None = None,
         profile: str = "",
         clean: bool = True,
+        fixed: Mapping[str, JsonValue] | None = None,
     ) -> None:
         """Record that a stage has begun; its seconds so far are kept where it resumes.
 
@@ -192,6 +194,7 @@ class Run:
             profile: The one that was chosen.
             clean: Whether nothing is left of a stage with other inputs. Where something is, the
                 stage is fresh until `set_clean`, whatever kills it.
+            fixed: What else is recorded of the stage; it stays as it was where the stage resumes.
         """
         self.begun = name
         stages = self.record.get("stages", {})
@@ -199,6 +202,8 @@ class Run:
         resumes = before.get("inputs") == _as_read(inputs)
         seconds = before["seconds"] if resumes else 0.0
         stages[name] = {"inputs": inputs, "done": False, "seconds": seconds}
+        for key, value in (fixed or {}).items():
+            stages[name][key] = before.get(key, value) if resumes else value
         if not clean:
             stages[name]["clean"] = False
         self._write(

@@ -123,14 +123,14 @@ def held_out_kls(
     """The held-out KL of each target's conversations, by its name."""
     datums = align_all(conversations, session.targets, session.base)
     return {
-        target.name: _stored_kl(
+        target.name: stored_kl(
             session, [each for each in datums if each.target == target.name], store
         )
         for target in session.targets
     }
 
 
-def _stored_kl(session: Session, datums: Sequence[Datum], store: MeasurementStore) -> StoredKL:
+def stored_kl(session: Session, datums: Sequence[Datum], store: MeasurementStore) -> StoredKL:
     """Over the whole vocabulary; or over the top K that a paid teacher scores once."""
     if session.base.full_vocabulary:
         keep_bytes = KEEP_BYTES // len(session.targets)

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from promptbake.dataset.example_turns import with_system
 from promptbake.distill.checkpoints import differing, read_adapter
 from promptbake.documents.text import read_text
@@ -111,12 +113,18 @@ class Session:
         if self.address:
             raise BakeError(f"{self.address}: is a checkpoint; to {command}, give a prompt's file")
 
-    def begin(self, stage: str, inputs: Mapping[str, object], *, clean: bool = True) -> None:
-        """Record in the run that a stage has begun, with all settings."""
+    def begin(
+        self,
+        stage: str,
+        inputs: Mapping[str, object],
+        *,
+        clean: bool = True,
+        fixed: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """Record in the run that a stage has begun, with all settings; see `Run.begin`."""
         config = self.config.model_dump(mode="json")
-        self.run.begin(
-            stage, inputs, config, self.plugin_versions, self.resolved.profile, clean=clean
-        )
+        versions, profile = self.plugin_versions, self.resolved.profile
+        self.run.begin(stage, inputs, config, versions, profile, clean=clean, fixed=fixed)
 
     def refuse_replacement(self) -> None:
         """Raise BakeError where a finished bake of another profile or model would be replaced."""

@@ -97,7 +97,8 @@ def run(session: Session, options: BakeOptions = DEFAULTS) -> None:
     _preflight(session, student, objective)
     # What can be refused has been: the earlier adapter is deleted only now. That it counts no more
     # is recorded before, so that a kill in between leaves no record of an adapter that is gone.
-    session.begin("bake", inputs, clean=state != "fresh")
+    margins = config.verify.margins.model_dump()
+    session.begin("bake", inputs, clean=state != "fresh", fixed={"margins": margins})
     if state == "fresh":
         clear(session, changed)
         folder.set_clean("bake")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ from promptbake.dataset.alignment import align_all, common_prefix
 from promptbake.dataset.queries import load_questions
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
-from promptbake.evaluate.arms import four_arms
+from promptbake.evaluate.arms import four_arms, main_target
+from promptbake.evaluate.controls import MOST_CONVERSATIONS, wrong_prompt
 from promptbake.interfaces import EvalContext, Model
 from promptbake.runs.generation import PreparedData, data_inputs, load_dataset, prepare
 from promptbake.runs.scoring import choose_tail
@@ -234,6 +235,12 @@ def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, 
     arms = base.estimate_cost(LogprobsWork(held_out.teacher, prompted))
     if base.full_vocabulary:
         arms += _reference(base, held_out, prompted)
+    reference, students = _control(session, held_out)
+    arms += students
+    if base.full_vocabulary:
+        arms += reference
+    else:
+        yield "verify", "top_k", reference
     yield "verify", "logprobs", arms
     questions = load_questions(config.questions, session.config.data.column)
     rows = tuple(
@@ -250,6 +257,20 @@ def _verify(session: Session, held_out: _Sequences) -> Iterator[tuple[str, str, 
             yield "verify", name, estimate
 
 
+def _control(session: Session, held_out: _Sequences) -> tuple[CostEstimate, CostEstimate]:
+    """The control `wrong prompt`: the base model with that prompt, and base and baked without."""
+    base, target = session.base, main_target(session.targets)
+    wrong = wrong_prompt(target.teacher)
+    rows = held_out.student[:MOST_CONVERSATIONS]
+    bare, longer = (
+        len(base.renderer.prompt((Message("user", "a"),), prompt.system))
+        for prompt in (target.student, wrong)
+    )
+    taught = tuple((tokens - bare + longer, response) for tokens, response in rows)
+    reference = _reference(base, _Sequences(rows, taught), _shared_tokens(session, [wrong.system]))
+    return reference, base.estimate_cost(LogprobsWork(rows, _prefix(session, "student"), times=2))
+
+
 def _reference(base: Model, held_out: _Sequences, prompted: int) -> CostEstimate:
     """The held-out KL's teacher, over the whole vocabulary where it can be had."""
     if base.full_vocabulary:
@@ -264,11 +285,15 @@ def _longest(session: Session, messages: tuple[Message, ...], system: str | None
 
 def _prefix(session: Session, side: Literal["student", "teacher"]) -> int:
     """Tokens that every rendering for the student, or for the teacher, begins with."""
+    return _shared_tokens(session, [getattr(target, side).system for target in session.targets])
+
+
+def _shared_tokens(session: Session, systems: Sequence[str | None]) -> int:
+    """Tokens that every rendering with these system prompts begins with."""
     renderer = session.base.renderer
-    prompts = [getattr(target, side).system for target in session.targets]
     rows = [
         renderer.prompt((Message("user", text),), system)
         for text in ("a", "Z")
-        for system in prompts
+        for system in systems
     ]
     return len(common_prefix(rows))

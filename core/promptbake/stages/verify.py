@@ -1,66 +1,69 @@
-"""Stage 3: measure the four arms on queries that were never trained on."""
+"""Stage 3: measure the four arms on queries that were never trained on, and judge the bake."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 
 from promptbake.dataset.queries import load_questions
 from promptbake.distill.checkpoints import identity
 from promptbake.distill.held_out_kl import StoredKL
 from promptbake.errors import BakeError
-from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, measure_kl
-from promptbake.evaluate.statistics import gap_closed, gap_closed_ci95, paired_difference
-from promptbake.interfaces import EvalArm, EvalContext, Evaluator
-from promptbake.plugins.attribution import contract_error
+from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, main_target, measure_kl
+from promptbake.evaluate.controls import Control, HeldOutSet, run_controls
+from promptbake.evaluate.intervals import gap_closed_interval, per_token_interval
+from promptbake.evaluate.measurements import evaluate
+from promptbake.evaluate.statistics import gap_closed
+from promptbake.interfaces import EvalArm, EvalContext
 from promptbake.report import page
-from promptbake.report.verify_result import (
-    AnswerResult,
-    DifferenceResult,
+from promptbake.report.measured import (
+    ControlResult,
     HeldOut,
     KLResult,
     MeasurementResult,
-    Seconds,
     TargetKL,
-    Threshold,
-    VerifyResult,
 )
+from promptbake.report.verdict import is_equivalent, judge
+from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
 from promptbake.runs.generation import load_dataset
-from promptbake.runs.scoring import held_out_kls, open_measurements
+from promptbake.runs.scoring import held_out_kls, open_measurements, stored_kl
 from promptbake.runs.session import Session
-from promptbake.types import (
-    ARMS,
-    Arm,
-    BakeTarget,
-    Datum,
-    KLByConversation,
-    Measurement,
-)
+from promptbake.types import Arm, Datum, KLByConversation
 
 
-def run(session: Session, *, anew: bool = False) -> VerifyResult:
+def run(session: Session, *, anew: bool = False, controls: bool = False) -> VerifyResult:
     """Measure the arms, write verify.json and report.html, and return what verify.json holds.
 
-    What the run's store of measurements holds is not measured again, unless `anew`.
+    Args:
+        session: The run.
+        anew: Measure again what the run's store of measurements holds.
+        controls: Run every control, not only `wrong prompt`.
     """
     folder, config = session.run, session.config
     started = time.monotonic()
-    held_out = load_dataset(session).held_out
+    dataset = load_dataset(session)
     base, baked, checkpoint = session.base, session.baked, session.checkpoint
     weights = identity(checkpoint)
     store = open_measurements(session, anew=anew)
     evaluators = session.evaluators()
-    target = _main_target(session.targets)
+    target = main_target(session.targets)
     arms = four_arms(target, session.open_base, lambda: baked)
     by_target = {
         name: (each.datums, _kl_of_arms(session, each, arms, weights))
-        for name, each in held_out_kls(session, held_out, store).items()
+        for name, each in held_out_kls(session, dataset.held_out, store).items()
     }
     datums, kl_of_arms = by_target[target.name]
     kl = _kl_result(session, datums, kl_of_arms)
+    conversations = {each.id: each for each in dataset.held_out if each.target == target.name}
+    held_out = tuple(conversations[datum.conversation_id] for datum in datums)
+    measured_controls = run_controls(
+        HeldOutSet(target, held_out, datums, kl_of_arms, weights),
+        arms,
+        lambda datums: stored_kl(session, datums, store),
+        session.reporter,
+        every=controls,
+    )
     answers = ask_arms(
         arms,
         load_questions(config.verify.questions, config.data.column),
@@ -73,16 +76,26 @@ def run(session: Session, *, anew: bool = False) -> VerifyResult:
         prompt=session.prompt,
         answers=answers,
         arms=arms,
-        held_out=tuple(each for each in held_out if each.target == target.name),
+        held_out=held_out,
         held_out_kl=kl_of_arms,
         questions=len(answers),
         seed=config.seed,
         budget=session.budget,
     )
-    measurements = _evaluate(session, evaluators, context)
+    measurements = evaluate(evaluators, context, folder.evaluators, session.reporter)
+    results = {each.name: MeasurementResult.of(each) for each in measurements}
 
-    threshold = config.verify.min_gap_closed
-    passed = kl.gap_closed >= threshold
+    threshold = _threshold(session, kl)
+    control_results = {each.name: _control_result(session, each) for each in measured_controls}
+    recorded = folder.stage("bake").get("margins", {})
+    verdict = judge(
+        kl,
+        results,
+        control_results,
+        config.verify.margins,
+        config.verify.min_gap_closed,
+        recorded,
+    )
     result = VerifyResult(
         prompt=session.prompt.name,
         backend=session.backend.name,
@@ -91,15 +104,32 @@ def run(session: Session, *, anew: bool = False) -> VerifyResult:
         held_out=_held_out(datums),
         kl=kl,
         targets=_target_results(by_target),
-        evaluators={each.name: _measurement_result(each) for each in measurements},
-        thresholds={"kl.gap_closed": Threshold(min=threshold, value=kl.gap_closed, passed=passed)},
-        passed=passed,
+        evaluators=results,
+        controls=control_results,
+        thresholds={"kl.gap_closed": threshold},
+        verdict=verdict,
+        passed=threshold.passed and verdict.outcome != "failed",
         answers=[AnswerResult.of(each) for each in answers],
         seconds=_seconds(session, started),
     )
     result.save(folder.verify)
     page.write(folder)
     return result
+
+
+def _threshold(session: Session, kl: KLResult) -> Threshold:
+    least = session.config.verify.min_gap_closed
+    return Threshold(min=least, value=kl.gap_closed, passed=kl.gap_closed >= least)
+
+
+def _control_result(session: Session, control: Control) -> ControlResult:
+    return ControlResult(
+        what=control.what,
+        gap_closed=control.gap_closed,
+        ci90=control.ci90,
+        conversations=control.conversations,
+        refused=not is_equivalent(control.ci90, session.config.verify.margins),
+    )
 
 
 def _held_out(datums: Sequence[Datum]) -> HeldOut:
@@ -115,11 +145,6 @@ def _seconds(session: Session, started: float) -> Seconds:
         bake=session.run.stage("bake").get("seconds"),
         verify=round(time.monotonic() - started, 1),
     )
-
-
-def _main_target(targets: Sequence[BakeTarget]) -> BakeTarget:
-    """The first whose prompts differ: the others keep the model as it is."""
-    return next((each for each in targets if each.teacher.text != each.student.text), targets[0])
 
 
 def _kl_of_arms(
@@ -145,13 +170,19 @@ def _kl_result(
             "so there is no gap to close"
         )
     groups = [datum.query_id for datum in datums]
+    ci95, ci90 = (
+        gap_closed_interval(arms["base"], arms["baked"], groups, level) for level in (0.95, 0.9)
+    )
+    by_arm = {arm: per_token_interval(each.nats, each.tokens, groups) for arm, each in arms.items()}
     return KLResult(
         kind="full" if session.base.full_vocabulary else "top_k_bucket",
         base=arms["base"].per_token,
         baked=arms["baked"].per_token,
         reprompted=arms["reprompted"].per_token,
         gap_closed=gap_closed(arms["base"], arms["baked"]),
-        gap_closed_ci95=gap_closed_ci95(arms["base"], arms["baked"], groups, session.config.seed),
+        gap_closed_ci95=ci95,
+        gap_closed_ci90=ci90,
+        ci95={arm: interval for arm, interval in by_arm.items() if interval is not None},
     )
 
 
@@ -169,57 +200,3 @@ def _target_results(
         )
         for name, (_, arms) in by_target.items()
     }
-
-
-def _evaluate(
-    session: Session, evaluators: Mapping[str, Evaluator], context: EvalContext
-) -> list[Measurement]:
-    measurements: list[Measurement] = []
-    for name, evaluator in evaluators.items():
-        cache = session.run.path / "evaluators" / name
-        with session.reporter.bar(name, 1) as bar:
-            given = replace(context, cache=cache, progress=bar.advance_estimate)
-            measurements += _checked(evaluator, evaluator.evaluate(given))
-            bar.advance()
-    names = Counter(each.name for each in measurements)
-    for name, count in names.items():
-        if count > 1:
-            raise BakeError(
-                f"verify.evaluators: {count} measurements are called {name!r}, and verify.json can "
-                "hold one of that name; leave one of their evaluators out"
-            )
-    return measurements
-
-
-def _checked(evaluator: Evaluator, measurements: Sequence[Measurement]) -> list[Measurement]:
-    for each in measurements:
-        if not isinstance(each, Measurement):
-            raise contract_error(evaluator, f"gave {each!r}: expected a Measurement")
-        if not set(each.scores) <= set(ARMS):
-            raise contract_error(evaluator, f"gave {each!r}: the arms are {', '.join(ARMS)}")
-        numbers = [value for scores in each.scores.values() for value in scores.values()]
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-            raise contract_error(evaluator, f"gave {each!r}: expected finite numbers")
-    return list(measurements)
-
-
-def _measurement_result(measurement: Measurement) -> MeasurementResult:
-    scores = measurement.scores
-    return MeasurementResult(
-        unit=measurement.unit,
-        better=measurement.better,
-        **measurement.means,
-        baked_minus_prompted=_difference(scores.get("baked", {}), scores.get("prompted", {})),
-        baked_minus_base=_difference(scores.get("baked", {}), scores.get("base", {})),
-        scores={
-            arm: {item: float(score) for item, score in each.items()}
-            for arm, each in scores.items()
-        },
-    )
-
-
-def _difference(
-    scores: Mapping[str, float], others: Mapping[str, float]
-) -> DifferenceResult | None:
-    difference = paired_difference(scores, others)
-    return DifferenceResult(**asdict(difference)) if difference else None
