@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from promptbake.dataset.queries import load_questions
 from promptbake.distill.checkpoints import identity
 from promptbake.distill.held_out_kl import StoredKL
+from promptbake.distill.measurement_store import BASE_WEIGHTS
 from promptbake.errors import BakeError
 from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, measure_kl
 from promptbake.evaluate.statistics import gap_closed, gap_closed_ci95, paired_difference
@@ -54,7 +55,8 @@ def run(session: Session, *, anew: bool = False) -> VerifyResult:
     store = open_measurements(session, anew=anew)
     evaluators = session.evaluators()
     target = _main_target(session.targets)
-    arms = four_arms(target, session.open_base, lambda: baked)
+    identities = store.key(weights=BASE_WEIGHTS), store.key(weights=weights)
+    arms = four_arms(target, session.open_base, lambda: baked, identities)
     by_target = {
         name: (each.datums, _kl_of_arms(session, each, arms, weights))
         for name, each in held_out_kls(session, held_out, store).items()
@@ -78,6 +80,8 @@ def run(session: Session, *, anew: bool = False) -> VerifyResult:
         questions=len(answers),
         seed=config.seed,
         budget=session.budget,
+        anew=anew,
+        say=session.reporter.say,
     )
     measurements = _evaluate(session, evaluators, context)
 
