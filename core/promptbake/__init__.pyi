@@ -16,12 +16,15 @@ from .costs import (
     Usage,
     WorkItem,
 )
+from .dataset.alignment import align
 from .dataset.chat_template import ChatRenderer
 from .dataset.conversations import check_messages, read_objects
 from .dataset.example_turns import with_system
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
 from .dataset.thinking import strip_thinking
+from .distill.held_out_kl import HeldOutKL, StoredKL
+from .distill.measurement_store import MeasurementStore
 from .distill.objective import mask_top_k_draws, tail_importance_weights
 from .documents.typed import (
     Amount,
@@ -134,6 +137,7 @@ __all__ = [
     "Factories",
     "GenerationJob",
     "GenerationRequest",
+    "HeldOutKL",
     "Help",
     "ImmediateResult",
     "Job",
@@ -143,6 +147,7 @@ __all__ = [
     "Loss",
     "LossSupport",
     "Measurement",
+    "MeasurementStore",
     "Message",
     "Model",
     "ModelTeacher",
@@ -161,6 +166,7 @@ __all__ = [
     "Span",
     "StepMetrics",
     "StopReason",
+    "StoredKL",
     "StreamChunk",
     "Tail",
     "Teacher",
@@ -175,6 +181,7 @@ __all__ = [
     "VerifyResult",
     "WorkItem",
     "__version__",
+    "align",
     "atomic_folder",
     "bake",
     "cache_folder",

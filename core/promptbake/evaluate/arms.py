@@ -30,15 +30,22 @@ def main_target(targets: Sequence[BakeTarget]) -> BakeTarget:
 
 
 def four_arms(
-    target: BakeTarget, open_base: Callable[[], Model], open_baked: Callable[[], Model]
+    target: BakeTarget,
+    open_base: Callable[[], Model],
+    open_baked: Callable[[], Model],
+    weights: tuple[str | None, str | None] = (None, None),
 ) -> dict[Arm, EvalArm]:
-    """Base and baked model, each under the student's prompt and under the teacher's."""
+    """Base and baked model, each under the student's prompt and under the teacher's.
+
+    `weights` identifies those of the base and of the baked model.
+    """
     student, teacher = target.student.system, target.teacher.system
+    base, baked = weights
     return {
-        "base": EvalArm(student, open_base),
-        "prompted": EvalArm(teacher, open_base),
-        "baked": EvalArm(student, open_baked),
-        "reprompted": EvalArm(teacher, open_baked),
+        "base": EvalArm(student, open_base, base),
+        "prompted": EvalArm(teacher, open_base, base),
+        "baked": EvalArm(student, open_baked, baked),
+        "reprompted": EvalArm(teacher, open_baked, baked),
     }
 
 

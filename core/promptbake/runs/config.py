@@ -34,9 +34,8 @@ class DataSection(_Section):
         (0.5, 0.7, 0.9, 1.0), min_length=1, description="one response a query at each of these"
     )
     column: str | None = Field(None, description="the column of the queries, where the file is CSV")
-    n_queries: Count = Field(50, description="how many to write, for queries = 'generate'")
-    max_queries: Count | None = Field(
-        None, description="how many of the built-in or the file's are used, from the first on"
+    n_queries: Count = Field(
+        50, description="how many: of the built-in ones, or to write for queries = 'generate'"
     )
     turns: Count = Field(1, description="answers a conversation; the user is simulated in between")
     max_tokens: Count = Field(256, description="maximum tokens per response")

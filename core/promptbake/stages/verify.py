@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from promptbake.dataset.queries import load_questions
 from promptbake.distill.checkpoints import identity
 from promptbake.distill.held_out_kl import StoredKL
+from promptbake.distill.measurement_store import BASE_WEIGHTS
 from promptbake.errors import BakeError
 from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, main_target, measure_kl
 from promptbake.evaluate.controls import Control, HeldOutSet, run_controls
@@ -41,7 +42,8 @@ def run(session: Session, *, anew: bool = False, controls: bool = False) -> Veri
     store = open_measurements(session, anew=anew)
     evaluators = session.evaluators()
     target = main_target(session.targets)
-    arms = four_arms(target, session.open_base, lambda: baked)
+    identities = store.key(weights=BASE_WEIGHTS), store.key(weights=weights)
+    arms = four_arms(target, session.open_base, lambda: baked, identities)
     by_target = {
         name: (each.datums, _kl_of_arms(session, each, arms, weights))
         for name, each in held_out_kls(session, dataset.held_out, store).items()
@@ -74,6 +76,8 @@ def run(session: Session, *, anew: bool = False, controls: bool = False) -> Veri
         questions=len(answers),
         seed=config.seed,
         budget=session.budget,
+        anew=anew,
+        say=session.reporter.say,
     )
     measurements = evaluate(evaluators, context, folder.evaluators, session.reporter)
     results = {each.name: MeasurementResult.of(each) for each in measurements}
