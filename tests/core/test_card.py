@@ -12,10 +12,13 @@ from promptbake.report.markdown import escape, fenced
 HOSTILE = "<script>alert(1)</script> | [x](javascript:y) `z` *b* \x1b[31m\n# heading"
 
 
-def with_prompt(text: str, **changes: object) -> Evidence:
-    teacher = PromptText(name="yoda", text=text)
-    target = EVIDENCE.main.model_copy(update={"teacher": teacher})
-    return EVIDENCE.model_copy(update={"targets": [target], **changes})
+def with_prompts(teacher: str | None, student: str | None = "") -> Evidence:
+    prompts = {
+        "teacher": PromptText(name="yoda", text=teacher),
+        "student": PromptText(name="short", text=student),
+    }
+    target = EVIDENCE.main.model_copy(update=prompts)
+    return EVIDENCE.model_copy(update={"targets": [target]})
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
@@ -45,9 +48,19 @@ def test_it_has_the_verdict_and_the_numbers_with_their_intervals() -> None:
 
 
 def test_the_prompt_is_quoted_unless_it_is_to_be_hidden() -> None:
-    assert "```text\nSpeak.\n```" in card.render(RESULT, with_prompt("Speak."))
-    hidden = {"report": {"show_prompt": False}}
-    assert "Speak." not in card.render(RESULT, with_prompt("Speak.", config=hidden))
+    shown = card.render(RESULT, with_prompts("Speak."))
+    assert "## The prompt\n\n```text\nSpeak.\n```" in shown
+    assert "Give no system prompt." in shown
+    hidden = card.render(RESULT, with_prompts(None))
+    assert "```text" not in hidden
+    assert "## The prompt" not in hidden
+
+
+def test_a_prompt_that_the_baked_model_still_needs_is_quoted_too() -> None:
+    text = card.render(RESULT, with_prompts("Speak.", "Short."))
+    assert "which it still needs.\n\n```text\nShort.\n```" in text
+    assert "Give no system prompt." not in text
+    assert "which it still needs.\n\n## " in card.render(RESULT, with_prompts(None, None))
 
 
 def test_a_prompt_with_fences_stays_within_its_own() -> None:

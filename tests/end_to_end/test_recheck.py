@@ -313,6 +313,18 @@ def test_the_models_give_the_same_again_and_nothing_is_written(run: Path) -> Non
     assert tree(run) == before
 
 
+def test_a_hidden_prompt_is_in_no_result_and_the_models_need_it(verified: Path, run: Path) -> None:
+    hidden = settings("report.show_prompt=false")
+    prompt = verified.parent / "pirate.md"
+    assert promptbake("verify", prompt, *MOCK, *CHECKS, *hidden, "--run", run).code == 0
+    results = (run / "evidence.json", run / "verify.junit.xml", run / "adapter" / "README.md")
+    for file in results:
+        assert "the good ship Quartz" not in file.read_text("utf-8"), file
+    assert recheck(run).differences == []
+    complaint = promptbake("recheck", run, "--models").complaint
+    assert "does not hold its text, since report.show_prompt is false" in complaint
+
+
 def test_the_models_tell_a_forgery_that_agrees_with_itself(run: Path) -> None:
     """Every file is made to agree with a better KL; the weights do not."""
     forge(run)

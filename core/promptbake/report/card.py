@@ -65,10 +65,9 @@ def _front_matter(model: str) -> str:
 
 
 def _prompt(evidence: Evidence) -> Iterator[str]:
-    report: Any = evidence.config.get("report", {})
-    if report.get("show_prompt", True):
+    if (text := evidence.main.teacher.text) is not None:
         yield "## The prompt"
-        yield fenced(evidence.main.teacher.text)
+        yield fenced(text)
 
 
 def _verdict(result: VerifyResult) -> Iterator[str]:
@@ -142,11 +141,13 @@ def _load(evidence: Evidence) -> Iterator[str]:
     yield LOAD.format(base=json.dumps(base), adapter=json.dumps("this folder, or its hub id"))
     if "://" in evidence.adapter:
         yield "Its weights are with a service; `promptbake export` writes them to a folder."
-    if evidence.main.student.text:
-        yield "It was baked for a system prompt of its own, which it still needs:"
-        yield fenced(evidence.main.student.text)
-    else:
+    student = evidence.main.student.text
+    if student == "":
         yield "Give no system prompt."
+    else:
+        yield "It was baked for a system prompt of its own, which it still needs."
+        if student is not None:
+            yield fenced(student)
 
 
 def _made(evidence: Evidence) -> Iterator[str]:

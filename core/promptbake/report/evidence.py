@@ -44,13 +44,24 @@ class ConversationKL(OwnDocument):
 
 
 class PromptText(OwnDocument):
-    """A prompt, whole."""
+    """A prompt."""
 
     name: str
-    text: str
+    text: str | None = Field(description="none where report.show_prompt is false")
+
+    @classmethod
+    def of(cls, prompt: Prompt, *, shown: bool) -> PromptText:
+        """The prompt; without its text where that is not `shown`, unless it is empty."""
+        return cls(name=prompt.name, text=prompt.text if shown or not prompt.text else None)
 
     def as_prompt(self) -> Prompt:
-        """The prompt."""
+        """The prompt. Raises BakeError where its text is not kept."""
+        if self.text is None:
+            raise BakeError(
+                f"prompt {self.name}: the run does not hold its text, since report.show_prompt is "
+                "false, so the models cannot be measured again from its folder; run `promptbake "
+                "verify --force` with the prompt's file"
+            )
         return Prompt(self.name, self.text)
 
 
@@ -66,16 +77,21 @@ class TargetEvidence(OwnDocument):
 
     @classmethod
     def of(
-        cls, target: BakeTarget, datums: Sequence[Datum], arms: Mapping[Arm, KLByConversation]
+        cls,
+        target: BakeTarget,
+        datums: Sequence[Datum],
+        arms: Mapping[Arm, KLByConversation],
+        *,
+        shown: bool,
     ) -> TargetEvidence:
-        """The target with what was measured of each arm."""
+        """The target with what was measured of each arm; its prompts' texts where `shown`."""
         rows = conversation_kls(
             [each.conversation_id for each in datums], [each.query_id for each in datums], arms
         )
         return cls(
             name=target.name,
-            teacher=PromptText(**vars(target.teacher)),
-            student=PromptText(**vars(target.student)),
+            teacher=PromptText.of(target.teacher, shown=shown),
+            student=PromptText.of(target.student, shown=shown),
             weight=target.weight,
             queries=target.queries,
             held_out=rows,

@@ -109,14 +109,17 @@ def measure(
         say=session.reporter.say,
     )
     measurements = evaluate(evaluators, context, caches, session.reporter)
+    shown = config.report.show_prompt
     evidence = Evidence(
-        prompt=PromptText(**vars(session.prompt)),
+        prompt=PromptText.of(session.prompt, shown=shown),
         backend=session.backend.name,
         model=base.name,
         adapter=checkpoint.uri,
         kind="full" if base.full_vocabulary else "top_k_bucket",
         main_target=target.name,
-        targets=[TargetEvidence.of(each, *by_target[each.name]) for each in session.targets],
+        targets=[
+            TargetEvidence.of(each, *by_target[each.name], shown=shown) for each in session.targets
+        ],
         controls=[ControlEvidence.of(each) for each in measured_controls],
         measurements=[Scores.of(each) for each in measurements],
         answers=[AnswerResult.of(each) for each in answers],
