@@ -1,6 +1,6 @@
 """The public names and where each is defined; they are imported at their first use."""
 
-from .api import Job, bake, chat, compare, data, export, list_runs, plan, verify
+from .api import Job, bake, chat, compare, data, export, list_runs, plan, recheck, verify
 from .commands import Help
 from .concurrency import gather, run_in_thread
 from .costs import (
@@ -69,6 +69,7 @@ from .interfaces import (
 from .plugins.hookspecs import API_VERSION, RUNTIME_ONLY, Factories, hookimpl, requires
 from .redaction import excerpt, redact
 from .report.comparison import Comparison
+from .report.recheck import Recheck
 from .report.run_list import RunSummary
 from .report.verify_result import VerifyResult
 from .runs.session import Session
@@ -156,6 +157,7 @@ __all__ = [
     "Pending",
     "Prompt",
     "Query",
+    "Recheck",
     "Rejection",
     "Renderer",
     "Reservation",
@@ -209,6 +211,7 @@ __all__ = [
     "read_lines",
     "read_objects",
     "read_own_lines",
+    "recheck",
     "redact",
     "requires",
     "run_in_thread",

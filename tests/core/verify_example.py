@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from promptbake.report.evidence import ConversationKL, Evidence, PromptText, TargetEvidence
 from promptbake.report.kl_result import HeldOut, KLResult, PositionKL, TargetKL, TokenShare
 from promptbake.report.measured import (
     ControlResult,
@@ -85,4 +86,37 @@ RESULT = VerifyResult(
         AnswerResult(id="test-1", question="Question 1?", **{arm: f"{arm} 1" for arm in ARMS}),
     ],
     seconds=Seconds(data=None, bake=412.7, verify=9.44),
+)
+EVIDENCE = Evidence(
+    prompt=PromptText(name="yoda", text="Speak as Yoda does."),
+    backend="torch",
+    model="smollm2-135m-instruct",
+    adapter="runs/yoda/adapter",
+    kind="full",
+    main_target="",
+    targets=[
+        TargetEvidence(
+            name="",
+            teacher=PromptText(name="yoda", text="Speak as Yoda does."),
+            student=PromptText(name="", text=""),
+            weight=1.0,
+            queries="",
+            held_out=[
+                ConversationKL(
+                    conversation=f"c{number}",
+                    query=f"q{number}",
+                    tokens=4,
+                    nats={"base": 2.0 + number, "baked": 0.25, "reprompted": 0.125},
+                )
+                for number in range(4)
+            ],
+        )
+    ],
+    controls=[],
+    measurements=[],
+    answers=RESULT.answers,
+    seconds=RESULT.seconds,
+    config={"seed": 0, "train": {"rank": 16, "lr": 2e-3}, "verify": {"min_gap_closed": 0.5}},
+    record={"stages": {"bake": {"margins": {"gap_closed": 0.8}, "steps": 36}}},
+    lines={},
 )

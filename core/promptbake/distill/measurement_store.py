@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,28 @@ def _entry(line: bytes) -> _Entry | None:
     except BakeError:
         return None
     return entry if unseal(content) else None
+
+
+@dataclass(frozen=True)
+class StoredLine:
+    """A line of a store of measurements, as it is read by who changes nothing."""
+
+    number: int  # from 1
+    as_written: bool
+    kl: KLByConversation | None
+    answer: str | None
+
+
+def read_stored(path: Path) -> list[StoredLine]:
+    """The lines of a store, the damaged ones among them; none where there is no file."""
+    content = read_bytes(path) if path.exists() else b""
+    lines = enumerate(content.splitlines(), start=1)
+    return [_stored_line(number, line) for number, line in lines]
+
+
+def _stored_line(number: int, line: bytes) -> StoredLine:
+    try:
+        entry = parse_json(_Entry, line, "")
+    except BakeError:
+        return StoredLine(number, as_written=False, kl=None, answer=None)
+    return StoredLine(number, _entry(line) is not None, entry.kl, entry.answer)

@@ -30,11 +30,16 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 def write(run: Run) -> None:
     """Write `run.report` from verify.json, metrics.jsonl (which may be missing) and run.json.
 
-    The same inputs give the same bytes. Raises BakeError where there is no readable verify.json.
+    Raises BakeError where there is no readable verify.json.
     """
-    result, record = VerifyResult.load(run.verify), run.record
+    write_atomic(run.report, render(run, VerifyResult.load(run.verify)))
+
+
+def render(run: Run, result: VerifyResult) -> str:
+    """The page of a result, with the run's metrics and record; the same inputs give the same."""
+    record = run.record
     template = open_environment().from_string(_template())
-    html = template.render(
+    return template.render(
         result=result,
         arm_names=ARM_NAMES,
         kl_chart=_kl_chart(result),
@@ -43,7 +48,6 @@ def write(run: Run) -> None:
         facts=_facts(result, record),
         settings=_settings(record.get("config", {})),
     )
-    write_atomic(run.report, html)
 
 
 def _template() -> str:

@@ -284,8 +284,7 @@ def open_session(
         run: The run's folder; runs/<prompt's name> where it is None.
         reporter: Shows progress and notes to the user.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_thread_defaults()
     sidecar, address, folder, recorded = None, None, Path(), None
     if isinstance(prompt, Prompt):
         prompt = _checked(prompt)
@@ -309,6 +308,12 @@ def open_session(
     for hint in resolved.hints:
         reporter.say(hint)
     return session
+
+
+def set_thread_defaults() -> None:
+    """What is to be set before torch is imported, where the user has not set it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _recorded_settings(run: Run) -> Layer:
