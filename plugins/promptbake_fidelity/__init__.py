@@ -42,11 +42,11 @@ def shift(
     return Shift(sets, items, max_tokens)
 
 
-def drift(*, items: Count | None = None, max_tokens: Count = 32) -> Evaluator:
+def drift(*, items: Count = 4, max_tokens: Count = 32) -> Evaluator:
     """Measure KL(prompted || arm) at rounds 1, 4 and 8 of conversations, base beside baked.
 
     Args:
-        items: How many conversations, from the first on; all where it is not set.
+        items: How many conversations, from the first on; there are 6.
         max_tokens: The most tokens of a response.
     """
     from promptbake_fidelity.long_conversations import Drift

@@ -27,7 +27,7 @@ SAMPLING_SHARE = 0.6  # of the work
 class Drift:
     """Scores the prompted model's turns in scripted conversations, base beside baked."""
 
-    def __init__(self, items: int | None, max_tokens: int) -> None:
+    def __init__(self, items: int, max_tokens: int) -> None:
         self._scripts = first(read(Script, "drift.jsonl"), items)
         self._sampling = Sampling("drift", max_tokens, temperature=1.0)
 

@@ -99,7 +99,7 @@ def means(measurements: Any) -> dict[str, dict[Arm, float]]:
     ],
 )
 def test_the_kl_from_the_prompted_model_by_hand(evaluator: Any, names: list[str]) -> None:
-    measurements = evaluator().evaluate(context(base_model(), perfect_bake()))
+    measurements = evaluator(items=6).evaluate(context(base_model(), perfect_bake()))
     assert [each.name for each in measurements] == names
     for each in measurements:
         assert (each.unit, each.better) == ("nats/token", "lower")

@@ -141,7 +141,9 @@ class VerifySection(_Section):
         strict=True,
         description="at which test questions are answered; 0 is greedy",
     )
-    evaluators: tuple[str, ...] = Field((), description="measurements beside the KL")
+    evaluators: tuple[str, ...] = Field(
+        (), description="measurements beside the KL; and those that have options"
+    )
     margins: MarginsSection = Field(
         MarginsSection(),  # type: ignore[call-arg]
         description="what counts as equivalent; recorded when `bake` begins",
@@ -198,9 +200,10 @@ class Config(_Section):
 
     @property
     def evaluators(self) -> list[PluginChoice]:
-        """The evaluators that are chosen, each once."""
-        names = dict.fromkeys(self.verify.evaluators)
-        return [PluginChoice("evaluators", name, "verify.evaluators") for name in names]
+        """The evaluators that are chosen, each once: named, or given options."""
+        keys = {name: f"options.evaluators.{name}" for name in self.options.get("evaluators", {})}
+        keys |= dict.fromkeys(self.verify.evaluators, "verify.evaluators")
+        return [PluginChoice("evaluators", name, key) for name, key in keys.items()]
 
     @property
     def trackers(self) -> list[PluginChoice]:
