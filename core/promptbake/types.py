@@ -278,6 +278,10 @@ class KLByConversation:
     nats: tuple[float, ...]  # summed over each conversation's response tokens
     tokens: tuple[int, ...]  # response tokens of each conversation
     by_token: tuple[tuple[float, ...], ...] = ()  # nats at each response token
+    # Over the whole vocabulary alone, by conversation; empty where it cannot be had:
+    top_1: tuple[int, ...] = ()  # tokens where arm and prompted model have the same likeliest one
+    entropy: tuple[float, ...] = ()  # the arm's, summed over the response tokens
+    prompted_entropy: tuple[float, ...] = ()  # the prompted model's
 
     @property
     def per_token(self) -> float:

@@ -103,6 +103,12 @@ def test_three_tokens_by_hand() -> None:
     assert held_out_kl.unprompted(model).per_token == pytest.approx(0.125 * math.log(2))
     assert held_out_kl.prompted(model).per_token == 0
     assert held_out_kl.unprompted(model).by_token == (pytest.approx((0.25 * math.log(2), 0)),)
+    # The likeliest token is another at the first position, and the same at the second.
+    assert held_out_kl.unprompted(model).top_1 == (1,)
+    assert held_out_kl.prompted(model).top_1 == (2,)
+    entropy = 2 * (0.5 * math.log(2) + 0.5 * math.log(4))
+    assert held_out_kl.unprompted(model).entropy == pytest.approx([entropy])
+    assert held_out_kl.unprompted(model).prompted_entropy == pytest.approx([entropy])
 
 
 def test_the_model_that_is_measured_reads_the_side_that_is_wanted() -> None:
@@ -133,6 +139,8 @@ def test_the_top_k_with_a_bucket_is_a_lower_bound_that_grows_to_the_full_one(
     assert {held_out_kl.kind for held_out_kl in partial} == {"top_k_bucket"}
     bounds = [held_out_kl.unprompted(model).per_token for held_out_kl in partial]
     whole = full.unprompted(TableModel(baked)).per_token
+    known = partial[-1].unprompted(model)
+    assert known.top_1 == known.entropy == known.prompted_entropy == ()
     assert all(a <= b + 1e-9 for a, b in zip([0.0, *bounds], [*bounds, whole], strict=True))
     assert bounds[-1] == pytest.approx(whole)
 

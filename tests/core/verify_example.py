@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from promptbake.report.kl_result import HeldOut, KLResult, PositionKL, TargetKL, TokenShare
 from promptbake.report.measured import (
     ControlResult,
     DifferenceResult,
-    HeldOut,
-    KLResult,
     MeasurementResult,
-    TargetKL,
 )
 from promptbake.report.verdict import Criterion, Verdict
 from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
@@ -29,6 +27,12 @@ RESULT = VerifyResult(
         gap_closed_ci95=(0.7214, 0.8107),
         gap_closed_ci90=(0.7301, 0.8046),
         ci95={"base": (0.41, 0.56), "baked": (0.09, 0.14)},
+        by_position=[
+            PositionKL(first=0, end=8, tokens=120, base=0.9, baked=0.3, gap_closed=2 / 3),
+            PositionKL(first=8, tokens=2017, base=0.45, baked=0.1, gap_closed=7 / 9),
+        ],
+        top_1_agreement={"baked": TokenShare(share=0.81, ci95=(0.78, 0.84))},
+        entropy={"base": 1.9, "prompted": 1.6, "baked": 1.63},
     ),
     targets={
         "yoda": TargetKL(base=0.48, baked=0.11, reprompted=0.09, gap_closed=0.77),

@@ -67,7 +67,7 @@ def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None
     assert result["held_out"]["queries"] == 10
     kl = result["kl"]
     values = "unit kind base baked reprompted gap_closed gap_closed_ci95 gap_closed_ci90 ci95"
-    assert set(kl) == set(values.split())
+    assert set(kl) == {*values.split(), "by_position", "top_1_agreement", "entropy"}
     assert (kl["unit"], kl["kind"]) == ("nats/token", "full")
     low, high = kl["gap_closed_ci95"]
     assert low <= kl["gap_closed"] <= high

@@ -50,8 +50,7 @@ class HeldOutKL:
         return self._measure(model, lambda datum: datum.teacher)
 
     def _measure(self, model: Model, side: Callable[[Datum], Span]) -> KLByConversation:
-        nats: list[float] = []
-        by_token: list[tuple[float, ...]] = []
+        rows: list[_Row] = []
         pairs = zip(self._datums, self._references(), strict=True)
         size = CHUNK if self._scores is None else len(self._datums)
         while chunk := list(islice(pairs, size)):
@@ -59,12 +58,16 @@ class HeldOutKL:
             ids = [reference.ids for _, reference in chunk if reference.ids is not None]
             students = model.logprobs(spans, ids or None)
             for (_, reference), student in zip(chunk, students, strict=True):
-                arm = _with_rest(student) if ids else student
-                kl = full_kl(reference.logprobs, arm)
-                nats.append(float(kl.sum()))
-                by_token.append(tuple(kl.tolist()))
-        tokens = tuple(datum.n_response for datum in self._datums)
-        return KLByConversation(tuple(nats), tokens, tuple(by_token))
+                rows.append(_row(reference, _with_rest(student) if ids else student))
+        whole = rows if self._scores is None else []
+        return KLByConversation(
+            nats=tuple(row.nats for row in rows),
+            tokens=tuple(datum.n_response for datum in self._datums),
+            by_token=tuple(row.by_token for row in rows),
+            top_1=tuple(row.top_1 for row in whole),
+            entropy=tuple(row.entropy for row in whole),
+            prompted_entropy=tuple(row.prompted_entropy for row in whole),
+        )
 
     def _references(self) -> Iterator[_Reference]:
         if self._kept is not None:
@@ -93,6 +96,34 @@ class HeldOutKL:
 class _Reference:
     ids: Tensor | None  # int64 [N, K], or None for the whole vocabulary
     logprobs: Tensor  # float32 [N, V], or [N, K + 1] with the rest in the last column
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is measured of one conversation; nats, summed but for `by_token`."""
+
+    nats: float
+    by_token: tuple[float, ...]
+    top_1: int
+    entropy: float
+    prompted_entropy: float
+
+
+def _row(reference: _Reference, arm: Tensor) -> _Row:
+    kl = full_kl(reference.logprobs, arm)
+    same = reference.logprobs.argmax(dim=1) == arm.argmax(dim=1).to(reference.logprobs.device)
+    return _Row(
+        float(kl.sum()),
+        tuple(kl.tolist()),
+        int(same.sum()),
+        _entropy(arm),
+        _entropy(reference.logprobs),
+    )
+
+
+def _entropy(logprobs: Tensor) -> float:
+    """Summed over the positions of [N, V], in nats."""
+    return float(torch.special.entr(logprobs.exp()).sum())
 
 
 class StoredKL:

@@ -1,9 +1,8 @@
-"""What was measured, as verify.json has it: KL, evaluators' measurements, controls."""
+"""What evaluators and controls measured, as verify.json has it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field
 
@@ -15,46 +14,6 @@ from promptbake.types import ARMS, Arm, Direction, Measurement
 
 Interval = tuple[float, float]
 GAP_OF = ("shift", "drift", "reverse_kl")  # KLs in nats/token, by the first part of their name
-
-
-class HeldOut(OwnDocument):
-    """What the KL was measured on."""
-
-    queries: int
-    tokens: int = Field(description="response tokens")
-
-
-class KLResult(OwnDocument):
-    """KL(prompted || arm) on held-out responses, in `unit`."""
-
-    unit: Literal["nats/token"] = "nats/token"
-    kind: Literal["full", "top_k_bucket"] = Field(
-        description="summed over the full vocabulary, or over the top K and a bucket"
-    )
-    base: float
-    baked: float
-    reprompted: float
-    gap_closed: float = Field(description="1 - baked / base")
-    gap_closed_ci95: Interval | None = Field(
-        None, description="jackknife over the queries; none where one query decides"
-    )
-    gap_closed_ci90: Interval | None = Field(
-        None, description="its lower end is the one-sided test at 5 % against a margin"
-    )
-    ci95: dict[Arm, Interval] = Field(
-        default_factory=dict, description="of each arm's nats/token, over the queries"
-    )
-
-
-class TargetKL(OwnDocument):
-    """KL(prompted || arm) on one target's held-out responses, in nats/token."""
-
-    base: float
-    baked: float
-    reprompted: float
-    gap_closed: float | None = Field(
-        None, description="none where base is 0: nothing was to change"
-    )
 
 
 class DifferenceResult(OwnDocument):

@@ -12,12 +12,12 @@ from typing import Literal
 from pydantic import Field
 
 from promptbake.documents.typed import OwnDocument
+from promptbake.report.kl_result import KLResult
 from promptbake.report.measured import (
     ControlResult,
     DifferenceResult,
     GapResult,
     Interval,
-    KLResult,
     MeasurementResult,
 )
 from promptbake.runs.config import MarginsSection

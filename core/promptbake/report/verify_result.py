@@ -12,12 +12,10 @@ from promptbake.documents.text import read_bytes
 from promptbake.documents.typed import OwnDocument, parse_json
 from promptbake.errors import BakeError
 from promptbake.files import write_json
+from promptbake.report.kl_result import HeldOut, KLResult, TargetKL
 from promptbake.report.measured import (
     ControlResult,
-    HeldOut,
-    KLResult,
     MeasurementResult,
-    TargetKL,
 )
 from promptbake.report.verdict import Verdict
 from promptbake.types import ArmAnswers

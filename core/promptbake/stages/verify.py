@@ -12,18 +12,11 @@ from promptbake.distill.held_out_kl import StoredKL
 from promptbake.errors import BakeError
 from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, main_target, measure_kl
 from promptbake.evaluate.controls import Control, HeldOutSet, run_controls
-from promptbake.evaluate.intervals import gap_closed_interval, per_token_interval
 from promptbake.evaluate.measurements import evaluate
-from promptbake.evaluate.statistics import gap_closed
 from promptbake.interfaces import EvalArm, EvalContext
 from promptbake.report import page
-from promptbake.report.measured import (
-    ControlResult,
-    HeldOut,
-    KLResult,
-    MeasurementResult,
-    TargetKL,
-)
+from promptbake.report.kl_result import HeldOut, Kind, KLResult, TargetKL
+from promptbake.report.measured import ControlResult, MeasurementResult
 from promptbake.report.verdict import is_equivalent, judge
 from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
 from promptbake.runs.generation import load_dataset
@@ -101,9 +94,13 @@ def run(session: Session, *, anew: bool = False, controls: bool = False) -> Veri
         backend=session.backend.name,
         model=base.name,
         adapter=checkpoint.uri,
-        held_out=_held_out(datums),
+        held_out=HeldOut.of(datums),
         kl=kl,
-        targets=_target_results(by_target),
+        targets=(
+            {name: TargetKL.of(each) for name, (_, each) in by_target.items()}
+            if len(by_target) > 1
+            else {}
+        ),
         evaluators=results,
         controls=control_results,
         thresholds={"kl.gap_closed": threshold},
@@ -129,13 +126,6 @@ def _control_result(session: Session, control: Control) -> ControlResult:
         ci90=control.ci90,
         conversations=control.conversations,
         refused=not is_equivalent(control.ci90, session.config.verify.margins),
-    )
-
-
-def _held_out(datums: Sequence[Datum]) -> HeldOut:
-    return HeldOut(
-        queries=len({datum.query_id for datum in datums}),
-        tokens=sum(datum.n_response for datum in datums),
     )
 
 
@@ -169,34 +159,5 @@ def _kl_result(
             f"prompt {session.prompt.name}: it changes nothing in the model's held-out responses, "
             "so there is no gap to close"
         )
-    groups = [datum.query_id for datum in datums]
-    ci95, ci90 = (
-        gap_closed_interval(arms["base"], arms["baked"], groups, level) for level in (0.95, 0.9)
-    )
-    by_arm = {arm: per_token_interval(each.nats, each.tokens, groups) for arm, each in arms.items()}
-    return KLResult(
-        kind="full" if session.base.full_vocabulary else "top_k_bucket",
-        base=arms["base"].per_token,
-        baked=arms["baked"].per_token,
-        reprompted=arms["reprompted"].per_token,
-        gap_closed=gap_closed(arms["base"], arms["baked"]),
-        gap_closed_ci95=ci95,
-        gap_closed_ci90=ci90,
-        ci95={arm: interval for arm, interval in by_arm.items() if interval is not None},
-    )
-
-
-def _target_results(
-    by_target: Mapping[str, tuple[Sequence[Datum], Mapping[Arm, KLByConversation]]],
-) -> dict[str, TargetKL]:
-    if len(by_target) == 1:
-        return {}
-    return {
-        name: TargetKL(
-            **{arm: each.per_token for arm, each in arms.items()},
-            gap_closed=(
-                gap_closed(arms["base"], arms["baked"]) if arms["base"].per_token else None
-            ),
-        )
-        for name, (_, arms) in by_target.items()
-    }
+    kind: Kind = "full" if session.base.full_vocabulary else "top_k_bucket"
+    return KLResult.of(kind, arms, [datum.query_id for datum in datums])
