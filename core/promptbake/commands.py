@@ -86,11 +86,16 @@ def verify(
 
 
 def report(session: Session) -> Path:
-    """Write report.html again from verify.json and the metrics."""
+    """Write report.html again from verify.json and the metrics.
+
+    With `report.show_prompt=false` the prompt's text is taken out of both; `verify` puts it back.
+    """
     from promptbake.report import page
 
     session.refuse_address("report")
     with session.run.locked():
+        if not session.config.report.show_prompt:
+            page.hide_prompt(session.run)
         page.write(session.run)
     return session.run.report
 

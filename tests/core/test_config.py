@@ -197,7 +197,7 @@ def test_every_key_says_what_it_is() -> None:
         assert section.__doc__
         for name, info in section.model_fields.items():
             assert info.description, f"{section.__name__}.{name} has no description"
-    assert len(sections) == 6
+    assert len(sections) == 7
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,14 @@ class VerifySection(_Section):
     )
 
 
+class ReportSection(_Section):
+    """report.html and verify.json, which it is made from."""
+
+    show_prompt: bool = Field(
+        True, strict=True, description="whether they quote the prompt; false leaves its text out"
+    )
+
+
 class Config(_Section):
     """All settings of a run. A plugin's options stand under options.<kind>.<name>."""
 
@@ -160,6 +168,7 @@ class Config(_Section):
     teacher: TeacherSection
     train: TrainSection
     verify: VerifySection
+    report: ReportSection = ReportSection()  # type: ignore[call-arg]
     budget: BudgetSection = BudgetSection()  # type: ignore[call-arg]
     targets: tuple[TargetSection, ...] = Field(
         (), description="what is learned; the prompt for the teacher alone where there is none"

@@ -17,6 +17,8 @@ from promptbake.interfaces import EvalArm, EvalContext
 from promptbake.report import page
 from promptbake.report.kl_result import HeldOut, Kind, KLResult, TargetKL
 from promptbake.report.measured import ControlResult, MeasurementResult
+from promptbake.report.origin import Origin, SystemPrompt
+from promptbake.report.query_kl import by_query
 from promptbake.report.verdict import is_equivalent, judge
 from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
 from promptbake.runs.generation import load_dataset
@@ -94,8 +96,11 @@ def run(session: Session, *, anew: bool = False, controls: bool = False) -> Veri
         backend=session.backend.name,
         model=base.name,
         adapter=checkpoint.uri,
+        system_prompt=SystemPrompt.of(target.teacher, datums, shown=config.report.show_prompt),
+        origin=Origin.of(session),
         held_out=HeldOut.of(datums),
         kl=kl,
+        queries=by_query(held_out, datums, kl_of_arms),
         targets=(
             {name: TargetKL.of(each) for name, (_, each) in by_target.items()}
             if len(by_target) > 1
