@@ -43,12 +43,21 @@ def check(base: int, prompted: int, name: str = "says arr") -> VerifyResult:
     return SOUND.model_copy(update={"evaluators": {name: MeasurementResult.of(measurement)}})
 
 
+def measured_kl(baked: float) -> VerifyResult:
+    """A sound result with a set on which base has 1 nat per token."""
+    scores = {"base": {"a": 1.0, "b": 1.0}, "baked": {"a": baked, "b": baked * 1.1}}
+    measurement = Measurement("shift.code", "nats/token", scores)  # type: ignore[arg-type]
+    each = MeasurementResult.of(measurement)
+    return SOUND.model_copy(update={"evaluators": {"shift.code": each}})
+
+
 def test_a_sound_run_has_no_warning() -> None:
     sound = record(
         data={"conversations": 70, "held_out": 15, "rejected": 2},
         bake={"steps": 36, "sampling": {"1": HONEST}},
     )
     assert cautions(SOUND, sound, conversations(8, 1)) == []
+    assert cautions(measured_kl(0.9), {}, ()) == []
     assert cautions(check(base=0, prompted=9), {}, ()) == []
     assert cautions(check(base=5, prompted=5, name="retention.choice"), {}, ()) == []
 
@@ -61,6 +70,7 @@ def test_a_sound_run_has_no_warning() -> None:
         (changed("held_out", queries=1), "1 held-out query is few"),
         (changed("held_out", queries=14), "14 held-out queries are few"),
         (changed("verdict", margins_changed=["verify.margins.kl: 0.1"]), "verify.margins.kl: 0.1."),
+        (measured_kl(1.1), "On “code” the baked model is further from the prompted one"),
         (SOUND.model_copy(update={"controls": {}}), "No control was run"),
         (
             SOUND.model_copy(

@@ -104,7 +104,7 @@ def test_sets_are_worst_first_and_the_worst_is_in_the_headline(measured: Measure
     ]
     reader = measured(*sets)
     assert reader.order(
-        f"Worst of 3 kinds of text that it was not trained on: json form, {MINUS}50.0 %.",
+        f"Worst of 3 kinds of text that it was not trained on: json form, {MINUS}50.0 %",
         "Where it was not trained",
         f"json form {MINUS}50.0 %",
         "1.000 → 1.500 nats, 3 items",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from promptbake.report.diagnosis import WEAK_PROMPT
+from promptbake.report.sections import readable
 from promptbake.report.verify_result import VerifyResult
 from promptbake.types import Conversation
 
@@ -30,6 +31,7 @@ def cautions(
         *_of_base(result),
         *_of_data(record.get("stages", {}).get("data", {}), record, training),
         *_of_bake(record.get("stages", {}).get("bake", {})),
+        *_of_sets(result),
         *_of_checks(result),
         *_of_numbers(result),
     ]
@@ -95,6 +97,15 @@ def _is_off(numbers: Mapping[str, float]) -> bool:
     observed, expected = numbers["nll"] * tokens, numbers["expected_nll"] * tokens
     error = numbers["standard_error"] * tokens
     return SamplingStatistics(tokens, observed, expected, error**2).is_off
+
+
+def _of_sets(result: VerifyResult) -> Iterator[str]:
+    for name, each in result.evaluators.items():
+        if each.gap is not None and each.gap.closed < 0:
+            yield (
+                f"On “{readable(name.partition('.')[2] or name)}” the baked model is further from the prompted one than the bare model "
+                "is: there the bake does harm."
+            )
 
 
 def _of_checks(result: VerifyResult) -> Iterator[str]:

@@ -27,7 +27,7 @@ ARM_NAMES: Mapping[Arm, str] = {arm: label.capitalize() for arm, label in ARM_LA
 IN_NATS = ("retention",)  # margins in nats/token; the others are shares, or differences of shares
 DIFFERENCES = ("checks",)
 KIND_LABELS = {
-    "kl": "on held-out queries",
+    "kl": "held-out queries",
     "shift": "not trained on",
     "reverse_kl": "in the other direction",
     "retention": "what else changed",
