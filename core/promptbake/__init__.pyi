@@ -1,6 +1,6 @@
 """The public names and where each is defined; they are imported at their first use."""
 
-from .api import Job, bake, chat, compare, data, export, list_runs, plan, verify
+from .api import Job, bake, chat, compare, data, export, list_runs, plan, recheck, verify
 from .commands import Help
 from .concurrency import gather, run_in_thread
 from .costs import (
@@ -16,12 +16,15 @@ from .costs import (
     Usage,
     WorkItem,
 )
+from .dataset.alignment import align
 from .dataset.chat_template import ChatRenderer
 from .dataset.conversations import check_messages, read_objects
 from .dataset.example_turns import with_system
 from .dataset.model_teacher import ModelTeacher
 from .dataset.sampling import decode_stream, estimate_responses, sample_responses
 from .dataset.thinking import strip_thinking
+from .distill.held_out_kl import HeldOutKL, StoredKL
+from .distill.measurement_store import MeasurementStore
 from .distill.objective import mask_top_k_draws, tail_importance_weights
 from .documents.typed import (
     Amount,
@@ -66,6 +69,7 @@ from .interfaces import (
 from .plugins.hookspecs import API_VERSION, RUNTIME_ONLY, Factories, hookimpl, requires
 from .redaction import excerpt, redact
 from .report.comparison import Comparison
+from .report.recheck import Recheck
 from .report.run_list import RunSummary
 from .report.verify_result import VerifyResult
 from .runs.session import Session
@@ -134,6 +138,7 @@ __all__ = [
     "Factories",
     "GenerationJob",
     "GenerationRequest",
+    "HeldOutKL",
     "Help",
     "ImmediateResult",
     "Job",
@@ -143,6 +148,7 @@ __all__ = [
     "Loss",
     "LossSupport",
     "Measurement",
+    "MeasurementStore",
     "Message",
     "Model",
     "ModelTeacher",
@@ -151,6 +157,7 @@ __all__ = [
     "Pending",
     "Prompt",
     "Query",
+    "Recheck",
     "Rejection",
     "Renderer",
     "Reservation",
@@ -161,6 +168,7 @@ __all__ = [
     "Span",
     "StepMetrics",
     "StopReason",
+    "StoredKL",
     "StreamChunk",
     "Tail",
     "Teacher",
@@ -175,6 +183,7 @@ __all__ = [
     "VerifyResult",
     "WorkItem",
     "__version__",
+    "align",
     "atomic_folder",
     "bake",
     "cache_folder",
@@ -202,6 +211,7 @@ __all__ = [
     "read_lines",
     "read_objects",
     "read_own_lines",
+    "recheck",
     "redact",
     "requires",
     "run_in_thread",

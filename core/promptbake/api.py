@@ -12,9 +12,10 @@ True
 >>> result.passed, result.kl.baked < result.kl.base
 (True, True)
 
-Each takes `prompt`, a file's path or a `Prompt`, and what a `Job` has; `list_runs` and `compare`
-take folders. An error that you can fix is raised as a BakeError; a stage that was stopped resumes
-when it is called again. What each does to a run is described in `promptbake.commands`.
+Each takes `prompt`, a file's path or a `Prompt`, and what a `Job` has; `list_runs`, `compare`
+and `recheck` take folders. An error that you can fix is raised as a BakeError; a stage that was
+stopped resumes when it is called again. What each does to a run is described in
+`promptbake.commands`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from promptbake.types import Arm, Checkpoint, Dataset, Prompt
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource
     from promptbake.report.comparison import Comparison
+    from promptbake.report.recheck import Recheck
     from promptbake.report.run_list import RunSummary
     from promptbake.report.verify_result import VerifyResult
     from promptbake.runs.session import Session
@@ -133,6 +135,22 @@ def compare(*runs: str | Path) -> Comparison:
     from promptbake.report import comparison
 
     return comparison.compare(*runs)
+
+
+def recheck(run: str | Path, *, models: bool = False, quiet: bool = False) -> Recheck:
+    """Recompute what a run's verify.json says from its folder, and name what differs.
+
+    With `models`, the models are measured again as well; nothing of it is written. Raises BakeError
+    for a folder that is no run, or that `verify` has not measured.
+
+    >>> promptbake.recheck("runs/pirate").passed
+    True
+    """
+    from promptbake.progress import SilentReporter
+    from promptbake.progress.terminal import RichReporter
+
+    reporter = SilentReporter() if quiet else RichReporter()
+    return commands.recheck(run, reporter, models=models)
 
 
 def _open(prompt: str | Path | Prompt, job: Job) -> Session:

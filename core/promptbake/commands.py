@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
+from promptbake.errors import BakeError
 from promptbake.types import Arm, Checkpoint, Dataset
 
 if TYPE_CHECKING:
     from promptbake.interfaces import BatchContext, BatchSource
+    from promptbake.progress import Reporter
+    from promptbake.report.recheck import Recheck
     from promptbake.report.verify_result import VerifyResult
+    from promptbake.runs.run_folder import Run
     from promptbake.runs.session import Session
     from promptbake.stages.chat import Chat
     from promptbake.stages.plan import Plan
@@ -86,18 +91,58 @@ def verify(
 
 
 def report(session: Session) -> Path:
-    """Write report.html again from verify.json and the metrics.
+    """Write report.html, verify.junit.xml and the model card again, from what was measured.
 
-    With `report.show_prompt=false` the prompt's text is taken out of both; `verify` puts it back.
+    With `report.show_prompt=false` the prompt's text is taken out of all of the run's files;
+    `verify` puts it back.
     """
-    from promptbake.report import page
+    from promptbake.report import outputs
 
     session.refuse_address("report")
     with session.run.locked():
         if not session.config.report.show_prompt:
-            page.hide_prompt(session.run)
-        page.write(session.run)
+            outputs.hide_prompt(session.run)
+        outputs.write(session.run)
     return session.run.report
+
+
+def recheck(run: str | Path, reporter: Reporter, *, models: bool = False) -> Recheck:
+    """Recompute every number of a run's verify.json from its folder, and name each that differs.
+
+    With `models`, the models are measured again as well, as by `verify --force`; what that gives is
+    compared and not written, but for what a service is paid.
+    """
+    from promptbake.report import recheck as files
+    from promptbake.runs.run_folder import Run
+
+    found = files.recheck(run)
+    if not models:
+        return found
+    try:
+        return found.joined(_measure_again(Run(Path(run)), reporter))
+    except BakeError as error:
+        if found.passed:
+            raise
+        return found.without_models(str(error))
+
+
+def _measure_again(run: Run, reporter: Reporter) -> Recheck:
+    """verify.json beside what the models give now; measured into a folder that is deleted."""
+    from promptbake.report import recheck as files
+    from promptbake.runs.reopen import reopen
+    from promptbake.runs.scoring import open_measurements
+    from promptbake.stages import verify
+
+    evidence = files.load_evidence(run)
+    targets = [each.as_target() for each in evidence.targets]
+    prompt = evidence.prompt.as_prompt()
+    session = reopen(run, prompt, targets, evidence.config, reporter)
+    with session.stage_lock("recheck"), TemporaryDirectory() as temporary:
+        folder, every = Path(temporary), len(evidence.controls) > 1
+        store = open_measurements(session, folder / run.measurements.name, anew=True)
+        caches = folder / run.evaluators.name
+        measured = verify.measure(session, store, caches, anew=True, controls=every)
+    return files.compare_measured(run, *measured)
 
 
 def plan(session: Session) -> Plan:

@@ -15,9 +15,10 @@ from promptbake import BakeError, ChatRenderer, Span, TokenIds
 from promptbake_torch import forward
 from promptbake_torch.forward import Rows
 from promptbake_torch.packing import MOST_TOKENS, can_pack, pack, packed_length
-from promptbake_torch.shared_prefix import SharedPrefix, use_shared_prefixes
+from promptbake_torch.shared_prefix import RowPrefixes, SharedPrefix, use_shared_prefixes
 
 MASK_CELLS = 2**24  # 16 rows of 1,024 tokens
+MOST_GROUPS = 4  # of rows behind different prefixes, in one pass
 
 
 class Engine:
@@ -106,42 +107,48 @@ class Engine:
                 start = end
 
     def pad(self, rows: Sequence[TokenIds]) -> Rows:
-        """Pad the rows behind the system prompt that they share.
+        """Pad the rows behind the system prompts that they begin with.
 
-        Padding is between the two, and a sliding window would count it: where rows of different
-        lengths are longer than the window, nothing is shared, and padding comes first. A long row
-        alone shares nothing either: with no padding and no cache it needs no mask.
+        One for all, where the model knows no more; see `RowPrefixes`. Padding is between the two,
+        and a sliding window would count it: where rows of different lengths are longer than the
+        window, nothing is shared, and padding comes first. A long row alone shares nothing either:
+        with no padding and no cache it needs no mask.
         """
-        if len(rows) == 1 and _mask_cells(rows) > MASK_CELLS:
-            return forward.pad_rows(rows, (), self.device)
+        groups: list[tuple[TokenIds, int]] = [(self._common_prefix(rows), len(rows))]
+        if self.shares_prefixes and not groups[0][0]:
+            several = forward.grouped_prefixes(rows, [*map(self.renderer.known_prefix, rows)])
+            groups = several if len(several) <= MOST_GROUPS else groups
         lengths = {len(row) for row in rows}
-        if len(lengths) > 1 and max(lengths) > self._window:
-            return forward.pad_rows(rows, (), self.device)
-        return forward.pad_rows(rows, self._known_prefix(rows), self.device)
+        outside_window = len(lengths) > 1 and max(lengths) > self._window
+        if outside_window or (len(rows) == 1 and _mask_cells(rows) > MASK_CELLS):
+            groups = [((), len(rows))]
+        return forward.pad_rows(rows, groups, self.device)
 
     def begin(self, adapter: str | None, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        """The cache and the keyword arguments of a pass over these rows, behind their prefix.
+        """The cache and the keyword arguments of a pass over these rows, behind their prefixes.
 
-        The prefix's keys and values are computed once for each adapter. Not for training: no
+        A prefix's keys and values are computed once for each adapter. Not for training: no
         gradient flows through them.
         """
-        if not rows.prefix:
+        if not any(prefix for prefix, _ in rows.groups):
             return None, rows.arguments
-        prefix = self._prefix(adapter, rows.prefix)
         if not self.shares_prefixes:
-            return forward.repeated(prefix, len(rows.input_ids), keep=True), rows.arguments
-        own = rows.attention_mask[:, len(rows.prefix) :]
-        return None, rows.arguments | {"attention_mask": own, "shared_prefix": prefix}
+            prefix = self._prefix(adapter, rows.prefix)
+            return forward.repeated(prefix, len(rows.input_ids)), rows.behind_cache
+        groups = [
+            (self._prefix(adapter, prefix) if prefix else None, n) for prefix, n in rows.groups
+        ]
+        return None, rows.arguments | {"shared_prefix": RowPrefixes(groups)}
 
     def response_logits(self, adapter: str | None, spans: Sequence[Span]) -> list[Tensor]:
         """Logits [N, V] that predict each response, N its tokens: packed, or padded if not."""
         rows = [span.tokens for span in spans]
         counts = [span.n_response for span in spans]
         if self._packed(rows):
-            shared = self._known_prefix(rows) if self.shares_prefixes else ()
+            shared = self._common_prefix(rows) if self.shares_prefixes else ()
             arguments = pack(rows, counts, self.device, len(shared)).arguments
             if shared:
-                arguments["shared_prefix"] = self._prefix(adapter, shared)
+                arguments["shared_prefix"] = RowPrefixes([(self._prefix(adapter, shared), 1)])
             module = self.with_adapter(adapter)
             logits = forward.run_module(module, None, **arguments)[0][0].float()
             return list(torch.split(logits, counts))
@@ -161,10 +168,8 @@ class Engine:
             logits = forward.run_module(module, None, **arguments)[0][0].float()
             ends = list(itertools.accumulate(counts))
         else:
-            padded = self.pad(rows)
-            cache = forward.prefix_cache(module, padded.prefix, self.device)
-            cache = forward.repeated(cache, len(rows), keep=False)
-            logits = forward.response_logits(module, cache, padded.arguments, max(counts))
+            padded = forward.pad_rows(rows, [((), len(rows))], self.device)
+            logits = forward.response_logits(module, None, padded.arguments, max(counts))
             ends = list(range(max(counts), len(rows) * max(counts) + 1, max(counts)))
             logits = logits.flatten(0, 1)
         return logits, [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
@@ -173,7 +178,7 @@ class Engine:
         fits = max(map(len, rows)) <= self._window and min(map(len, rows)) > 1
         return self.packs and fits and packed_length(rows) <= MOST_TOKENS
 
-    def _known_prefix(self, rows: Sequence[TokenIds]) -> TokenIds:
+    def _common_prefix(self, rows: Sequence[TokenIds]) -> TokenIds:
         return forward.shared_prefix(rows, [self.renderer.known_prefix(row) for row in rows])
 
     def _prefix(self, adapter: str | None, prefix: TokenIds) -> Any:

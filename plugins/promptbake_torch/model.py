@@ -251,6 +251,9 @@ class TorchModel:
                     cache.batch_select_indices(kept)
                 for name in ("input_ids", "attention_mask", "position_ids"):
                     arguments[name] = arguments[name][kept]
+                if "shared_prefix" in arguments:
+                    prefixes = arguments["shared_prefix"]
+                    arguments["shared_prefix"] = prefixes.of_rows(kept.tolist())
                 uniform_BL, temperature = uniform_BL[kept], temperature[kept]
 
 

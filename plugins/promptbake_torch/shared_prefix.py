@@ -36,6 +36,39 @@ class SharedPrefix:
         return cls([(layer.keys, layer.values) for layer in cache.layers])
 
 
+@dataclass(frozen=True, eq=False)
+class RowPrefixes:
+    """What stands before each row of a batch: groups of rows, with the prefix that they share.
+
+    Attributes:
+        groups: Of so many rows, in the batch's order; None where nothing stands before them.
+    """
+
+    groups: Sequence[tuple[SharedPrefix | None, int]]
+
+    def of_rows(self, kept: Sequence[int]) -> RowPrefixes:
+        """Of these rows alone, in their order."""
+        start, groups = 0, []
+        for prefix, n_rows in self.groups:
+            remaining = sum(start <= row < start + n_rows for row in kept)
+            start += n_rows
+            if remaining:
+                groups.append((prefix, remaining))
+        return RowPrefixes(groups)
+
+    def attend(self, layer: int, query: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
+        """Attention [B, G, Q, D] over each row's prefix, and its log-sum-exp [B, G, Q]."""
+        start, parts = 0, []
+        for prefix, n_rows in self.groups:
+            rows = query[start : start + n_rows]
+            start += n_rows
+            parts.append(_over_prefix(prefix.layers[layer] if prefix else None, rows, scaling))
+        if len(parts) == 1:
+            return parts[0]
+        attended, totals = zip(*parts, strict=True)
+        return torch.cat(attended), torch.cat(totals)
+
+
 def attend(
     module: Any,
     query: Tensor,
@@ -44,7 +77,7 @@ def attend(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
-    shared_prefix: SharedPrefix | None = None,
+    shared_prefix: RowPrefixes | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """transformers' `sdpa`; or, where a prefix is given, over it and the rows' own tokens.
@@ -56,7 +89,7 @@ def attend(
         value: As the keys.
         attention_mask: bool [B, 1, L, S] over the rows' own tokens; None for a causal one.
         scaling: Of the scores; None for 1 / sqrt(D).
-        shared_prefix: What comes before the rows.
+        shared_prefix: What stands before the rows.
         rest: What `sdpa` takes besides.
 
     Returns:
@@ -78,14 +111,23 @@ def attend(
         repeats = n_heads // groups if length > 1 else 1
         attention_mask = attention_mask.repeat(1, 1, repeats, 1)
     own, own_total = _part(grouped, key, value, attention_mask, scaling)
-    keys, values = shared_prefix.layers[module.layer_idx]
-    by_head = grouped.transpose(0, 1).reshape(1, groups, -1, width)  # [1, G, B * N * L, D]
-    over, over_total = _part(by_head, keys, values, None, scaling)
-    over = over.view(groups, n_rows, -1, width).transpose(0, 1)
-    over_total = over_total.view(groups, n_rows, -1).transpose(0, 1)
+    over, over_total = shared_prefix.attend(module.layer_idx, grouped, scaling)
     share = torch.sigmoid(over_total - own_total).unsqueeze(-1).to(own.dtype)
     merged = torch.lerp(own, over, share)
     return merged.reshape(n_rows, n_heads, length, width).transpose(1, 2).contiguous(), None
+
+
+def _over_prefix(
+    layer: tuple[Tensor, Tensor] | None, query: Tensor, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    """As `RowPrefixes.attend`, for rows [B, G, Q, D] that share a prefix, or have none."""
+    if layer is None:
+        return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf).float()
+    n_rows, groups, _, width = query.shape
+    by_head = query.transpose(0, 1).reshape(1, groups, -1, width)  # [1, G, B * Q, D]
+    over, over_total = _part(by_head, *layer, None, scaling)
+    over = over.view(groups, n_rows, -1, width).transpose(0, 1)
+    return over, over_total.view(groups, n_rows, -1).transpose(0, 1)
 
 
 def _part(
@@ -145,7 +187,7 @@ def _agrees(module: Any, ids: Tensor, whole: Tensor) -> bool:
             attention_mask=torch.ones_like(rows),
             position_ids=torch.arange(8, 12, device=ids.device).repeat(2, 1),
             use_cache=True,
-            shared_prefix=prefix,
+            shared_prefix=RowPrefixes([(prefix, 2)]),
         )
     except (NotImplementedError, TypeError, AttributeError, RuntimeError):
         return False

@@ -35,7 +35,7 @@ def failures(tests: list[doctest.DocTest]) -> str:
 def test_the_examples_of_the_docstrings_and_of_the_readme_hold() -> None:
     tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(api) if test.examples]
     assert {test.name.rpartition(".")[2] for test in tests} == {
-        "api", "bake", "plan", "chat", "export", "list_runs", "compare"
+        "api", "bake", "plan", "chat", "export", "list_runs", "compare", "recheck"
     }  # fmt: skip
     assert failures(tests) == ""
     section = (ROOT / "README.md").read_text("utf-8").partition("## From Python")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,10 +11,14 @@ from verify_example import RESULT
 from promptbake.report.cautions import cautions
 from promptbake.report.measured import MeasurementResult
 from promptbake.report.verify_result import VerifyResult
-from promptbake.types import Conversation, Measurement, Message
+from promptbake.types import Measurement
 
 SOUND = RESULT.model_copy(
-    update={"verdict": RESULT.verdict.model_copy(update={"margins_changed": []}), "evaluators": {}}
+    update={
+        "origin": None,
+        "verdict": RESULT.verdict.model_copy(update={"margins_changed": []}),
+        "evaluators": {},
+    }
 )
 HONEST = {"tokens": 1000, "nll": 2.0, "expected_nll": 2.05, "standard_error": 0.05}
 
@@ -28,9 +32,11 @@ def record(**stages: Any) -> dict[str, Any]:
     return {"stages": stages, "config": {"data": {"max_tokens": 48}}}
 
 
-def conversations(whole: int, cut: int) -> Sequence[Conversation]:
-    messages = (Message("user", "Q?"), Message("assistant", "A"))
-    return [Conversation(f"c{n}", "q", messages, n < whole) for n in range(whole + cut)]
+def trained(conversations: int, cut: int) -> VerifyResult:
+    """A sound result of a training on this many conversations."""
+    assert RESULT.origin is not None
+    origin = RESULT.origin.model_copy(update={"conversations": conversations, "cut": cut})
+    return SOUND.model_copy(update={"origin": origin})
 
 
 def check(base: int, prompted: int, name: str = "says arr") -> VerifyResult:
@@ -56,10 +62,10 @@ def test_a_sound_run_has_no_warning() -> None:
         data={"conversations": 70, "held_out": 15, "rejected": 2},
         bake={"steps": 36, "sampling": {"1": HONEST}},
     )
-    assert cautions(SOUND, sound, conversations(8, 1)) == []
-    assert cautions(measured_kl(0.9), {}, ()) == []
-    assert cautions(check(base=0, prompted=9), {}, ()) == []
-    assert cautions(check(base=5, prompted=5, name="retention.choice"), {}, ()) == []
+    assert cautions(trained(9, cut=1), sound) == []
+    assert cautions(measured_kl(0.9), {}) == []
+    assert cautions(check(base=0, prompted=9), {}) == []
+    assert cautions(check(base=5, prompted=5, name="retention.choice"), {}) == []
 
 
 @pytest.mark.parametrize(
@@ -88,29 +94,31 @@ def test_a_sound_run_has_no_warning() -> None:
     ],
 )
 def test_a_result_with_one_flaw_has_one_warning(result: VerifyResult, words: str) -> None:
-    (line,) = cautions(result, {}, ())
+    (line,) = cautions(result, {})
     assert words in line
 
 
 @pytest.mark.parametrize(
-    ("stages", "training", "words"),
+    ("stages", "words"),
     [
-        ({}, conversations(1, 69), "69 of 70 responses that were trained on were cut at 48 tokens"),
         (
             {"data": {"conversations": 20, "held_out": 10, "rejected": 20}},
-            (),
             "20 of 50 responses were left out",
         ),
-        ({"bake": {"steps": 12, "planned_steps": 52}}, (), "stopped after 12 of 52 steps"),
+        ({"bake": {"steps": 12, "planned_steps": 52}}, "stopped after 12 of 52 steps"),
         (
             {"bake": {"sampling": {"0.7": HONEST | {"nll": 1.5, "expected_nll": 2.0}}}},
-            (),
             "The responses at temperature 0.7 are no samples of the prompted model",
         ),
     ],
 )
-def test_a_run_with_one_flaw_has_one_warning(
-    stages: Mapping[str, Any], training: Sequence[Conversation], words: str
-) -> None:
-    (line,) = cautions(SOUND, record(**stages), training)
+def test_a_run_with_one_flaw_has_one_warning(stages: Mapping[str, Any], words: str) -> None:
+    (line,) = cautions(SOUND, record(**stages))
     assert words in line
+
+
+def test_responses_that_were_cut_are_counted() -> None:
+    (line,) = cautions(trained(70, cut=69), record())
+    assert line.startswith("69 of 70 responses that were trained on were cut at 48 tokens: ")
+    (line,) = cautions(trained(70, cut=69), {})
+    assert "were cut: the baked model" in line

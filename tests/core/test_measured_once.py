@@ -142,9 +142,9 @@ class CountingModel:
 
 @pytest.mark.parametrize(
     ("sample_batch", "calls", "after_a_change"),
-    [(None, [6, 6], [2, 2]), (32, [3] * 4, [3] * 4)],
+    [(None, [6, 6], [2, 2]), (32, [6, 6], [6, 6])],
 )
-def test_arms_with_the_same_weights_are_asked_in_one_call_where_no_answer_depends_on_another(
+def test_arms_with_the_same_weights_are_asked_in_one_call_and_batches_are_asked_whole(
     tmp_path: Path, sample_batch: int | None, calls: list[int], after_a_change: list[int]
 ) -> None:
     model = CountingModel(sample_batch)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import nan
 from pathlib import Path
 
 import pytest
 
 from promptbake.distill.measurement_store import MeasurementStore
-from promptbake.types import Answer, KLByConversation
+from promptbake.errors import BakeError
+from promptbake.types import Answer, Completion, KLByConversation
 
 KL = KLByConversation((0.1 + 0.2, 1e-17), (1, 2), ((0.1 + 0.2,), (1e-17, 0.0)))
 ARR = Answer("Arr\u2028, \r\n“matey”", tokens=5, complete=False)
@@ -87,3 +89,37 @@ def test_a_kl_that_is_not_finite_is_not_stored(tmp_path: Path, said: list[str]) 
     first.put_kl("a", KLByConversation((nan,), (1,), ((nan,),)))
     assert first.kl("a") is None
     assert not (tmp_path / "measurements.jsonl").exists()
+
+
+def test_responses_as_tokens_and_numbers_are_read_as_they_were(
+    tmp_path: Path, said: list[str]
+) -> None:
+    first, cut = store(tmp_path, said), Completion((5, 0, 7), complete=False)
+    first.put_completions([("a", cut), ("b", Completion((), complete=True))])
+    first.put_numbers("c", [0.1 + 0.2, -1e-17])
+    first.put_numbers("d", [0.5, nan])
+    for each in (first, store(tmp_path, said)):
+        assert (each.completion("a"), each.completion("b")) == (cut, Completion((), True))
+        assert each.numbers("c") == (0.1 + 0.2, -1e-17)
+        assert each.numbers("d") is each.numbers("a") is each.completion("c") is None
+    assert said == []
+
+
+def test_each_response_is_stored_as_it_arrives(tmp_path: Path, said: list[str]) -> None:
+    def arriving() -> Iterator[tuple[str, Completion]]:
+        yield "a", Completion((1,), complete=True)
+        assert store(tmp_path, said).completion("a") == Completion((1,), complete=True)
+        raise BakeError("the service is down")
+
+    with pytest.raises(BakeError, match="down"):
+        store(tmp_path, said).put_completions(arriving())
+    assert store(tmp_path, said).completion("a") is not None
+
+
+def test_without_a_file_all_is_kept_in_memory(tmp_path: Path, said: list[str]) -> None:
+    memory = MeasurementStore(None, said.append, model="a")
+    memory.put_numbers("c", [1.0])
+    memory.put_kl("k", KL)
+    assert (memory.numbers("c"), memory.kl("k")) == ((1.0,), KL)
+    assert memory.key(seed=1) == store(tmp_path, said).key(seed=1)
+    assert list(tmp_path.iterdir()) == []

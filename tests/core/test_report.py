@@ -12,10 +12,9 @@ import pytest
 from page_reader import Reader
 from verify_example import RESULT
 
-from promptbake.dataset.conversations import to_line
 from promptbake.report import page as report
 from promptbake.runs.run_folder import Run
-from promptbake.types import ARMS, Conversation, Message
+from promptbake.types import ARMS
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -76,9 +75,7 @@ def page(run: Run) -> Page:
     return written
 
 
-def test_the_page_has_its_parts_in_the_order_in_which_a_reader_asks(run: Run, page: Page) -> None:
-    cut = Conversation("c", "q", (Message("user", "Q?"), Message("assistant", "A")), complete=False)
-    run.data.write_text(json.dumps(to_line(cut)) + "\n")
+def test_the_page_has_its_parts_in_the_order_in_which_a_reader_asks(page: Page) -> None:
     assert Reader(page()).order(
         "yoda baked into smollm2-135m-instruct",
         "You are Yoda. Short is every answer.",
@@ -88,7 +85,7 @@ def test_the_page_has_its_parts_in_the_order_in_which_a_reader_asks(run: Run, pa
         "95 % interval 72.1 to 81.1 %; the threshold of 50 % is reached.",
         "Before you rely on this",
         "margins are not those from before training: verify.margins.shift: 0.4; 0.5 when the bake",
-        "1 of 1 responses that were trained on were cut at 48 tokens",
+        "90 of 105 responses that were trained on were cut at 48 tokens",
         "What decided it",
         "77.1 % 90 % interval 73.0 to 80.5 % margin: at least 80 % ≈ not shown",
         f"control: wrong prompt {MINUS}40.0 % closed",
@@ -111,14 +108,10 @@ def test_a_long_prompt_is_shortened_and_there_as_a_whole(page: Page) -> None:
     assert shown.order("shortened", "The whole prompt", text.strip(), "1 token saved")
 
 
-def test_a_hidden_prompt_is_in_neither_file_and_said_to_be(run: Run, page: Page) -> None:
-    page()
-    report.hide_prompt(run)
-    report.write(run)
-    html = run.report.read_text("utf-8")
-    assert "Short is every answer" not in html + run.verify.read_text("utf-8")
-    assert "text is not shown: report.show_prompt is false." in html
-    assert "99 tokens saved" in Reader(html).text
+def test_a_prompt_without_its_text_is_said_to_be_hidden(page: Page) -> None:
+    text = Reader(page(system_prompt={"tokens": 99.2})).text
+    assert "text is not shown: report.show_prompt is false." in text
+    assert "99 tokens saved" in text
     assert "not shown." in Reader(page(system_prompt=None)).text  # an older verify.json
 
 

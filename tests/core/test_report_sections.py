@@ -13,12 +13,12 @@ from verify_example import RESULT
 from promptbake.report import page
 from promptbake.report.formats import number, percent, signed_percent, tokens_to_tell
 from promptbake.report.measured import MeasurementResult
-from promptbake.report.query_kl import by_query
+from promptbake.report.query_kl import by_query, questions
 from promptbake.report.scales import Scale, kl_scale, share_scale
 from promptbake.report.sections import criterion_interval, criterion_limit, criterion_name
 from promptbake.report.verdict import Criterion
 from promptbake.runs.run_folder import Run
-from promptbake.types import Conversation, Datum, KLByConversation, Measurement, Message
+from promptbake.types import Conversation, KLByConversation, Measurement, Message
 
 MINUS = "\N{MINUS SIGN}"
 TITLES = {
@@ -137,13 +137,12 @@ def test_length_and_ending_are_by_arm(measured: Measured) -> None:
 
 
 def test_the_kl_of_a_query_is_that_of_all_its_tokens() -> None:
-    messages = (Message("user", "Why?"), Message("assistant", "A"))
-    conversations = [Conversation(f"c{n}", f"q{n // 2}", messages) for n in range(3)]
-    datums = [Datum(each.id, each.query_id, (1, 2), (1, 2), 1) for each in conversations]
+    turns = (Message("user", "Q"), Message("assistant", "A"))
+    messages = (*turns, Message("user", "Why?"), Message("assistant", "B"))
+    asked = questions([Conversation(f"c{n}", f"q{n // 2}", messages) for n in range(3)])
     nats = KLByConversation((0.2, 1.0, 0.5), (1, 3, 2))
-    first, second = by_query(
-        conversations, datums, dict.fromkeys(("base", "baked", "reprompted"), nats)
-    )
+    arms = dict.fromkeys(("base", "baked", "reprompted"), nats)
+    first, second = by_query(["q0", "q0", "q1"], asked, arms)  # type: ignore[arg-type]
     assert (first.id, first.question, first.tokens, first.baked) == ("q0", "Why?", 4, 0.3)
     assert (second.tokens, second.base) == (2, 0.25)
 

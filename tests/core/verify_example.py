@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from promptbake.report.evidence import ConversationKL, Evidence, PromptText, TargetEvidence
 from promptbake.report.kl_result import HeldOut, KLResult, PositionKL, TargetKL, TokenShare
 from promptbake.report.measured import (
     ControlResult,
@@ -14,20 +15,23 @@ from promptbake.report.verdict import Criterion, Verdict
 from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
 from promptbake.types import ARMS
 
+ORIGIN = Origin(
+    date="2026-11-29T11:35:02+00:00",
+    command="promptbake verify prompts/yoda.md --profile local",
+    profile="local",
+    changed={"train.lr": ChangedSetting(value=0.002, profile=0.001)},
+    max_tokens=48,
+    temperature=0.7,
+    conversations=105,
+    cut=90,
+)
 RESULT = VerifyResult(
     prompt="yoda",
     backend="torch",
     model="smollm2-135m-instruct",
     adapter="runs/yoda/adapter",
     system_prompt=SystemPrompt(text="You are Yoda.\nShort is every answer.", tokens=99.2),
-    origin=Origin(
-        date="2026-11-29T11:35:02+00:00",
-        command="promptbake verify prompts/yoda.md --profile local",
-        profile="local",
-        changed={"train.lr": ChangedSetting(value=0.002, profile=0.001)},
-        max_tokens=48,
-        temperature=0.7,
-    ),
+    origin=ORIGIN,
     held_out=HeldOut(queries=15, tokens=2137),
     kl=KLResult(
         kind="full",
@@ -108,4 +112,40 @@ RESULT = VerifyResult(
         ),
     ],
     seconds=Seconds(data=None, bake=412.7, verify=9.44),
+)
+EVIDENCE = Evidence(
+    prompt=PromptText(name="yoda", text="Speak as Yoda does."),
+    backend="torch",
+    model="smollm2-135m-instruct",
+    adapter="runs/yoda/adapter",
+    origin=ORIGIN,
+    tokens_saved=99.2,
+    questions={f"q{number}": f"Question {number}?" for number in range(4)},
+    kind="full",
+    main_target="",
+    targets=[
+        TargetEvidence(
+            name="",
+            teacher=PromptText(name="yoda", text="Speak as Yoda does."),
+            student=PromptText(name="", text=""),
+            weight=1.0,
+            queries="",
+            held_out=[
+                ConversationKL(
+                    conversation=f"c{number}",
+                    query=f"q{number}",
+                    tokens=4,
+                    nats={"base": 2.0 + number, "baked": 0.25, "reprompted": 0.125},
+                )
+                for number in range(4)
+            ],
+        )
+    ],
+    controls=[],
+    measurements=[],
+    answers=RESULT.answers,
+    seconds=RESULT.seconds,
+    config={"seed": 0, "train": {"rank": 16, "lr": 2e-3}, "verify": {"min_gap_closed": 0.5}},
+    record={"stages": {"bake": {"margins": {"gap_closed": 0.8}, "steps": 36}}},
+    lines={},
 )

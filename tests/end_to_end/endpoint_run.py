@@ -23,7 +23,6 @@ def arguments(url: str, *more: str, provider: str = "openai") -> list[str]:
     options = f"options.data_providers.{provider}."
     values = [
         "data.queries=queries.txt",
-        f"data.max_queries={QUERIES}",
         f"data.provider={provider}",
         f"data.temperatures={list(TEMPERATURES)}",
         f"data.held_out={HELD_OUT}",

@@ -28,7 +28,7 @@ from run_folder import PROMPT, read_lines, refused
 
 from promptbake_loopback.openai import ChatEndpoint, Prices
 
-BUILTIN = ("data.queries=builtin", "data.max_queries=50")
+BUILTIN = ("data.queries=builtin",)
 pytestmark = pytest.mark.usefixtures("prompt", "endpoint_inputs")
 
 

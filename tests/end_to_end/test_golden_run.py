@@ -29,11 +29,12 @@ def test_the_run_folder_holds_what_the_design_says(finished: Finished) -> None:
     names = {path.name for path in finished.folder.iterdir()}
     files = (
         "run.json data.jsonl held_out.jsonl rejected.jsonl metrics.jsonl verify.json "
-        "measurements.jsonl report.html"
+        "measurements.jsonl report.html evidence.json verify.junit.xml"
     )
     assert names == {*files.split(), "teacher_logprobs", "checkpoints", "adapter"}
     adapter = {path.name for path in (finished.folder / "adapter").iterdir()}
-    assert adapter == {"adapter_config.json", "adapter_model.safetensors", "promptbake.json"}
+    weights = {"adapter_config.json", "adapter_model.safetensors", "promptbake.json"}
+    assert adapter == {*weights, "README.md"}
     assert len(list((finished.folder / "teacher_logprobs").iterdir())) == 40
     assert len(list((finished.folder / "checkpoints").iterdir())) == 1
 

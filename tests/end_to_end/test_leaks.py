@@ -18,7 +18,11 @@ from promptbake.runs.generation import load_dataset
 from promptbake.runs.session import open_session
 from promptbake.testing.tiny import tiny_tokenizer
 
-TRAINED_FROM = ("data.jsonl", "held_out.jsonl", "teacher_logprobs", "checkpoints", "adapter")
+WEIGHTS = tuple(
+    f"adapter/{name}"
+    for name in ("adapter_config.json", "adapter_model.safetensors", "promptbake.json")
+)
+TRAINED_FROM = ("data.jsonl", "held_out.jsonl", "teacher_logprobs", "checkpoints", *WEIGHTS)
 OTHERS = ("run.json", "rejected.jsonl", "metrics.jsonl", "measurements.jsonl")
 WINDOW = 24  # characters of the prompt that no file may hold in a row
 

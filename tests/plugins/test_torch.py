@@ -134,17 +134,6 @@ def test_switching_adapters_is_seen(model: TorchModel, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_prefix_is_stored_once_for_all_rows(model: TorchModel) -> None:
-    assert model.engine.shares_prefixes
-    rows = model.engine.pad(prompts(model))
-    cache, arguments = model.engine.begin(None, rows)
-    assert cache is None
-    assert arguments["attention_mask"].shape == rows.input_ids.shape
-    for keys, values in arguments["shared_prefix"].layers:
-        assert keys.shape == values.shape == (1, keys.shape[1], len(rows.prefix), keys.shape[3])
-
-
-@torch.inference_mode()
 @pytest.mark.parametrize("shape", [(3, 5, 16), (300, 1, 16), (16,)])
 def test_a_few_rows_are_multiplied_in_the_other_order(shape: tuple[int, ...]) -> None:
     rows, linear = torch.randn(shape), torch.nn.Linear(16, 7)

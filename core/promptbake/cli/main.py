@@ -25,7 +25,7 @@ from promptbake.commands import COMMANDS
 from promptbake.errors import BakeError, nearest
 from promptbake.plugins.hookspecs import HOOKS, find_kind
 from promptbake.plugins.registry import load
-from promptbake.progress.terminal import PlainConsole
+from promptbake.progress.terminal import PlainConsole, RichReporter
 from promptbake.redaction import redact
 from promptbake.runs.config import flatten
 from promptbake.runs.session import read_prompt
@@ -100,6 +100,27 @@ def compare(
     print_comparison(compared)
     if html is not None:
         out.print(str(html), soft_wrap=True)
+
+
+@app.command()
+def recheck(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    models: Annotated[
+        bool, typer.Option("--models", help="Measure the models again, too; nothing is written.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Recompute all that a verified run says from its folder; exit 1 and name what differs."""
+    from promptbake import commands
+    from promptbake.cli.run_tables import print_recheck
+
+    found = commands.recheck(run, RichReporter(), models=models)
+    if as_json:
+        console.print_json(found.as_json())
+    else:
+        print_recheck(found)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

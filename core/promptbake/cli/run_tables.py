@@ -8,6 +8,7 @@ from rich.table import Table
 
 from promptbake.cli.console import out
 from promptbake.report.comparison import NOTHING, Comparison, table
+from promptbake.report.recheck import BY_MODELS, Recheck
 from promptbake.report.run_list import RunSummary
 
 
@@ -29,6 +30,17 @@ def print_runs(folder: str, runs: Sequence[RunSummary]) -> None:
             each.status_line,
         )
     out.print(shown)
+
+
+def print_recheck(recheck: Recheck) -> None:
+    """One line a difference; how many values were recomputed, and measured again."""
+    for each in recheck.differences:
+        out.print(each.line, soft_wrap=True)
+    count = len(recheck.differences)
+    line = f"{recheck.run}: {recheck.numbers} values recomputed from its files"
+    if recheck.by_models is not None:
+        line += f", {recheck.by_models} by the models (to within {BY_MODELS.words})"
+    out.print(f"{line}: {count} difference{'' if count == 1 else 's'}", soft_wrap=True)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -18,6 +18,7 @@ from promptbake.types import Checkpoint
 PREFIX = "step-"
 CHECKPOINT = "promptbake.json"
 CHECKSUMS = "sha256.json"  # of a state's files
+CARD = "README.md"  # beside a finished adapter: the model card
 
 
 def save(folder: Path, step: int, state: TrainingState) -> None:
@@ -109,11 +110,15 @@ def read_adapter(folder: Path, backend: str, base: Model) -> Checkpoint:
 
 
 def identity(checkpoint: Checkpoint) -> str:
-    """What tells an adapter from others: its files' digests, or its address with a service."""
+    """What tells an adapter from others: its files' digests, or its address with a service.
+
+    The card is none of them: it says what was measured of the adapter.
+    """
     folder = Path(checkpoint.uri)
     if not folder.is_dir():
         return checkpoint.uri
-    digests = [digest_file(file) for file in sorted(folder.iterdir()) if file.is_file()]
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD]
+    digests = [digest_file(file) for file in files]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

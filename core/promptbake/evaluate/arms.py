@@ -31,15 +31,22 @@ def main_target(targets: Sequence[BakeTarget]) -> BakeTarget:
 
 
 def four_arms(
-    target: BakeTarget, open_base: Callable[[], Model], open_baked: Callable[[], Model]
+    target: BakeTarget,
+    open_base: Callable[[], Model],
+    open_baked: Callable[[], Model],
+    weights: tuple[str | None, str | None] = (None, None),
 ) -> dict[Arm, EvalArm]:
-    """Base and baked model, each under the student's prompt and under the teacher's."""
+    """Base and baked model, each under the student's prompt and under the teacher's.
+
+    `weights` identifies those of the base and of the baked model.
+    """
     student, teacher = target.student.system, target.teacher.system
+    base, baked = weights
     return {
-        "base": EvalArm(student, open_base),
-        "prompted": EvalArm(teacher, open_base),
-        "baked": EvalArm(student, open_baked),
-        "reprompted": EvalArm(teacher, open_baked),
+        "base": EvalArm(student, open_base, base),
+        "prompted": EvalArm(teacher, open_base, base),
+        "baked": EvalArm(student, open_baked, baked),
+        "reprompted": EvalArm(teacher, open_baked, baked),
     }
 
 
@@ -88,10 +95,10 @@ def ask_arms(
     """
     weights = dict[Arm, str](zip(ARMS, (BASE_WEIGHTS,) * 2 + (baked_weights,) * 2, strict=True))
     base = arms["base"].open_model()
-    rows = {
-        name: _rows(arm, name, weights[name], base, questions, sampling, store)
-        for name, arm in arms.items()
-    }
+    rows = dict[Arm, list[_Row]]()
+    for names in SAME_WEIGHTS:
+        pair = {name: arms[name] for name in names}
+        rows |= _rows(pair, weights[names[0]], base, questions, sampling, store)
     every = [row for each in rows.values() for row in each]
     calls = [
         (arms[names[0]], call)
@@ -120,25 +127,30 @@ class _Row:
 
 
 def _rows(
-    arm: EvalArm,
-    name: Arm,
+    arms: Mapping[Arm, EvalArm],
     weights: str,
     base: Model,
     questions: Sequence[Query],
     sampling: AnswerSampling,
     store: MeasurementStore,
-) -> list[_Row]:
-    """The questions to one arm, each with the key of everything that its answer depends on."""
-    prompts = [base.renderer.prompt(question.messages, arm.system) for question in questions]
+) -> dict[Arm, list[_Row]]:
+    """The questions to the arms with these weights, with the key of what each answer depends on."""
+    prompts = {
+        name: [base.renderer.prompt(question.messages, arm.system) for question in questions]
+        for name, arm in arms.items()
+    }
     seeds = [derive(sampling.seed, "answer", question.id) for question in questions]
     how: dict[str, object] = {"max_tokens": sampling.max_tokens}
     how |= {"temperature": sampling.temperature, "weights": weights}
     if base.sample_batch is not None:  # rounding may let an answer depend on its batch
-        how["batch"] = store.key(prompts=prompts, size=base.sample_batch)
-    return [
-        _Row(name, prompt, seed, store.key(prompt=prompt, seed=seed, **how))
-        for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
+        how["batch"] = store.key(prompts=list(prompts.values()), size=base.sample_batch)
+    return {
+        name: [
+            _Row(name, prompt, seed, store.key(prompt=prompt, seed=seed, **how))
+            for prompt, seed in zip(prompts[name], seeds, strict=True)
+        ]
+        for name in arms
+    }
 
 
 def _calls(
@@ -146,15 +158,12 @@ def _calls(
 ) -> list[Sequence[_Row]]:
     """What is sampled in one call: all that is missing of the arms with the same weights.
 
-    A model that samples in batches gets one arm at a time, whole: its rows begin with the same
-    prompt, which is computed once, and its answers depend on no other arm.
+    Whole, where the model samples in batches: an answer may depend on its batch.
     """
-    missing = [[row for row in rows if store.answer(row.key) is None] for rows in arms]
-    if model.sample_batch is None:
-        calls = [[row for rows in missing for row in rows]]
-    else:
-        calls = [list(rows) for rows, lacking in zip(arms, missing, strict=True) if lacking]
-    return [call for call in calls if call]
+    missing = [row for rows in arms for row in rows if store.answer(row.key) is None]
+    if missing and model.sample_batch is not None:
+        return [[row for rows in arms for row in rows]]
+    return [missing] if missing else []
 
 
 def _answers(

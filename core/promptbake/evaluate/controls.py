@@ -41,13 +41,33 @@ WRONG_PROMPTS = (
 
 @dataclass(frozen=True)
 class Control:
-    """The gap closed of what must be judged not equivalent."""
+    """What must be judged not equivalent.
+
+    Attributes:
+        name: Of the control.
+        what: Was compared, in words.
+        conversations: The id of each.
+        queries: The query of each.
+        before: The KL that it begins from.
+        after: The KL that is judged as a bake's.
+    """
 
     name: str
     what: str
-    gap_closed: float
-    ci90: Interval | None
-    conversations: int
+    conversations: tuple[str, ...]
+    queries: tuple[str, ...]
+    before: KLByConversation
+    after: KLByConversation
+
+    @property
+    def gap_closed(self) -> float:
+        """As a bake's."""
+        return gap_closed(self.before, self.after)
+
+    @property
+    def ci90(self) -> Interval | None:
+        """Of the gap closed, over the queries."""
+        return gap_closed_interval(self.before, self.after, self.queries, 0.9)
 
 
 @dataclass(frozen=True)
@@ -166,6 +186,6 @@ def _control(
     before: KLByConversation,
     after: KLByConversation,
 ) -> Control:
-    groups = [datum.query_id for datum in datums]
-    interval = gap_closed_interval(before, after, groups, 0.9)
-    return Control(name, what, gap_closed(before, after), interval, len(datums))
+    ids = tuple(datum.conversation_id for datum in datums)
+    queries = tuple(datum.query_id for datum in datums)
+    return Control(name, what, ids, queries, before, after)

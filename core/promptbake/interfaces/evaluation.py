@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from promptbake.costs import Budget, CostEstimate, NoBudget
+from promptbake.interfaces.data import no_note
 from promptbake.interfaces.model import Model, no_progress
 from promptbake.types import (
     Arm,
@@ -21,10 +22,18 @@ from promptbake.types import (
 
 @dataclass(frozen=True)
 class EvalArm:
-    """One arm: a model and its system prompt."""
+    """One arm: a model and its system prompt.
+
+    Attributes:
+        system: The system prompt; None for none.
+        open_model: Opens the model at first use, and gives the same model each time.
+        weights: Identifies the model's weights and what computes with them, for the keys of what
+            is stored; None where that is not known, and then nothing may be stored.
+    """
 
     system: str | None
-    open_model: Callable[[], Model]  # opened at first use, and the same model each time
+    open_model: Callable[[], Model]
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,9 @@ class EvalContext:
         seed: Everything random follows from it.
         budget: What is paid for elsewhere is reserved here first; models do so themselves.
         cache: A folder of the evaluator's own, kept between runs; None outside a run.
+        anew: Read nothing from `cache`: everything is to be measured again.
         progress: Called with the share of the work done since the last call, from 0 to 1.
+        say: Shows a line to the user.
     """
 
     prompt: Prompt
@@ -53,7 +64,9 @@ class EvalContext:
     seed: int = 0
     budget: Budget = field(default_factory=NoBudget)
     cache: Path | None = None
+    anew: bool = False
     progress: Callable[[float], None] = no_progress
+    say: Callable[[str], None] = no_note
 
 
 class Evaluator(Protocol):

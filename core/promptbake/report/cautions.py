@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from promptbake.report.diagnosis import WEAK_PROMPT
+from promptbake.report.origin import Origin
 from promptbake.report.sections import readable
 from promptbake.report.verify_result import VerifyResult
-from promptbake.types import Conversation
 
 MANY = 0.2  # of the responses cut or left out
 FEW_QUERIES = 15  # with fewer, an interval rests on little: its coverage was tested from 15 on
 SAME_BY_DESIGN = ("retention", "extraction")  # base and prompted model may well agree there
 
 
-def cautions(
-    result: VerifyResult, record: Mapping[str, Any], training: Sequence[Conversation]
-) -> list[str]:
+def cautions(result: VerifyResult, record: Mapping[str, Any]) -> list[str]:
     """One sentence each, the gravest first.
 
     Args:
         result: What `verify` measured.
         record: What run.json holds.
-        training: The conversations of the run; none where they are missing.
     """
     return [
         *_of_controls(result),
         *_of_margins(result),
         *_of_base(result),
-        *_of_data(record.get("stages", {}).get("data", {}), record, training),
+        *_of_training(result.origin, record),
+        *_of_data(record.get("stages", {}).get("data", {})),
         *_of_bake(record.get("stages", {}).get("bake", {})),
         *_of_sets(result),
         *_of_checks(result),
@@ -61,17 +59,18 @@ def _of_base(result: VerifyResult) -> Iterator[str]:
         )
 
 
-def _of_data(
-    stage: Mapping[str, Any], record: Mapping[str, Any], training: Sequence[Conversation]
-) -> Iterator[str]:
-    cut = sum(not each.complete for each in training)
-    if training and cut > MANY * len(training):
-        limit = record.get("config", {}).get("data", {}).get("max_tokens")
-        at = f" at {limit} tokens" if limit else ""
-        yield (
-            f"{cut} of {len(training)} responses that were trained on were cut{at}: the baked "
-            "model hardly learned when to stop."
-        )
+def _of_training(origin: Origin | None, record: Mapping[str, Any]) -> Iterator[str]:
+    if origin is None or origin.cut <= MANY * origin.conversations:
+        return
+    limit = record.get("config", {}).get("data", {}).get("max_tokens")
+    at = f" at {limit} tokens" if limit else ""
+    yield (
+        f"{origin.cut} of {origin.conversations} responses that were trained on were cut{at}: the "
+        "baked model hardly learned when to stop."
+    )
+
+
+def _of_data(stage: Mapping[str, Any]) -> Iterator[str]:
     rejected, kept = stage.get("rejected") or 0, stage.get("conversations") or 0
     total = rejected + kept + (stage.get("held_out") or 0)
     if rejected > MANY * total:
@@ -103,8 +102,8 @@ def _of_sets(result: VerifyResult) -> Iterator[str]:
     for name, each in result.evaluators.items():
         if each.gap is not None and each.gap.closed < 0:
             yield (
-                f"On “{readable(name.partition('.')[2] or name)}” the baked model is further from the prompted one than the bare model "
-                "is: there the bake does harm."
+                f"On “{readable(name.partition('.')[2] or name)}” the baked model is further from "
+                "the prompted one than the bare model is: there the bake does harm."
             )
 
 

@@ -17,6 +17,7 @@ from promptbake.runs.run_folder import Run
 from promptbake.types import ARM_LABELS, Arm, Message
 
 NOTHING = "-"
+DIFFERING = "settings that differ"
 KINDS = {"full": "the whole vocabulary", "top_k_bucket": "the top K and a bucket"}
 KL_ARMS: tuple[Arm, ...] = ("base", "baked", "reprompted")
 
@@ -213,7 +214,7 @@ def _settings(comparison: Comparison) -> Iterator[Row]:
         cells = [
             NOTHING if each is None else json.dumps(each, ensure_ascii=False) for each in values
         ]
-        yield Row("settings that differ", key, cells)
+        yield Row(DIFFERING, key, cells)
 
 
 def _difference(later: VerifyResult, first: VerifyResult, name: str) -> Difference | None:

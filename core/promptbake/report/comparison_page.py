@@ -9,7 +9,7 @@ from pathlib import Path
 
 from promptbake.errors import BakeError
 from promptbake.files import write_atomic
-from promptbake.report.comparison import Comparison, Row, table
+from promptbake.report.comparison import DIFFERING, NOTHING, Comparison, Row, table
 from promptbake.report.formats import open_environment
 
 OPTIONS = "options."  # of plugins: they may hold what is not for everybody, such as addresses
@@ -23,7 +23,7 @@ def write(comparison: Comparison, file: Path) -> None:
     """
     if file.is_dir():
         raise BakeError(f"--html {file}: is a folder; give a file, such as {file / 'compare.html'}")
-    rows = [row for row in table(comparison) if not row.name.startswith(OPTIONS)]
+    rows = [row for row in table(comparison) if not _is_option(row)]
     hidden = sum(key.startswith(OPTIONS) for key in comparison.differing_settings)
     template = (files("promptbake") / "templates" / "compare.html.j2").read_text("utf-8")
     html = (
@@ -31,6 +31,7 @@ def write(comparison: Comparison, file: Path) -> None:
         .from_string(template)
         .render(
             runs=comparison.runs,
+            nothing=NOTHING,
             chart=_chart(comparison),
             groups=_groups(rows),
             notes=comparison.notes,
@@ -38,6 +39,10 @@ def write(comparison: Comparison, file: Path) -> None:
         )
     )
     write_atomic(file, html)
+
+
+def _is_option(row: Row) -> bool:
+    return row.group == DIFFERING and row.name.startswith(OPTIONS)
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

@@ -12,7 +12,7 @@ from promptbake.documents.typed import OwnDocument
 from promptbake.runs.config import flatten
 from promptbake.runs.layers import resolve
 from promptbake.runs.session import Session
-from promptbake.types import Datum, Prompt
+from promptbake.types import Conversation, Datum
 
 
 class SystemPrompt(OwnDocument):
@@ -22,18 +22,6 @@ class SystemPrompt(OwnDocument):
     tokens: float = Field(
         description="that each request is shorter by, on average over the held-out conversations"
     )
-
-    @classmethod
-    def of(cls, prompt: Prompt, datums: Sequence[Datum], *, shown: bool) -> SystemPrompt:
-        """What the teacher reads beyond the student.
-
-        Args:
-            prompt: The teacher's.
-            datums: Held-out conversations, as both read them.
-            shown: Whether its text is kept.
-        """
-        saved = fmean(len(datum.teacher_ids) - len(datum.student_ids) for datum in datums)
-        return cls(text=prompt.text if shown else None, tokens=saved)
 
 
 class ChangedSetting(OwnDocument):
@@ -48,16 +36,18 @@ class Origin(OwnDocument):
 
     date: str = Field(description="ISO 8601, UTC")
     command: str = Field(description="empty where it was called from Python")
-    profile: str
+    profile: str = Field(description="empty where the settings are those of a run's folder")
     changed: dict[str, ChangedSetting] = Field(
         description="settings that are not the profile's, by key; a plugin's options left out"
     )
     max_tokens: int = Field(description="of an answer to a test question")
     temperature: float = Field(description="at which test questions were answered; 0 is greedy")
+    conversations: int = Field(description="that were trained on")
+    cut: int = Field(description="of these, at data.max_tokens")
 
     @classmethod
-    def of(cls, session: Session) -> Origin:
-        """Of a session that has verified its run."""
+    def of(cls, session: Session, training: Sequence[Conversation]) -> Origin:
+        """Of a session that verifies its run, which was trained on these conversations."""
         verify = session.config.verify
         return cls(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -66,11 +56,20 @@ class Origin(OwnDocument):
             changed=dict(_changed(session)),
             max_tokens=verify.max_tokens,
             temperature=verify.temperature,
+            conversations=len(training),
+            cut=sum(not each.complete for each in training),
         )
+
+
+def tokens_saved(datums: Sequence[Datum]) -> float:
+    """By how much the student's requests are shorter than the teacher's, on average."""
+    return fmean(len(datum.teacher_ids) - len(datum.student_ids) for datum in datums)
 
 
 def _changed(session: Session) -> Iterator[tuple[str, ChangedSetting]]:
     """What the bake used, as run.json has it, and what `verify` used, beside the bare profile."""
+    if not session.resolved.profile:  # the settings are those on record
+        return
     bare = resolve(session.resolved.profile, registry=session.registry).config
     usual = dict(flatten(bare.model_dump(mode="json")))
     now = dict(flatten(session.config.model_dump(mode="json")))

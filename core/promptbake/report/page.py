@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from promptbake.dataset import conversations
 from promptbake.documents.typed import read_own_lines
 from promptbake.files import write_atomic
 from promptbake.report import sections
@@ -28,12 +27,11 @@ def write(run: Run) -> None:
 
 
 def render(run: Run, result: VerifyResult) -> str:
-    """The page of a result, with what there is of run.json, metrics.jsonl and data.jsonl.
+    """The page of a result, with what there is of run.json and metrics.jsonl.
 
     The same inputs give the same text.
     """
     record = run.record
-    training = conversations.read(run.data) if run.data.exists() else ()
     kinds = sections.by_kind(result.evaluators)
     environment = open_environment()
     environment.filters |= {
@@ -45,7 +43,7 @@ def render(run: Run, result: VerifyResult) -> str:
     return environment.from_string(_template()).render(
         result=result,
         arm_names=sections.ARM_NAMES,
-        cautions=cautions(result, record, training),
+        cautions=cautions(result, record),
         reference_kl=REFERENCE_KL,
         kl=_kl(result),
         queries=_queries(result),
@@ -57,14 +55,6 @@ def render(run: Run, result: VerifyResult) -> str:
         facts=_facts(result, record),
         versions=record.get("versions", {}),
     )
-
-
-def hide_prompt(run: Run) -> None:
-    """Take the prompt's text out of verify.json."""
-    result = VerifyResult.load(run.verify)
-    if result.system_prompt is not None and result.system_prompt.text is not None:
-        hidden = result.system_prompt.model_copy(update={"text": None})
-        result.model_copy(update={"system_prompt": hidden}).save(run.verify)
 
 
 def _template() -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from promptbake.documents.typed import OwnDocument
 from promptbake.evaluate.intervals import sums_by_group
-from promptbake.types import Arm, Conversation, Datum, KLByConversation
+from promptbake.types import Arm, Conversation, KLByConversation
 
 
 class QueryKL(OwnDocument):
@@ -22,24 +22,31 @@ class QueryKL(OwnDocument):
     reprompted: float
 
 
-def by_query(
-    conversations: Sequence[Conversation],
-    datums: Sequence[Datum],
-    arms: Mapping[Arm, KLByConversation],
-) -> list[QueryKL]:
-    """The held-out queries in their order; the responses to one query count as one."""
-    groups = [datum.query_id for datum in datums]
-    questions = {
-        each.query_id: [m.content for m in each.messages if m.role == "user"][-1]
+def questions(conversations: Sequence[Conversation]) -> dict[str, str]:
+    """The user's last turn, by query."""
+    return {
+        each.query_id: [turn.content for turn in each.messages if turn.role == "user"][-1]
         for each in conversations
     }
-    sums = {arm: sums_by_group(groups, each.nats, each.tokens) for arm, each in arms.items()}
+
+
+def by_query(
+    queries: Sequence[str], asked: Mapping[str, str], arms: Mapping[Arm, KLByConversation]
+) -> list[QueryKL]:
+    """The held-out queries in their order; the responses to one query count as one.
+
+    Args:
+        queries: The query of each conversation.
+        asked: The question of each query.
+        arms: The KL of base, baked and re-prompted.
+    """
+    sums = {arm: sums_by_group(queries, each.nats, each.tokens) for arm, each in arms.items()}
     return [
         QueryKL(
             id=query,
-            question=questions[query],
+            question=asked[query],
             tokens=round(sums["base"][1][row]),
             **{arm: nats[row] / tokens[row] for arm, (nats, tokens) in sums.items()},
         )
-        for row, query in enumerate(dict.fromkeys(groups))
+        for row, query in enumerate(dict.fromkeys(queries))
     ]

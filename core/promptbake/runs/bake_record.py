@@ -87,5 +87,6 @@ def clear(session: Session, changed: list[str]) -> None:
         session.reporter.say(f"bake: {', '.join(changed)} changed; baking anew")
     for path in (folder.checkpoints, folder.adapter):
         shutil.rmtree(path, ignore_errors=True)
-    for file in (folder.metrics, folder.verify, folder.report):
+    results = (folder.evidence, folder.verify, folder.junit, folder.report)
+    for file in (folder.metrics, *results):
         file.unlink(missing_ok=True)

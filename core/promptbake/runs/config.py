@@ -34,9 +34,8 @@ class DataSection(_Section):
         (0.5, 0.7, 0.9, 1.0), min_length=1, description="one response a query at each of these"
     )
     column: str | None = Field(None, description="the column of the queries, where the file is CSV")
-    n_queries: Count = Field(50, description="how many to write, for queries = 'generate'")
-    max_queries: Count | None = Field(
-        None, description="how many of the built-in or the file's are used, from the first on"
+    n_queries: Count = Field(
+        50, description="how many: of the built-in ones, or to write for queries = 'generate'"
     )
     turns: Count = Field(1, description="answers a conversation; the user is simulated in between")
     max_tokens: Count = Field(256, description="maximum tokens per response")
@@ -142,7 +141,9 @@ class VerifySection(_Section):
         strict=True,
         description="at which test questions are answered; 0 is greedy",
     )
-    evaluators: tuple[str, ...] = Field((), description="measurements beside the KL")
+    evaluators: tuple[str, ...] = Field(
+        (), description="measurements beside the KL; and those that have options"
+    )
     margins: MarginsSection = Field(
         MarginsSection(),  # type: ignore[call-arg]
         description="what counts as equivalent; recorded when `bake` begins",
@@ -199,9 +200,10 @@ class Config(_Section):
 
     @property
     def evaluators(self) -> list[PluginChoice]:
-        """The evaluators that are chosen, each once."""
-        names = dict.fromkeys(self.verify.evaluators)
-        return [PluginChoice("evaluators", name, "verify.evaluators") for name in names]
+        """The evaluators that are chosen, each once: named, or given options."""
+        keys = {name: f"options.evaluators.{name}" for name in self.options.get("evaluators", {})}
+        keys |= dict.fromkeys(self.verify.evaluators, "verify.evaluators")
+        return [PluginChoice("evaluators", name, key) for name, key in keys.items()]
 
     @property
     def trackers(self) -> list[PluginChoice]:

@@ -112,18 +112,11 @@ def prepare(
 
 
 def _load_queries(session: Session, source: str) -> tuple[Query, ...]:
-    """The built-in queries or a file's, `data.max_queries` at most; as many as would be written."""
+    """A file's queries; or `data.n_queries` built-in ones, which also stand for those to write."""
     config = session.config.data
-    if source == GENERATE:
+    if source in (BUILTIN, GENERATE):
         return load_queries(BUILTIN)[: config.n_queries]
-    queries = load_queries(source, column=config.column)
-    used = queries[: config.max_queries]
-    if len(used) < len(queries) and source != BUILTIN:
-        session.reporter.say(
-            f"data: the first {len(used)} of {len(queries)} queries of {source} are used "
-            f"(data.max_queries = {config.max_queries})"
-        )
-    return used
+    return load_queries(source, column=config.column)
 
 
 def _job(session: Session, target: BakeTarget, deferred: DeferredBar) -> GenerationJob:
@@ -203,7 +196,7 @@ def data_inputs(session: Session, prepared: PreparedData) -> dict[str, object]:
         "prompt": session.prompt.digest,
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json", exclude={"min_kept", "max_queries"}),
+        "data": config.data.model_dump(mode="json", exclude={"min_kept", "n_queries"}),
         "queries": digest(prepared.queries),
         "options": session.result_options(config.provider),
         "files": {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, JsonValue
 
+from promptbake.distill.checkpoints import CARD
 from promptbake.documents.typed import Amount, Count, Document, read_json
 from promptbake.errors import BakeError
 from promptbake.files import owned_by, write_json
@@ -86,11 +87,14 @@ class Run:
         self.teacher_logprobs = path / "teacher_logprobs"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.card = self.adapter / CARD
         self.costs = path / "costs.jsonl"
         self.evaluators = path / "evaluators"
         self.metrics = path / "metrics.jsonl"
         self.measurements = path / "measurements.jsonl"
+        self.evidence = path / "evidence.json"
         self.verify = path / "verify.json"
+        self.junit = path / "verify.junit.xml"
         self.report = path / "report.html"
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 
 from promptbake.dataset.alignment import align_all
 from promptbake.distill.checkpoints import identity
@@ -103,11 +104,16 @@ def training_examples(
     return examples, check
 
 
-def open_measurements(session: Session, *, anew: bool = False) -> MeasurementStore:
-    """The run's measurements, made by this backend on this model; none of them where `anew`."""
+def open_measurements(
+    session: Session, file: Path | None = None, *, anew: bool = False
+) -> MeasurementStore:
+    """Measurements made by this backend on this model; none that are stored where `anew`.
+
+    They are the run's, unless another `file` is given.
+    """
     choice = session.config.backend
     return MeasurementStore(
-        session.run.measurements,
+        file or session.run.measurements,
         session.reporter.say,
         anew=anew,
         backend=choice.name,

@@ -289,8 +289,7 @@ def open_session(
         reporter: Shows progress and notes to the user.
         command: What the user typed, to be recorded with the result.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_thread_defaults()
     sidecar, address, folder, recorded = None, None, Path(), None
     if isinstance(prompt, Prompt):
         prompt = _checked(prompt)
@@ -316,6 +315,12 @@ def open_session(
     for hint in resolved.hints:
         reporter.say(hint)
     return session
+
+
+def set_thread_defaults() -> None:
+    """What is to be set before torch is imported, where the user has not set it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads fight over few cores
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _recorded_settings(run: Run) -> Layer:

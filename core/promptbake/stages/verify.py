@@ -4,52 +4,83 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 from promptbake.dataset.queries import load_questions
 from promptbake.distill.checkpoints import identity
 from promptbake.distill.held_out_kl import StoredKL
+from promptbake.distill.measurement_store import BASE_WEIGHTS, MeasurementStore
 from promptbake.errors import BakeError
 from promptbake.evaluate.arms import AnswerSampling, ask_arms, four_arms, main_target, measure_kl
-from promptbake.evaluate.controls import Control, HeldOutSet, run_controls
+from promptbake.evaluate.controls import HeldOutSet, run_controls
 from promptbake.evaluate.measurements import evaluate
 from promptbake.interfaces import EvalArm, EvalContext
-from promptbake.report import page
-from promptbake.report.kl_result import HeldOut, Kind, KLResult, TargetKL
-from promptbake.report.measured import ControlResult, MeasurementResult
-from promptbake.report.origin import Origin, SystemPrompt
-from promptbake.report.query_kl import by_query
-from promptbake.report.verdict import is_equivalent, judge
-from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
+from promptbake.report import outputs
+from promptbake.report.evidence import (
+    ControlEvidence,
+    Evidence,
+    PromptText,
+    Scores,
+    TargetEvidence,
+    line_digests,
+)
+from promptbake.report.origin import Origin, tokens_saved
+from promptbake.report.query_kl import questions
+from promptbake.report.summary import KLByTarget, summarise
+from promptbake.report.verify_result import AnswerResult, Seconds, VerifyResult
 from promptbake.runs.generation import load_dataset
 from promptbake.runs.scoring import held_out_kls, open_measurements, stored_kl
 from promptbake.runs.session import Session
-from promptbake.types import Arm, Datum, KLByConversation
+from promptbake.types import Arm, KLByConversation
 
 
 def run(session: Session, *, anew: bool = False, controls: bool = False) -> VerifyResult:
-    """Measure the arms, write verify.json and report.html, and return what verify.json holds.
+    """Measure the arms, write what was measured and what follows, and return verify.json's content.
 
     Args:
         session: The run.
         anew: Measure again what the run's store of measurements holds.
         controls: Run every control, not only `wrong prompt`.
     """
-    folder, config = session.run, session.config
+    folder = session.run
+    store = open_measurements(session, anew=anew)
+    evidence, kl_by_target = measure(
+        session, store, folder.evaluators, anew=anew, controls=controls
+    )
+    evidence.save(folder.evidence)
+    result = summarise(evidence, kl_by_target)
+    result.save(folder.verify)
+    outputs.write(folder)
+    return result
+
+
+def measure(
+    session: Session, store: MeasurementStore, caches: Path, *, anew: bool, controls: bool
+) -> tuple[Evidence, KLByTarget]:
+    """What verify.json is computed from, and the KL of each target and arm.
+
+    Args:
+        session: The run.
+        store: What it holds is not measured again.
+        caches: A folder for the evaluators' caches.
+        anew: The evaluators read nothing of their caches.
+        controls: Run every control, not only `wrong prompt`.
+    """
     started = time.monotonic()
-    dataset = load_dataset(session)
+    config, dataset = session.config, load_dataset(session)
     base, baked, checkpoint = session.base, session.baked, session.checkpoint
     weights = identity(checkpoint)
-    store = open_measurements(session, anew=anew)
     evaluators = session.evaluators()
     target = main_target(session.targets)
-    arms = four_arms(target, session.open_base, lambda: baked)
+    identities = store.key(weights=BASE_WEIGHTS), store.key(weights=weights)
+    arms = four_arms(target, session.open_base, lambda: baked, identities)
     by_target = {
         name: (each.datums, _kl_of_arms(session, each, arms, weights))
         for name, each in held_out_kls(session, dataset.held_out, store).items()
     }
     datums, kl_of_arms = by_target[target.name]
-    kl = _kl_result(session, datums, kl_of_arms)
+    _refuse_no_gap(session, kl_of_arms)
     conversations = {each.id: each for each in dataset.held_out if each.target == target.name}
     held_out = tuple(conversations[datum.conversation_id] for datum in datums)
     measured_controls = run_controls(
@@ -76,62 +107,33 @@ def run(session: Session, *, anew: bool = False, controls: bool = False) -> Veri
         questions=len(answers),
         seed=config.seed,
         budget=session.budget,
+        anew=anew,
+        say=session.reporter.say,
     )
-    measurements = evaluate(evaluators, context, folder.evaluators, session.reporter)
-    results = {each.name: MeasurementResult.of(each) for each in measurements}
-
-    threshold = _threshold(session, kl)
-    control_results = {each.name: _control_result(session, each) for each in measured_controls}
-    recorded = folder.stage("bake").get("margins", {})
-    verdict = judge(
-        kl,
-        results,
-        control_results,
-        config.verify.margins,
-        config.verify.min_gap_closed,
-        recorded,
-    )
-    result = VerifyResult(
-        prompt=session.prompt.name,
+    measurements = evaluate(evaluators, context, caches, session.reporter)
+    shown = config.report.show_prompt
+    evidence = Evidence(
+        prompt=PromptText.of(session.prompt, shown=shown),
         backend=session.backend.name,
         model=base.name,
         adapter=checkpoint.uri,
-        system_prompt=SystemPrompt.of(target.teacher, datums, shown=config.report.show_prompt),
-        origin=Origin.of(session),
-        held_out=HeldOut.of(datums),
-        kl=kl,
-        queries=by_query(held_out, datums, kl_of_arms),
-        targets=(
-            {name: TargetKL.of(each) for name, (_, each) in by_target.items()}
-            if len(by_target) > 1
-            else {}
-        ),
-        evaluators=results,
-        controls=control_results,
-        thresholds={"kl.gap_closed": threshold},
-        verdict=verdict,
-        passed=threshold.passed and verdict.outcome != "failed",
+        origin=Origin.of(session, dataset.training),
+        tokens_saved=tokens_saved(datums),
+        questions=questions(held_out),
+        kind="full" if base.full_vocabulary else "top_k_bucket",
+        main_target=target.name,
+        targets=[
+            TargetEvidence.of(each, *by_target[each.name], shown=shown) for each in session.targets
+        ],
+        controls=[ControlEvidence.of(each) for each in measured_controls],
+        measurements=[Scores.of(each) for each in measurements],
         answers=[AnswerResult.of(each) for each in answers],
         seconds=_seconds(session, started),
+        config=config.model_dump(mode="json"),
+        record=session.run.record,
+        lines=line_digests(session.run),
     )
-    result.save(folder.verify)
-    page.write(folder)
-    return result
-
-
-def _threshold(session: Session, kl: KLResult) -> Threshold:
-    least = session.config.verify.min_gap_closed
-    return Threshold(min=least, value=kl.gap_closed, passed=kl.gap_closed >= least)
-
-
-def _control_result(session: Session, control: Control) -> ControlResult:
-    return ControlResult(
-        what=control.what,
-        gap_closed=control.gap_closed,
-        ci90=control.ci90,
-        conversations=control.conversations,
-        refused=not is_equivalent(control.ci90, session.config.verify.margins),
-    )
+    return evidence, {name: arms for name, (_, arms) in by_target.items()}
 
 
 def _seconds(session: Session, started: float) -> Seconds:
@@ -156,13 +158,9 @@ def _kl_of_arms(
     return measured
 
 
-def _kl_result(
-    session: Session, datums: Sequence[Datum], arms: Mapping[Arm, KLByConversation]
-) -> KLResult:
+def _refuse_no_gap(session: Session, arms: Mapping[Arm, KLByConversation]) -> None:
     if arms["base"].per_token == 0:
         raise BakeError(
             f"prompt {session.prompt.name}: it changes nothing in the model's held-out responses, "
             "so there is no gap to close"
         )
-    kind: Kind = "full" if session.base.full_vocabulary else "top_k_bucket"
-    return KLResult.of(kind, arms, [datum.query_id for datum in datums])
