@@ -91,11 +91,17 @@ def verify(
 
 
 def report(session: Session) -> Path:
-    """Write report.html, verify.junit.xml and the model card again, from what was measured."""
+    """Write report.html, verify.junit.xml and the model card again, from what was measured.
+
+    With `report.show_prompt=false` the prompt's text is taken out of all of the run's files;
+    `verify` puts it back.
+    """
     from promptbake.report import outputs
 
     session.refuse_address("report")
     with session.run.locked():
+        if not session.config.report.show_prompt:
+            outputs.hide_prompt(session.run)
         outputs.write(session.run)
     return session.run.report
 

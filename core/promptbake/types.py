@@ -290,11 +290,39 @@ class KLByConversation:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A sampled answer to a test question.
+
+    `tokens` counts the response's, without the end-of-turn token; `complete` tells whether the
+    model ended its turn. None where neither is known.
+    """
+
+    text: str
+    tokens: int | None = None
+    complete: bool | None = None
+
+
+@dataclass(frozen=True)
 class ArmAnswers:
-    """One test question, answered by several arms."""
+    """One test question, answered by several arms.
+
+    `tokens` and `complete` are as an Answer's, for the arms of which they are known.
+    """
 
     query: Query
     texts: Mapping[Arm, str]
+    tokens: Mapping[Arm, int] = field(default_factory=dict)
+    complete: Mapping[Arm, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, query: Query, answers: Mapping[Arm, Answer]) -> ArmAnswers:
+        """The question with an answer of each arm."""
+        return cls(
+            query,
+            {arm: each.text for arm, each in answers.items()},
+            {arm: each.tokens for arm, each in answers.items() if each.tokens is not None},
+            {arm: each.complete for arm, each in answers.items() if each.complete is not None},
+        )
 
 
 @dataclass(frozen=True)

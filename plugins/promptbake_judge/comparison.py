@@ -10,6 +10,7 @@ from typing import Literal
 from promptbake import Message, Prompt, Query
 
 Verdict = Literal["A", "B", "tie"]
+VERDICTS: tuple[Verdict, ...] = ("A", "B", "tie")  # as they are stored, by index
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 WORD = re.compile(r"(?<![A-Za-z])(A|B|tie|TIE|Tie)(?![A-Za-z])")
 SCORES: Mapping[tuple[Verdict, Verdict], float] = {("A", "B"): WIN, ("B", "A"): LOSS}

@@ -1,4 +1,4 @@
-"""The judge at work: sends the comparisons, stores each reply, scores the questions."""
+"""The judge at work: sends the comparisons, stores each verdict, scores the questions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ from promptbake import (
     Query,
     read_text,
 )
-from promptbake_judge.comparison import LOSS, TIE, WIN, Comparison, both_orders, read_verdict, score
+from promptbake_judge.comparison import (
+    LOSS,
+    TIE,
+    VERDICTS,
+    WIN,
+    Comparison,
+    Verdict,
+    both_orders,
+    read_verdict,
+    score,
+)
 
 UNIT = "share of questions"
 OUTCOMES = {"judge.wins": WIN, "judge.ties": TIE, "judge.losses": LOSS}
@@ -82,11 +92,11 @@ class Judge:
             for each in context.answers
             if {"baked", "prompted"} <= each.texts.keys()
         }
-        replies = self._replies(context, pairs)
+        verdicts = self._verdicts(context, pairs)
         scores = {
             question: value
             for question, pair in pairs.items()
-            if (value := _score(pair, replies)) is not None
+            if (value := _score(pair, verdicts)) is not None
         }
         if left_out := len(pairs) - len(scores):
             context.say(
@@ -102,21 +112,22 @@ class Judge:
             *(Measurement(name, UNIT, {"baked": each}) for name, each in by_outcome.items()),
         ]
 
-    def _replies(
+    def _verdicts(
         self, context: EvalContext, pairs: Mapping[str, tuple[Comparison, Comparison]]
-    ) -> dict[str, str]:
-        """The reply to each comparison that has one, by the comparison's id."""
-        path = context.cache / "replies.jsonl" if context.cache is not None else None
+    ) -> dict[str, Verdict]:
+        """The verdict on each comparison that has one, by the comparison's id."""
+        path = context.cache / "verdicts.jsonl" if context.cache is not None else None
         store = MeasurementStore(path, context.say, anew=context.anew)
         asked = [each for pair in pairs.values() for each in pair if each.first != each.second]
         keys = {each.id: self._key(store, context, each) for each in asked}
-        missing = [each for each in asked if store.answer(keys[each.id]) is None]
+        missing = [each for each in asked if store.numbers(keys[each.id]) is None]
         if missing:
             job = self._job(context, missing)
-            store.put_answers(
-                (keys[query], text) for query, text in self._ask(context, job, len(missing))
-            )
-        return {id_: text for id_, key in keys.items() if (text := store.answer(key)) is not None}
+            for query, reply in self._ask(context, job, len(missing)):
+                verdict = read_verdict(reply)
+                store.put_numbers(keys[query], [] if verdict is None else [VERDICTS.index(verdict)])
+        stored = {id_: store.numbers(key) for id_, key in keys.items()}
+        return {id_: VERDICTS[round(numbers[0])] for id_, numbers in stored.items() if numbers}
 
     def _ask(
         self, context: EvalContext, job: GenerationJob, count: int
@@ -152,12 +163,11 @@ class Judge:
         )
 
 
-def _score(pair: tuple[Comparison, Comparison], replies: Mapping[str, str]) -> float | None:
-    """None where a reply is missing, or holds no verdict."""
+def _score(pair: tuple[Comparison, Comparison], verdicts: Mapping[str, Verdict]) -> float | None:
+    """None where one of the two has no verdict."""
     first, second = pair
     if first.first == first.second:
         return TIE
-    verdicts = [read_verdict(replies.get(each.id, "")) for each in (first, second)]
-    if verdicts[0] is None or verdicts[1] is None:
+    if first.id not in verdicts or second.id not in verdicts:
         return None
-    return score(verdicts[0], verdicts[1])
+    return score(verdicts[first.id], verdicts[second.id])

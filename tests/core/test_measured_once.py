@@ -47,11 +47,11 @@ def baked(prompt: Path) -> Path:
 
 
 def verified(session: Session, *, anew: bool = False) -> dict[str, Any]:
-    """verify.json without its seconds."""
+    """verify.json without its seconds and its date."""
     with session.stage_lock("verify"):
         verify.run(session, anew=anew)
     record: dict[str, Any] = json.loads(session.run.verify.read_bytes())
-    del record["seconds"]
+    del record["seconds"], record["origin"]["date"]
     return record
 
 

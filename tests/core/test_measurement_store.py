@@ -10,9 +10,10 @@ import pytest
 
 from promptbake.distill.measurement_store import MeasurementStore
 from promptbake.errors import BakeError
-from promptbake.types import Completion, KLByConversation
+from promptbake.types import Answer, Completion, KLByConversation
 
 KL = KLByConversation((0.1 + 0.2, 1e-17), (1, 2), ((0.1 + 0.2,), (1e-17, 0.0)))
+ARR = Answer("Arr\u2028, \r\n“matey”", tokens=5, complete=False)
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def test_what_was_stored_is_read_bit_for_bit(tmp_path: Path, said: list[str]) ->
     first = store(tmp_path, said)
     key, other = first.key(spans=((1, 2), 3)), first.key(spans=((1, 2), 4))
     first.put_kl(key, KL)
-    first.put_answers([(other, "Arr\u2028, \r\n“matey”")])
+    first.put_answers([(other, ARR)])
     for each in (first, store(tmp_path, said)):
         assert each.kl(key) == KL
-        assert each.answer(other) == "Arr\u2028, \r\n“matey”"
+        assert each.answer(other) == ARR
         assert each.kl(other) is each.answer(key) is each.kl("0" * 32) is None
     assert store(tmp_path, said, model="b").key(spans=((1, 2), 3)) != key
     assert store(tmp_path, said, anew=True).kl(key) is None
@@ -52,35 +53,35 @@ def test_a_damaged_line_is_said_once_and_measured_again(
     tmp_path: Path, said: list[str], written: bytes, damaged: bytes
 ) -> None:
     first = store(tmp_path, said)
-    first.put_answers([("a", "Aye"), ("b", "No")])
+    first.put_answers([("a", Answer("Aye")), ("b", Answer("No"))])
     file = tmp_path / "measurements.jsonl"
     file.write_bytes(file.read_bytes().replace(written, damaged, 1))
     again = store(tmp_path, said)
-    assert (again.answer("a"), again.answer("b")) == (None, "No")
+    assert (again.answer("a"), again.answer("b")) == (None, Answer("No"))
     assert said == [f"{file}: 1 measurements are damaged, and made again where needed"]
-    again.put_answers([("a", "Aye")])
-    assert store(tmp_path, said).answer("a") == "Aye"
+    again.put_answers([("a", Answer("Aye"))])
+    assert store(tmp_path, said).answer("a") == Answer("Aye")
     assert len(said) == 1
 
 
 def test_what_a_kill_cut_is_no_measurement(tmp_path: Path, said: list[str]) -> None:
-    store(tmp_path, said).put_answers([("a", "Aye"), ("b", "No")])
+    store(tmp_path, said).put_answers([("a", Answer("Aye")), ("b", Answer("No"))])
     file = tmp_path / "measurements.jsonl"
     file.write_bytes(file.read_bytes()[:-3])
     again = store(tmp_path, said)
-    assert (again.answer("a"), again.answer("b"), said) == ("Aye", None, [])
-    again.put_answers([("b", "Yes")])
-    assert store(tmp_path, said).answer("b") == "Yes"
+    assert (again.answer("a"), again.answer("b"), said) == (Answer("Aye"), None, [])
+    again.put_answers([("b", Answer("Yes"))])
+    assert store(tmp_path, said).answer("b") == Answer("Yes")
 
 
 def test_each_answer_is_stored_when_it_arrives(tmp_path: Path, said: list[str]) -> None:
     def arriving() -> object:
-        yield "a", "Aye"
+        yield "a", Answer("Aye")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path, said).put_answers(arriving())  # type: ignore[arg-type]
-    assert store(tmp_path, said).answer("a") == "Aye"
+    assert store(tmp_path, said).answer("a") == Answer("Aye")
 
 
 def test_a_kl_that_is_not_finite_is_not_stored(tmp_path: Path, said: list[str]) -> None:

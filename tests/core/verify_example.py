@@ -9,15 +9,29 @@ from promptbake.report.measured import (
     DifferenceResult,
     MeasurementResult,
 )
+from promptbake.report.origin import ChangedSetting, Origin, SystemPrompt
+from promptbake.report.query_kl import QueryKL
 from promptbake.report.verdict import Criterion, Verdict
 from promptbake.report.verify_result import AnswerResult, Seconds, Threshold, VerifyResult
 from promptbake.types import ARMS
 
+ORIGIN = Origin(
+    date="2026-11-29T11:35:02+00:00",
+    command="promptbake verify prompts/yoda.md --profile local",
+    profile="local",
+    changed={"train.lr": ChangedSetting(value=0.002, profile=0.001)},
+    max_tokens=48,
+    temperature=0.7,
+    conversations=105,
+    cut=90,
+)
 RESULT = VerifyResult(
     prompt="yoda",
     backend="torch",
     model="smollm2-135m-instruct",
     adapter="runs/yoda/adapter",
+    system_prompt=SystemPrompt(text="You are Yoda.\nShort is every answer.", tokens=99.2),
+    origin=ORIGIN,
     held_out=HeldOut(queries=15, tokens=2137),
     kl=KLResult(
         kind="full",
@@ -35,6 +49,12 @@ RESULT = VerifyResult(
         top_1_agreement={"baked": TokenShare(share=0.81, ci95=(0.78, 0.84))},
         entropy={"base": 1.9, "prompted": 1.6, "baked": 1.63},
     ),
+    queries=[
+        QueryKL(
+            id="q-0", question="Is ice light?", tokens=900, base=0.56, baked=0.1, reprompted=0.1
+        ),
+        QueryKL(id="q-1", question="Why?", tokens=1237, base=0.42, baked=0.13, reprompted=0.08),
+    ],
     targets={
         "yoda": TargetKL(base=0.48, baked=0.11, reprompted=0.09, gap_closed=0.77),
         "keep": TargetKL(base=0.0, baked=0.02, reprompted=0.02, gap_closed=None),
@@ -83,7 +103,13 @@ RESULT = VerifyResult(
     passed=True,
     answers=[
         AnswerResult(id="test-0", question="Question 0?", base="Grüße \u2028", baked="baked 0"),
-        AnswerResult(id="test-1", question="Question 1?", **{arm: f"{arm} 1" for arm in ARMS}),
+        AnswerResult(
+            id="test-1",
+            question="Question 1?",
+            tokens={"prompted": 13, "baked": 48},
+            complete={"prompted": True, "baked": False},
+            **{arm: f"{arm} 1" for arm in ARMS},
+        ),
     ],
     seconds=Seconds(data=None, bake=412.7, verify=9.44),
 )
@@ -92,6 +118,9 @@ EVIDENCE = Evidence(
     backend="torch",
     model="smollm2-135m-instruct",
     adapter="runs/yoda/adapter",
+    origin=ORIGIN,
+    tokens_saved=99.2,
+    questions={f"q{number}": f"Question {number}?" for number in range(4)},
     kind="full",
     main_target="",
     targets=[

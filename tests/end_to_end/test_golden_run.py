@@ -16,7 +16,8 @@ from run_folder import MOCK, PROMPT, STAGES, Finished, read_lines, settings, tre
 from safetensors.torch import load_file
 
 from promptbake import __version__
-from promptbake.testing.tiny import tiny_model
+from promptbake.testing.tiny import tiny_model, tiny_tokenizer
+from promptbake.types import ARMS
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -61,6 +62,7 @@ def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None
     result = finished.read_json("verify.json")
     scripts_read = "version prompt backend model adapter held_out kl targets evaluators thresholds"
     also = {"passed", "seconds", "answers", "controls", "verdict"}
+    also |= {"system_prompt", "origin", "queries"}
     assert set(result) == {*scripts_read.split(), *also}
     assert (result["version"], result["prompt"], result["backend"]) == (3, "pirate", "mock")
     assert (result["model"], result["adapter"]) == ("mock", "runs/pirate/adapter")
@@ -78,8 +80,37 @@ def test_verify_json_has_the_shape_that_scripts_read(finished: Finished) -> None
     assert result["verdict"]["margins_changed"] == []
     assert result["controls"]["wrong prompt"]["refused"] is True
     assert set(result["seconds"]) == {"data", "bake", "verify"}
-    assert {len(answer) for answer in result["answers"]} == {6}
+    assert {len(answer) for answer in result["answers"]} == {8}
+    for answer in result["answers"]:
+        assert set(answer["tokens"]) == set(answer["complete"]) == set(ARMS)
     assert len(result["answers"]) == 10
+
+
+def test_the_result_tells_what_it_is_from(finished: Finished) -> None:
+    result = finished.read_json("verify.json")
+    lengths = [
+        len(tiny_tokenizer().encode(text, add_special_tokens=False))
+        for text in (PROMPT, "Be kind.")  # the second is the template's where no prompt is given
+    ]
+    assert result["system_prompt"]["tokens"] == lengths[0] - lengths[1]
+    assert result["system_prompt"]["text"] == PROMPT
+    assert result["origin"]["command"].startswith("promptbake verify ")
+    assert result["origin"]["command"].endswith(" --profile mock")
+    assert result["origin"]["profile"] == "mock"
+    assert sum(each["tokens"] for each in result["queries"]) == result["held_out"]["tokens"]
+    nats = sum(each["tokens"] * each["baked"] for each in result["queries"])
+    assert nats / result["held_out"]["tokens"] == pytest.approx(result["kl"]["baked"])
+
+
+def test_what_was_changed_is_on_record_beside_the_profiles_value(
+    own_copy: Path, prompt: Path
+) -> None:
+    changes = settings("verify.min_gap_closed=0.25", "verify.max_tokens=24")
+    assert promptbake("verify", prompt, *MOCK, *changes).code == 0
+    origin = json.loads((own_copy / "verify.json").read_bytes())["origin"]
+    assert origin["changed"] == {"verify.min_gap_closed": {"value": 0.25, "profile": 0.5}}
+    assert "--set verify.min_gap_closed=0.25" in origin["command"]
+    assert "verify.min_gap_closed" in (own_copy / "report.html").read_text("utf-8")
 
 
 def test_the_held_out_kl_falls(finished: Finished) -> None:

@@ -63,6 +63,24 @@ def test_no_file_holds_the_prompt(finished: Finished, name: str) -> None:
     assert leaks(finished.folder / name, PROMPT) == []
 
 
+def test_the_report_quotes_the_prompt_and_verify_json_has_it_for_that(finished: Finished) -> None:
+    for name in ("report.html", "verify.json"):
+        assert leaks(finished.folder / name, PROMPT)
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_a_prompt_that_is_not_to_be_shown_is_in_no_file_of_the_run(
+    own_copy: Path, prompt: Path, command: str
+) -> None:
+    result = promptbake(command, prompt, *MOCK, *settings("report.show_prompt=false"))
+    assert result.code == 0, result.err
+    assert leaks(own_copy, PROMPT) == []
+    again = promptbake("report", own_copy)  # whose settings on record would show it
+    assert again.code == 0, again.err
+    assert leaks(own_copy, PROMPT) == []
+    assert "report.show_prompt is false" in (own_copy / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("disguise", range(6))
 def test_a_planted_prompt_is_found(tmp_path: Path, disguise: int) -> None:
     planted = list(disguises(PROMPT))[disguise]

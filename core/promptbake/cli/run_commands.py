@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
@@ -125,6 +126,7 @@ def _session(
         settings=all_settings(settings),
         run=run,
         reporter=RichReporter(),
+        command=_typed(command, prompt, profile, config, all_settings(settings), run),
     )
     try:
         yield session
@@ -137,6 +139,22 @@ def _session(
     except Exception as error:
         session.note_failure(error)
         raise
+
+
+def _typed(
+    command: str,
+    prompt: str,
+    profile: str,
+    config: Path | None,
+    settings: Sequence[str],
+    run: str | None,
+) -> str:
+    """The command with all that it was given, also by the environment."""
+    words = ["promptbake", command, prompt, "--profile", profile]
+    words += ["--config", str(config)] if config is not None else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    words += ["--run", run] if run is not None else []
+    return shlex.join(words)
 
 
 def _show(

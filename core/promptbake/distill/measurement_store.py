@@ -15,7 +15,7 @@ from promptbake.documents.text import read_bytes
 from promptbake.documents.typed import OwnDocument, parse_json
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, seal, unseal, write_atomic
-from promptbake.types import Completion, KLByConversation
+from promptbake.types import Answer, Completion, KLByConversation
 
 BASE_WEIGHTS = ""  # of the base model, beside the identity of an adapter
 
@@ -54,9 +54,12 @@ class MeasurementStore:
         """A KL that was measured before, in nats."""
         return self._entries[key].kl if key in self._entries else None
 
-    def answer(self, key: str) -> str | None:
+    def answer(self, key: str) -> Answer | None:
         """A response that was sampled before."""
-        return self._entries[key].answer if key in self._entries else None
+        entry = self._entries.get(key)
+        if entry is None or entry.answer is None:
+            return None
+        return Answer(entry.answer, entry.tokens, entry.complete)
 
     def completion(self, key: str) -> Completion | None:
         """A response that was sampled before, as tokens."""
@@ -71,9 +74,12 @@ class MeasurementStore:
         if all(map(math.isfinite, kl.nats)):
             self._put([{"key": key, "kl": vars(kl)}])
 
-    def put_answers(self, answers: Iterable[tuple[str, str]]) -> None:
+    def put_answers(self, answers: Iterable[tuple[str, Answer]]) -> None:
         """Store responses with their keys, each when it arrives."""
-        self._put({"key": key, "answer": text} for key, text in answers)
+        self._put(
+            {"key": key, "answer": each.text, "tokens": each.tokens, "complete": each.complete}
+            for key, each in answers
+        )
 
     def put_completions(self, completions: Iterable[tuple[str, Completion]]) -> None:
         """Store responses, as tokens, with their keys, each when it arrives."""
@@ -99,6 +105,8 @@ class _Entry(OwnDocument):
     key: str
     kl: KLByConversation | None = None
     answer: str | None = None
+    tokens: int | None = None  # of the answer
+    complete: bool | None = None
     completion: Completion | None = None
     numbers: tuple[float, ...] | None = None
     check: str

@@ -13,6 +13,7 @@ from promptbake.seeds import derive
 from promptbake.types import (
     ARM_LABELS,
     ARMS,
+    Answer,
     Arm,
     ArmAnswers,
     BakeTarget,
@@ -108,9 +109,9 @@ def ask_arms(
         with reporter.bar("test questions", len(every), len(every) - missing) as bar:
             for arm, call in calls:
                 store.put_answers(_answers(arm.open_model(), call, sampling, bar))
-    texts = {row.key: text for row in every if (text := store.answer(row.key)) is not None}
+    answers = {row.key: known for row in every if (known := store.answer(row.key)) is not None}
     return tuple(
-        ArmAnswers(question, {name: texts[rows[name][index].key] for name in arms})
+        ArmAnswers.of(question, {name: answers[rows[name][index].key] for name in arms})
         for index, question in enumerate(questions)
     )
 
@@ -167,7 +168,7 @@ def _calls(
 
 def _answers(
     model: Model, rows: Sequence[_Row], sampling: AnswerSampling, bar: Bar
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, Answer]]:
     completions = model.sample(
         [row.prompt for row in rows],
         max_tokens=sampling.max_tokens,
@@ -177,5 +178,6 @@ def _answers(
     )
     for index, completion in completions:
         row = rows[index]
-        yield row.key, model.renderer.text(completion.tokens)
+        text = model.renderer.text(completion.tokens)
+        yield row.key, Answer(text, len(completion.tokens), completion.complete)
         bar.advance(note=ARM_LABELS[row.arm])

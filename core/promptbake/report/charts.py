@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,57 +48,35 @@ SETTINGS: dict[Any, Any] = {  # matplotlib's stubs list the keys from 3.11 on, a
 }
 
 
-def kl_bars(arms: Mapping[str, float]) -> Markup:
-    """KL(prompted || arm) in nats per token, one bar an arm; the first is the one to beat."""
-    label = "KL from the prompted model in nats per token: " + ", ".join(
-        f"{name} {value:.4f}" for name, value in arms.items()
-    )
-    lengths = [value if math.isfinite(value) else 0.0 for value in arms.values()]
-    with _style("kl"):
-        figure, axes = _figure(height=172, left=90, top=2, bottom=24)
-        axes.barh(list(arms), lengths, height=0.56, color=[QUIET] + [ACCENT] * (len(arms) - 1))
-        for row, (length, value) in enumerate(zip(lengths, arms.values(), strict=True)):
-            _note(axes, f"{value:.4f}", at=(length, row), shift=(7, -1), va="center")
-        axes.set_xlim(0, max(lengths) * 1.24 or 1)
-        axes.invert_yaxis()
-        axes.grid(visible=False)
-        axes.axvline(0, color=QUIET, linewidth=0.8)
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.tick_params(axis="x", labelbottom=False)  # each bar is labelled itself
-        axes.spines["bottom"].set_visible(False)
-        axes.set_xlabel("nats per token", loc="left")
-        return _inline(figure, "kl", label)
+def training_curves(losses: Sequence[Point], held_out: Sequence[Point], window: int) -> Markup:
+    """Both curves on one scale, in nats per response token.
 
-
-def loss_curve(points: Sequence[Point], window: int) -> Markup:
-    """The training loss of each step, and in colour the mean of the last `window` steps."""
-    steps, losses = zip(*points, strict=True)
-    label = (
-        f"Training loss in nats per token: {losses[0]:.4f} at step {steps[0]}, "
-        f"{losses[-1]:.4f} at step {steps[-1]}"
-    )
-    with _style("loss"):
-        figure, axes = _figure()
-        _over_steps(axes, steps, losses)
-        axes.plot(steps, losses, color=QUIET, linewidth=0.8, marker="o", markersize=1.8)
-        axes.plot(steps, _running_mean(losses, window), color=ACCENT, linewidth=2)
-        return _inline(figure, "loss", label)
-
-
-def held_out_curve(points: Sequence[Point]) -> Markup:
-    """The held-out KL at the steps where it was measured; the first and the last are labelled."""
-    steps, values = zip(*points, strict=True)
-    label = "Held-out KL in nats per token: " + ", ".join(
-        f"{value:.4f} at step {step}" for step, value in points
-    )
-    with _style("held-out"):
-        figure, axes = _figure(right=58)  # for the last label
+    Args:
+        losses: The training loss of each step.
+        held_out: The held-out KL at the steps where it was measured.
+        window: Steps in the running mean of the loss.
+    """
+    steps, values = zip(*losses, *held_out, strict=True)
+    with _style("training"):
+        figure, axes = _figure(height=262, right=58)  # for the last label
         _over_steps(axes, steps, values)
-        axes.plot(steps, values, color=ACCENT, linewidth=2, marker="o", markersize=5, clip_on=False)
-        _note(axes, f"{values[0]:.4f}", at=points[0], shift=(6, 8))
-        if len(points) > 1:
-            _note(axes, f"{values[-1]:.4f}", at=points[-1], shift=(9, -1), va="center")
-        return _inline(figure, "held-out", label)
+        if losses:
+            x, y = zip(*losses, strict=True)
+            axes.plot(x, y, color=QUIET, linewidth=0.8, marker="o", markersize=1.8)
+            axes.plot(x, _running_mean(y, window), color=MUTED, linewidth=1.6)
+        if held_out:
+            x, y = zip(*held_out, strict=True)
+            axes.plot(x, y, color=ACCENT, linewidth=2, marker="o", markersize=5, clip_on=False)
+            _note(axes, f"{y[-1]:.4f}", at=held_out[-1], shift=(9, -1), va="center")
+        curves = {"Training loss": losses, "Held-out KL": held_out}
+        label = ". ".join(_described(name, each) for name, each in curves.items() if each)
+        return _inline(figure, "training", label)
+
+
+def _described(name: str, points: Sequence[Point]) -> str:
+    ends = [points[0], points[-1]] if len(points) > 1 else points
+    values = ", ".join(f"{value:.4f} at step {step}" for step, value in ends)
+    return f"{name} in nats per token: {values}"
 
 
 def gap_intervals(

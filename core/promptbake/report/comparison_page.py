@@ -10,7 +10,7 @@ from pathlib import Path
 from promptbake.errors import BakeError
 from promptbake.files import write_atomic
 from promptbake.report.comparison import DIFFERING, NOTHING, Comparison, Row, table
-from promptbake.report.page import open_environment
+from promptbake.report.formats import open_environment
 
 OPTIONS = "options."  # of plugins: they may hold what is not for everybody, such as addresses
 

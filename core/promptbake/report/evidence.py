@@ -19,6 +19,7 @@ from promptbake.errors import BakeError
 from promptbake.evaluate.controls import Control
 from promptbake.files import seal, unseal, write_json
 from promptbake.report.kl_result import Kind
+from promptbake.report.origin import Origin
 from promptbake.report.verify_result import AnswerResult, Seconds
 from promptbake.runs.run_folder import Run
 from promptbake.types import (
@@ -53,6 +54,10 @@ class PromptText(OwnDocument):
     def of(cls, prompt: Prompt, *, shown: bool) -> PromptText:
         """The prompt; without its text where that is not `shown`, unless it is empty."""
         return cls(name=prompt.name, text=prompt.text if shown or not prompt.text else None)
+
+    def hidden(self) -> PromptText:
+        """The same without its text, unless it is empty."""
+        return self.model_copy(update={"text": None if self.text else self.text})
 
     def as_prompt(self) -> Prompt:
         """The prompt. Raises BakeError where its text is not kept."""
@@ -96,6 +101,11 @@ class TargetEvidence(OwnDocument):
             queries=target.queries,
             held_out=rows,
         )
+
+    def hidden(self) -> TargetEvidence:
+        """The same without its prompts' texts."""
+        prompts = {"teacher": self.teacher.hidden(), "student": self.student.hidden()}
+        return self.model_copy(update=prompts)
 
     def as_target(self) -> BakeTarget:
         """The target."""
@@ -162,6 +172,9 @@ class Evidence(OwnDocument):
     backend: str
     model: str
     adapter: str
+    origin: Origin
+    tokens_saved: float = Field(description="of a request, on average over the held-out ones")
+    questions: dict[str, str] = Field(description="the user's last turn, by held-out query")
     kind: Kind
     main_target: str = Field(description="the one that verify.json's `kl` is of")
     targets: list[TargetEvidence]
@@ -178,6 +191,11 @@ class Evidence(OwnDocument):
     def main(self) -> TargetEvidence:
         """The target that verify.json's `kl` is of."""
         return next(each for each in self.targets if each.name == self.main_target)
+
+    def hidden(self) -> Evidence:
+        """The same without the prompts' texts."""
+        targets = [each.hidden() for each in self.targets]
+        return self.model_copy(update={"prompt": self.prompt.hidden(), "targets": targets})
 
     def save(self, path: Path) -> None:
         """Write evidence.json, whole or not at all, with its check."""

@@ -22,6 +22,15 @@ def write(run: Run) -> None:
         write_atomic(run.card, card.render(result, Evidence.load(run.evidence)))
 
 
+def hide_prompt(run: Run) -> None:
+    """Take the prompt's text out of evidence.json and verify.json; `write` follows from these."""
+    Evidence.load(run.evidence).hidden().save(run.evidence)
+    result = VerifyResult.load(run.verify)
+    if result.system_prompt is not None:
+        hidden = result.system_prompt.model_copy(update={"text": None})
+        result.model_copy(update={"system_prompt": hidden}).save(run.verify)
+
+
 def has_own_card(run: Run) -> bool:
     """Whether the adapter's card is promptbake's: a backend may have written one."""
     return run.adapter.is_dir() and CARD not in run.stage("bake").get("adapter", {})

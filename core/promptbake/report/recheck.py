@@ -24,7 +24,8 @@ from promptbake.types import ARMS, Arm, KLByConversation
 # Between two measurements by the models: rounding on other hardware, and other batches.
 BY_MODELS = Tolerance(absolute=1e-3, relative=0.01)
 BY_MODELS_NAME = "verify.json by the models"
-NOT_MEASURED = ("seconds", "adapter", "verdict.reasons")  # the last: numbers of it, in words
+# The last: numbers of it, in words.
+NOT_MEASURED = ("seconds", "origin", "adapter", "verdict.reasons")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptbake.evaluate.controls import Control
-from promptbake.report.evidence import ConversationKL, Evidence
+from promptbake.report.evidence import ConversationKL, Evidence, kl_of
 from promptbake.report.kl_result import HeldOut, KLResult, TargetKL
 from promptbake.report.measured import ControlResult, MeasurementResult
+from promptbake.report.origin import SystemPrompt
+from promptbake.report.query_kl import QueryKL, by_query
 from promptbake.report.verdict import is_equivalent, judge
 from promptbake.report.verify_result import Threshold, VerifyResult
 from promptbake.runs.config import MarginsSection, VerifySection
@@ -45,8 +47,11 @@ def summarise(evidence: Evidence, kl_by_target: KLByTarget) -> VerifyResult:
         backend=evidence.backend,
         model=evidence.model,
         adapter=evidence.adapter,
+        system_prompt=SystemPrompt(text=evidence.main.teacher.text, tokens=evidence.tokens_saved),
+        origin=evidence.origin,
         held_out=_held_out(rows),
         kl=kl,
+        queries=_queries(evidence),
         targets={name: TargetKL.of(arms) for name, arms in kl_by_target.items() if several},
         evaluators=results,
         controls=controls,
@@ -55,6 +60,14 @@ def summarise(evidence: Evidence, kl_by_target: KLByTarget) -> VerifyResult:
         passed=threshold.passed and verdict.outcome != "failed",
         answers=evidence.answers,
         seconds=evidence.seconds,
+    )
+
+
+def _queries(evidence: Evidence) -> list[QueryKL]:
+    rows = evidence.main.held_out
+    arms: list[Arm] = list(rows[0].nats)
+    return by_query(
+        [row.query for row in rows], evidence.questions, {arm: kl_of(rows, arm) for arm in arms}
     )
 
 

@@ -17,8 +17,10 @@ from promptbake.report.measured import (
     ControlResult,
     MeasurementResult,
 )
+from promptbake.report.origin import Origin, SystemPrompt
+from promptbake.report.query_kl import QueryKL
 from promptbake.report.verdict import Verdict
-from promptbake.types import ArmAnswers
+from promptbake.types import Arm, ArmAnswers
 
 
 class Threshold(OwnDocument):
@@ -38,12 +40,23 @@ class AnswerResult(OwnDocument):
     prompted: str | None = None
     baked: str | None = None
     reprompted: str | None = None
+    tokens: dict[Arm, int] = Field(
+        default_factory=dict, description="by arm: without the end-of-turn token"
+    )
+    complete: dict[Arm, bool] = Field(
+        default_factory=dict, description="by arm: the model ended its turn, and was not cut"
+    )
 
     @classmethod
     def of(cls, answers: ArmAnswers) -> AnswerResult:
         """The question with the answers of the arms that gave one."""
-        question = answers.query.messages[-1].content
-        return cls(id=answers.query.id, question=question, **dict(answers.texts.items()))
+        return cls(
+            id=answers.query.id,
+            question=answers.query.messages[-1].content,
+            tokens=dict(answers.tokens),
+            complete=dict(answers.complete),
+            **dict(answers.texts.items()),
+        )
 
 
 class Seconds(OwnDocument):
@@ -62,8 +75,11 @@ class VerifyResult(OwnDocument):
     backend: str
     model: str
     adapter: str
+    system_prompt: SystemPrompt | None = None
+    origin: Origin | None = None
     held_out: HeldOut
     kl: KLResult
+    queries: list[QueryKL] = Field(default_factory=list, description="what `kl` is the sum of")
     targets: dict[str, TargetKL] = Field(
         default_factory=dict,
         description="where a run has several; `kl` is of the first that changes the model",

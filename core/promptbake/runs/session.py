@@ -29,6 +29,7 @@ from promptbake.interfaces import (
 from promptbake.plugins.attribution import attribute, attributed, contract_error
 from promptbake.plugins.registry import PluginChoice, Registry, load
 from promptbake.progress import Reporter
+from promptbake.redaction import redact
 from promptbake.runs.config import Config
 from promptbake.runs.layers import Layer, Resolved, resolve
 from promptbake.runs.ledger import Ledger
@@ -73,6 +74,7 @@ class Session:
         reporter: Shows progress and notes to the user.
         address: Of a checkpoint, where one was given in place of a prompt. Where a run's folder was
             given, the prompt is empty and the settings are those on record.
+        command: What the user typed; empty from Python.
     """
 
     prompt: Prompt
@@ -82,6 +84,7 @@ class Session:
     registry: Registry
     reporter: Reporter
     address: str | None = None
+    command: str = ""
 
     @property
     def config(self) -> Config:
@@ -272,6 +275,7 @@ def open_session(
     settings: Sequence[str] | Mapping[str, object],
     run: str | Path | None,
     reporter: Reporter,
+    command: str = "",
 ) -> Session:
     """Read the prompt, resolve the config, load the plugins; open no model yet.
 
@@ -283,6 +287,7 @@ def open_session(
         settings: section.key=value lines, or values by dotted key.
         run: The run's folder; runs/<prompt's name> where it is None.
         reporter: Shows progress and notes to the user.
+        command: What the user typed, to be recorded with the result.
     """
     set_thread_defaults()
     sidecar, address, folder, recorded = None, None, Path(), None
@@ -303,7 +308,9 @@ def open_session(
     if run is not None and not str(run):
         raise BakeError("--run '': is no folder's name; leave it out for runs/<prompt's name>")
     run_folder = Run(Path("runs") / prompt.name if run is None else Path(run))
-    session = Session(prompt, targets, resolved, run_folder, registry, reporter, address)
+    session = Session(
+        prompt, targets, resolved, run_folder, registry, reporter, address, redact(command)
+    )
     _check_names(session)
     for hint in resolved.hints:
         reporter.say(hint)

@@ -25,6 +25,8 @@ from promptbake.report.evidence import (
     TargetEvidence,
     line_digests,
 )
+from promptbake.report.origin import Origin, tokens_saved
+from promptbake.report.query_kl import questions
 from promptbake.report.summary import KLByTarget, summarise
 from promptbake.report.verify_result import AnswerResult, Seconds, VerifyResult
 from promptbake.runs.generation import load_dataset
@@ -115,6 +117,9 @@ def measure(
         backend=session.backend.name,
         model=base.name,
         adapter=checkpoint.uri,
+        origin=Origin.of(session, dataset.training),
+        tokens_saved=tokens_saved(datums),
+        questions=questions(held_out),
         kind="full" if base.full_vocabulary else "top_k_bucket",
         main_target=target.name,
         targets=[
