@@ -26,6 +26,7 @@ from .dataset.thinking import strip_thinking
 from .distill.held_out_kl import HeldOutKL, StoredKL
 from .distill.measurement_store import MeasurementStore
 from .distill.objective import mask_top_k_draws, tail_importance_weights
+from .documents.text import read_text
 from .documents.typed import (
     Amount,
     Count,
@@ -95,6 +96,7 @@ from .types import (
     Query,
     Rejection,
     Role,
+    SampledAnswer,
     Span,
     StepMetrics,
     StopReason,
@@ -164,6 +166,7 @@ __all__ = [
     "Role",
     "RunSummary",
     "SampleWork",
+    "SampledAnswer",
     "Session",
     "Span",
     "StepMetrics",
@@ -211,6 +214,7 @@ __all__ = [
     "read_lines",
     "read_objects",
     "read_own_lines",
+    "read_text",
     "recheck",
     "redact",
     "requires",

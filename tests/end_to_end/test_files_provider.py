@@ -26,7 +26,8 @@ def test_conversations_and_queries_go_through_all_stages(prompt: Path) -> None:
     write_conversations(*answered, *longer, ("Who are you?",), ("Hi", "Arr", "And who are you?"))
     for stage in ("data", "bake", "verify"):
         result = promptbake(stage, prompt, *MOCK, *ARGUMENTS)
-        assert result.code == 0, result.err
+        # Two held-out queries are too few for an interval that excludes 0.
+        assert result.code == (1 if stage == "verify" else 0), result.err
     stored = ids(RUN)
     assert len(stored) == len(set(stored)) == 8
     lines = [*read_lines(RUN / "data.jsonl"), *read_lines(RUN / "held_out.jsonl")]

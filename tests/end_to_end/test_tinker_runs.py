@@ -119,10 +119,11 @@ def test_verify_measures_four_arms_by_the_top_k_and_a_bucket_and_writes_no_key(
     assert verified["adapter"].startswith("tinker://")
     assert {"base", "prompted", "baked", "reprompted"} < set(verified["answers"][0])
     # Two arms are the curve's first and last point; the teacher's log-probabilities are stored.
-    sampled = 4 * len(verified["answers"])
-    assert on_tinker.server.meter.sample_calls - before == HELD_OUT + sampled
+    # For the control a wrong prompt is scored, and base and baked beside it.
+    calls = (1 + 3) * HELD_OUT + 4 * len(verified["answers"])
+    assert on_tinker.server.meter.sample_calls - before == calls
     on_tinker.finish("verify")
-    assert on_tinker.server.meter.sample_calls - before == HELD_OUT + sampled
+    assert on_tinker.server.meter.sample_calls - before == calls
     files = [path for path in on_tinker.run.rglob("*") if path.is_file()]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 

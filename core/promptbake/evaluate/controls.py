@@ -1,7 +1,7 @@
 """Controls: comparisons that must be refused, or the measurement could not tell a bad bake.
 
-Each gives the gap closed of something that is not equivalent to the prompted model, on at most
-`MOST_CONVERSATIONS` held-out conversations.
+Each gives the gap closed of something that is not equivalent to the prompted model, on a few
+held-out conversations: `FEW` where one control is part of each `verify`, `MOST` where all are run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from promptbake.interfaces import EvalArm, Model
 from promptbake.progress import Reporter
 from promptbake.types import Arm, BakeTarget, Conversation, Datum, KLByConversation, Prompt
 
-MOST_CONVERSATIONS = 15
+FEW, MOST = 6, 15  # conversations; each takes three passes of a model
 WRONG_PROMPTS = (
     Prompt(
         "town crier",
@@ -121,7 +121,7 @@ def run_controls(
         reporter: Shows the progress.
         every: Run all controls.
     """
-    part, base = held_out.first(MOST_CONVERSATIONS), arms["base"].open_model()
+    part, base = held_out.first(MOST if every else FEW), arms["base"].open_model()
     controls: list[Control] = []
     with reporter.bar("controls", 3 if every else 1) as bar:
         controls += _wrong_prompt(part, arms, base, stored_kl)

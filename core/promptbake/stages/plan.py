@@ -20,7 +20,7 @@ from promptbake.dataset.queries import load_questions
 from promptbake.distill.objective import TailedLoss
 from promptbake.distill.schedule import Schedule
 from promptbake.evaluate.arms import four_arms, main_target
-from promptbake.evaluate.controls import MOST_CONVERSATIONS, wrong_prompt
+from promptbake.evaluate.controls import FEW, wrong_prompt
 from promptbake.interfaces import EvalContext, Model
 from promptbake.runs.generation import PreparedData, data_inputs, load_dataset, prepare
 from promptbake.runs.scoring import choose_tail
@@ -261,7 +261,7 @@ def _control(session: Session, held_out: _Sequences) -> tuple[CostEstimate, Cost
     """The control `wrong prompt`: the base model with that prompt, and base and baked without."""
     base, target = session.base, main_target(session.targets)
     wrong = wrong_prompt(target.teacher)
-    rows = held_out.student[:MOST_CONVERSATIONS]
+    rows = held_out.student[:FEW]
     bare, longer = (
         len(base.renderer.prompt((Message("user", "a"),), prompt.system))
         for prompt in (target.student, wrong)
