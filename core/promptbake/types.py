@@ -290,7 +290,7 @@ class KLByConversation:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampledAnswer:
     """A sampled answer to a test question.
 
     `tokens` counts the response's, without the end-of-turn token; `complete` tells whether the
@@ -306,7 +306,7 @@ class Answer:
 class ArmAnswers:
     """One test question, answered by several arms.
 
-    `tokens` and `complete` are as an Answer's, for the arms of which they are known.
+    `tokens` and `complete` are as a SampledAnswer's, for the arms of which they are known.
     """
 
     query: Query
@@ -315,7 +315,7 @@ class ArmAnswers:
     complete: Mapping[Arm, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, query: Query, answers: Mapping[Arm, Answer]) -> ArmAnswers:
+    def of(cls, query: Query, answers: Mapping[Arm, SampledAnswer]) -> ArmAnswers:
         """The question with an answer of each arm."""
         return cls(
             query,

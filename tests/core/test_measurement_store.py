@@ -10,10 +10,10 @@ import pytest
 
 from promptbake.distill.measurement_store import MeasurementStore
 from promptbake.errors import BakeError
-from promptbake.types import Answer, Completion, KLByConversation
+from promptbake.types import Completion, KLByConversation, SampledAnswer
 
 KL = KLByConversation((0.1 + 0.2, 1e-17), (1, 2), ((0.1 + 0.2,), (1e-17, 0.0)))
-ARR = Answer("Arr\u2028, \r\n“matey”", tokens=5, complete=False)
+ARR = SampledAnswer("Arr\u2028, \r\n“matey”", tokens=5, complete=False)
 
 
 @pytest.fixture
@@ -53,35 +53,35 @@ def test_a_damaged_line_is_said_once_and_measured_again(
     tmp_path: Path, said: list[str], written: bytes, damaged: bytes
 ) -> None:
     first = store(tmp_path, said)
-    first.put_answers([("a", Answer("Aye")), ("b", Answer("No"))])
+    first.put_answers([("a", SampledAnswer("Aye")), ("b", SampledAnswer("No"))])
     file = tmp_path / "measurements.jsonl"
     file.write_bytes(file.read_bytes().replace(written, damaged, 1))
     again = store(tmp_path, said)
-    assert (again.answer("a"), again.answer("b")) == (None, Answer("No"))
+    assert (again.answer("a"), again.answer("b")) == (None, SampledAnswer("No"))
     assert said == [f"{file}: 1 measurements are damaged, and made again where needed"]
-    again.put_answers([("a", Answer("Aye"))])
-    assert store(tmp_path, said).answer("a") == Answer("Aye")
+    again.put_answers([("a", SampledAnswer("Aye"))])
+    assert store(tmp_path, said).answer("a") == SampledAnswer("Aye")
     assert len(said) == 1
 
 
 def test_what_a_kill_cut_is_no_measurement(tmp_path: Path, said: list[str]) -> None:
-    store(tmp_path, said).put_answers([("a", Answer("Aye")), ("b", Answer("No"))])
+    store(tmp_path, said).put_answers([("a", SampledAnswer("Aye")), ("b", SampledAnswer("No"))])
     file = tmp_path / "measurements.jsonl"
     file.write_bytes(file.read_bytes()[:-3])
     again = store(tmp_path, said)
-    assert (again.answer("a"), again.answer("b"), said) == (Answer("Aye"), None, [])
-    again.put_answers([("b", Answer("Yes"))])
-    assert store(tmp_path, said).answer("b") == Answer("Yes")
+    assert (again.answer("a"), again.answer("b"), said) == (SampledAnswer("Aye"), None, [])
+    again.put_answers([("b", SampledAnswer("Yes"))])
+    assert store(tmp_path, said).answer("b") == SampledAnswer("Yes")
 
 
 def test_each_answer_is_stored_when_it_arrives(tmp_path: Path, said: list[str]) -> None:
     def arriving() -> object:
-        yield "a", Answer("Aye")
+        yield "a", SampledAnswer("Aye")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path, said).put_answers(arriving())  # type: ignore[arg-type]
-    assert store(tmp_path, said).answer("a") == Answer("Aye")
+    assert store(tmp_path, said).answer("a") == SampledAnswer("Aye")
 
 
 def test_a_kl_that_is_not_finite_is_not_stored(tmp_path: Path, said: list[str]) -> None:

@@ -15,7 +15,7 @@ from promptbake.documents.text import read_bytes
 from promptbake.documents.typed import OwnDocument, parse_json
 from promptbake.errors import BakeError
 from promptbake.files import JsonLines, seal, unseal, write_atomic
-from promptbake.types import Answer, Completion, KLByConversation
+from promptbake.types import Completion, KLByConversation, SampledAnswer
 
 BASE_WEIGHTS = ""  # of the base model, beside the identity of an adapter
 
@@ -54,12 +54,12 @@ class MeasurementStore:
         """A KL that was measured before, in nats."""
         return self._entries[key].kl if key in self._entries else None
 
-    def answer(self, key: str) -> Answer | None:
+    def answer(self, key: str) -> SampledAnswer | None:
         """A response that was sampled before."""
         entry = self._entries.get(key)
         if entry is None or entry.answer is None:
             return None
-        return Answer(entry.answer, entry.tokens, entry.complete)
+        return SampledAnswer(entry.answer, entry.tokens, entry.complete)
 
     def completion(self, key: str) -> Completion | None:
         """A response that was sampled before, as tokens."""
@@ -74,7 +74,7 @@ class MeasurementStore:
         if all(map(math.isfinite, kl.nats)):
             self._put([{"key": key, "kl": vars(kl)}])
 
-    def put_answers(self, answers: Iterable[tuple[str, Answer]]) -> None:
+    def put_answers(self, answers: Iterable[tuple[str, SampledAnswer]]) -> None:
         """Store responses with their keys, each when it arrives."""
         self._put(
             {"key": key, "answer": each.text, "tokens": each.tokens, "complete": each.complete}

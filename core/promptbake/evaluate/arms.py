@@ -13,12 +13,12 @@ from promptbake.seeds import derive
 from promptbake.types import (
     ARM_LABELS,
     ARMS,
-    Answer,
     Arm,
     ArmAnswers,
     BakeTarget,
     KLByConversation,
     Query,
+    SampledAnswer,
     TokenIds,
 )
 
@@ -168,7 +168,7 @@ def _calls(
 
 def _answers(
     model: Model, rows: Sequence[_Row], sampling: AnswerSampling, bar: Bar
-) -> Iterator[tuple[str, Answer]]:
+) -> Iterator[tuple[str, SampledAnswer]]:
     completions = model.sample(
         [row.prompt for row in rows],
         max_tokens=sampling.max_tokens,
@@ -179,5 +179,5 @@ def _answers(
     for index, completion in completions:
         row = rows[index]
         text = model.renderer.text(completion.tokens)
-        yield row.key, Answer(text, len(completion.tokens), completion.complete)
+        yield row.key, SampledAnswer(text, len(completion.tokens), completion.complete)
         bar.advance(note=ARM_LABELS[row.arm])
