@@ -1,4 +1,4 @@
-"""Evaluators that look where a bake may fail: new kinds of queries, long talks, neutral text."""
+"""Evaluators that look where a bake may fail: new queries, long talks, neutral text, own words."""
 
 from __future__ import annotations
 
@@ -77,7 +77,28 @@ def extraction(*, items: Count | None = None, max_tokens: Count = 96) -> Evaluat
     return Extraction(items, max_tokens)
 
 
+def reverse_kl(*, items: Count = 15, max_tokens: Count = 48) -> Evaluator:
+    """Measure KL(arm || prompted) on base's and baked's own responses to held-out queries.
+
+    The KL that every bake is measured by is forward: on what the prompted model says. An arm may
+    be close there, and yet say things by itself that the prompted model never would.
+
+    Args:
+        items: Held-out queries at most; each is answered once by base and once by the baked model.
+        max_tokens: The most tokens of a response.
+    """
+    from promptbake_fidelity.own_responses import ReverseKL
+
+    return ReverseKL(items, max_tokens)
+
+
 @hookimpl
 def promptbake_register_evaluators() -> Factories[Evaluator]:
-    """The evaluators `shift`, `drift`, `retention` and `extraction`."""
-    return {"shift": shift, "drift": drift, "retention": retention, "extraction": extraction}
+    """The evaluators `shift`, `drift`, `retention`, `extraction` and `reverse_kl`."""
+    return {
+        "shift": shift,
+        "drift": drift,
+        "retention": retention,
+        "extraction": extraction,
+        "reverse_kl": reverse_kl,
+    }

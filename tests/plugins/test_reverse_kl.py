@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +12,18 @@ from torch import Tensor
 
 from promptbake import (
     Arm,
-    BakeError,
     Conversation,
     EvalArm,
     EvalContext,
     Evaluator,
+    Measurement,
     Message,
+    Model,
     Prompt,
     Span,
 )
 from promptbake.testing import EvaluatorSuite
-from promptbake_fidelity_kl import reverse_kl
+from promptbake_fidelity import reverse_kl
 from promptbake_mock.tiny import NAME, tiny_backend
 
 PIRATE = Prompt("pirate", "Answer like a pirate who has lost his map, his ship and his parrot.")
@@ -95,7 +97,32 @@ def test_the_estimate_knows_how_often_the_models_are_asked() -> None:
     assert reverse_kl(items=2, max_tokens=5).estimate_cost(given(None, TopK())).usage.calls == 12
 
 
-@pytest.mark.parametrize("option", ["items", "max_tokens"])
-def test_less_than_one_is_refused(option: str) -> None:
-    with pytest.raises(BakeError, match=rf"reverse_kl\.{option}: expected at least 1; found 0"):
-        reverse_kl(**{option: 0})
+def test_a_second_time_nothing_is_measured(tmp_path: Path) -> None:
+    def measured(baked: str) -> tuple[list[str], Measurement]:
+        calls = list[str]()
+        model = Counting(tiny_backend().open_model(NAME), calls)
+        context = given(None, model)
+        weights: dict[Arm, str] = {"baked": baked, "reprompted": baked}
+        arms = {
+            arm: replace(each, weights=weights.get(arm, "w")) for arm, each in context.arms.items()
+        }
+        (result,) = reverse_kl(max_tokens=6).evaluate(replace(context, arms=arms, cache=tmp_path))
+        return calls, result
+
+    first, result = measured("one")
+    assert first.count("sample") == 2
+    assert measured("one") == ([], result)
+    another, _ = measured("two")  # base's responses and their KL are there
+    assert another.count("sample") == 1
+
+
+class Counting:
+    """A model that notes which of its methods were called."""
+
+    def __init__(self, inner: Model, calls: list[str]) -> None:
+        self._inner, self._calls = inner, calls
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("sample", "logprobs", "top_k"):
+            self._calls.append(name)
+        return getattr(self._inner, name)
