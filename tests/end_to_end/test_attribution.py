@@ -92,7 +92,7 @@ def promptbake_register_losses():
 def promptbake_register_evaluators():
     return {
         "plain": lambda: Evaluator(lambda: [{"name": "length"}]),
-        "judge": lambda: Evaluator(lambda: [Measurement("m", "words", {"judge": {"a": 1.0}})]),
+        "critic": lambda: Evaluator(lambda: [Measurement("m", "words", {"critic": {"a": 1.0}})]),
         "silent": lambda: Evaluator(lambda: None),
         "exits": lambda: Evaluator(lambda: raises(SystemExit(7))),
         "denied": lambda: Evaluator(lambda: raises(PermissionError(13, "Permission denied", "/x"))),
@@ -143,7 +143,7 @@ CRASHES = [
         (f"evaluators, '{name}'", "verify", evaluator(name), line)
         for name, line in {
             "plain": ".Evaluator: gave {'name': 'length'}: expected a Measurement",
-            "judge": "the arms are base, prompted, baked, reprompted",
+            "critic": "the arms are base, prompted, baked, reprompted",
             "silent": ".Evaluator: evaluate gave None: expected items to iterate over",
             "exits": "RuntimeError: SystemExit: 7",
             "denied": "PermissionError: [Errno 13] Permission denied: '/x'",

@@ -218,6 +218,7 @@ def tiny(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Pat
         "model.name": folder / "model",
         "data.queries": folder / "queries.txt",
         "data.held_out": 2,
+        "data.temperatures": [0.7, 1.0],
         "data.max_tokens": 6,
         "train.epochs": 1,
         "train.batch_size": 3,
