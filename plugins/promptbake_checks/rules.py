@@ -98,7 +98,7 @@ def fits_schema(file: str, key: str) -> Rule:
 def passes(name: str, key: str) -> Rule:
     """Satisfies a function that an installed package offers under `promptbake.checks`.
 
-    Never a function by its path: a stranger's settings could name any that is installed.
+    Never a function by its path: settings from elsewhere could name any that is installed.
     """
     offered = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
     if name not in offered:
