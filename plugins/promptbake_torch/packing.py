@@ -15,9 +15,9 @@ from torch import Tensor
 
 from promptbake import TokenIds
 from promptbake_torch.forward import run_module
+from promptbake_torch.shared_prefix import TOLERANCE
 
 MOST_TOKENS = 512  # a mask has a cell for each pair of tokens, of which most are of two rows
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True, eq=False)

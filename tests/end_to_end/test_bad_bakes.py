@@ -2,8 +2,8 @@
 
 A bake is refused where its verdict is not `equivalent within margins`. What the tiny model cannot
 show, since it hardly reads the query: a bake on one query alone is almost as good as on all of them
-(0.81 of the gap closed in 16 steps), and so is one on responses to other queries, unless it is
-plain fine-tuning. Damage that only other text shows needs an evaluator of it.
+(0.81 of the gap closed in 16 steps), so that case is trained for too long; responses to other
+queries are learned by plain fine-tuning. Damage that only other text shows needs an evaluator.
 """
 
 from __future__ import annotations
